@@ -1,0 +1,222 @@
+"""Every knob in one place: its unit, its default and what a larger value costs.
+
+Settings come from defaults, then a profile, then `config.toml` in the home, then the command line. An unknown key or a
+value out of range is a `ConfigError` that names all such places at once, and nothing starts.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import platformdirs
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """How agents talk. The figures come from measurements of a loopback and a LAN (see protocols/link.md)."""
+
+    handshake_s: float = 5.0
+    """A TLS handshake that takes longer is dropped: slow strangers must not hold sockets."""
+    frame_bytes: int = 64 * KIB
+    """The largest body of a frame. Larger frames make small requests wait longer behind bulk."""
+    stream_credit_bytes: int = 256 * KIB
+    """What a sender may have in flight on one stream. Small-request latency beside bulk grows linearly with it."""
+    connection_credit_bytes: int = 4 * MIB
+    """The same for all streams of a connection together; bounds what a peer can make us buffer unread."""
+    high_water_bytes: int = 256 * KIB
+    """The writer pump stops above this many bytes in the transport's buffer."""
+    active_bodies: int = 4
+    """Large bodies sent at once per direction; the rest wait. More costs latency and throughput alike."""
+    small_body_bytes: int = 16 * KIB
+    """Bodies up to this size go with the control frames, ahead of bulk."""
+    header_bytes_max: int = 64 * KIB - 1
+    hello_bytes_max: int = 16 * KIB
+    body_bytes_max: int = 1 * GIB
+    """The largest body of one message; refused before anything is allocated."""
+    buffered_bytes_max: int = 2 * GIB
+    """Bodies being received on one connection, together."""
+    streams_max: int = 1024
+    """Requests a peer may have open on one connection."""
+    stall_s: float = 10.0
+    """A body without progress for so long is given up."""
+    heartbeat_s: float = 0.25
+    """Heartbeat interval while requests are open. Smaller notices a silent peer sooner and costs frames."""
+    heartbeat_misses: int = 3
+    """So many heartbeats unanswered make a peer silent: 0.75 s at the default interval."""
+    idle_ping_s: float = 5.0
+    """Heartbeat interval while nothing is open."""
+    handshakes_max: int = 64
+    """TLS handshakes in progress at once."""
+    bulk_bytes: int = 1 * MIB
+    """Bodies above this size use the second, lazily opened connection to a peer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """SWIM with Lifeguard's timing; the LAN defaults are memberlist's."""
+
+    probe_interval_s: float = 1.0
+    """One random peer is probed each interval. Smaller detects sooner and costs datagrams."""
+    probe_timeout_s: float = 0.5
+    indirect_probes: int = 3
+    """Helpers asked (ping-req) before a silent peer is suspected."""
+    suspicion_mult: float = 4.0
+    """Shortest suspicion = mult x max(1, log10 N) x probe interval. Larger gives more time to refute."""
+    suspicion_max_mult: float = 6.0
+    """Longest suspicion, before any confirmation, as a multiple of the shortest (Lifeguard)."""
+    gossip_interval_s: float = 0.2
+    gossip_fanout: int = 3
+    retransmit_mult: float = 4.0
+    """Each update is sent mult x log10(N + 1) times."""
+    datagram_bytes: int = 1200
+    """Datagrams never exceed this (the IPv6 and VPN safe size)."""
+    sync_interval_s: float = 30.0
+    """Anti-entropy with one random peer over the link, jittered."""
+    reconnect_interval_s: float = 30.0
+    """One dead node is tried again each interval: a verdict never forbids a dial for ever."""
+    tombstone_s: float = 24 * 3600.0
+    """Dead and departed nodes are remembered so long, to win over stale news."""
+    seed_retry_s: float = 1.0
+    """First delay before seeds and remembered peers are tried again; doubles up to a minute, with jitter."""
+    remembered_max: int = 256
+    """Rows of the remembered-peers file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Who should run a task. Meanings and measurements: notes in meshnode/routing/policy.py."""
+
+    candidates: int = 3
+    """Peers asked for a quote per task (d). 3 is the knee: more costs messages, fewer costs tail latency."""
+    quote_timeout_s: float = 0.1
+    hold_s: float = 0.05
+    """How long a quoting node keeps the place; at most 2 RTT is used."""
+    hysteresis: float = 0.10
+    """Stay local unless a peer wins by this share…"""
+    hysteresis_s: float = 0.002
+    """…and by this many seconds."""
+    tie_band: float = 0.02
+    """Estimates this close are equal; ties break at random."""
+    attempts_max: int = 3
+    memory_factor: float = 1.25
+    """A model loads only where free memory is this multiple of its estimate."""
+    suspect_s: float = 1.0
+    """A peer that failed to quote is not drawn for so long, unless nobody else is left."""
+    battery_percent_min: float = 40.0
+    """Below this charge on battery, a node takes no foreign work."""
+    default_deadline_s: float = 30.0
+    """For tasks that name none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """Running models in worker processes."""
+
+    queue_tasks_max: int = 64
+    """Tasks waiting at this node; beyond it they are refused with a hint. More makes quotes less certain."""
+    queue_backlog_max_s: float = 2.0
+    """…and no more than so much estimated work waits."""
+    concurrency: int = 0
+    """Runs at once on the CPU worker; 0 = one per core. concurrency x threads should not exceed the cores."""
+    threads: int = 1
+    """ONNX Runtime's intra-op threads per run."""
+    arena_bytes: int = 256 * MIB
+    """Shared memory for tensors, each way. It is sparse: only what is used is taken from the machine."""
+    load_timeout_s: float = 60.0
+    """A model that takes longer to load is refused and its worker replaced."""
+    probe_timeout_s: float = 10.0
+    """The first run of a newly added model."""
+    cancel_grace_s: float = 2.0
+    """A run that ignores its deadline or a cancel for so long has its worker killed."""
+    service_prior_s: float = 0.05
+    """What a run is believed to take before the first measurement."""
+    gpu: bool = True
+    """Use GPUs whose provider is proven by a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Models on disk and on the wire."""
+
+    piece_bytes: int = 1 * MIB
+    """Unit of transfer and verification."""
+    pieces_in_flight: int = 4
+    """Pieces asked from one holder at once."""
+    holders_max: int = 4
+    """Holders fetched from at once."""
+    piece_timeout_s: float = 20.0
+    model_bytes_max: int = 64 * GIB
+    disk_reserve_bytes: int = 256 * MIB
+    """A fetch or add is refused when it would leave less free space than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """Tasks this agent answers for."""
+
+    open_max: int = 10_000
+    """Tasks of local clients at once; beyond it they are refused with a hint."""
+    results_kept_s: float = 30.0
+    """A finished task's answer is kept so long for a client that asks again with the same id."""
+    results_kept_bytes: int = 64 * MIB
+    backoff_s: float = 0.025
+    """First wait when every candidate refused; doubles with full jitter up to a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """First peers."""
+
+    mdns: bool = True
+    seeds: tuple[str, ...] = ()
+    """host:port of nodes that are usually up; one per subnet is enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of it."""
+
+    name: str = ""
+    """Shown with the node id; empty = the host name."""
+    listen: str = "0.0.0.0:7433"
+    """TCP and UDP, host:port; [::]:7433 listens on IPv4 and IPv6."""
+    zone: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    links: Links = Links()
+    membership: Membership = Membership()
+    routing: Routing = Routing()
+    execution: Execution = Execution()
+    catalog: Catalog = Catalog()
+    tasks: Tasks = Tasks()
+    discovery: Discovery = Discovery()
+
+
+LAN = Settings()
+WAN = replace(
+    LAN,
+    membership=replace(
+        LAN.membership, probe_interval_s=5.0, probe_timeout_s=3.0, suspicion_mult=6.0, gossip_interval_s=0.5
+    ),
+    routing=replace(LAN.routing, quote_timeout_s=1.0),
+)
+LOOPBACK = replace(
+    LAN,
+    listen="127.0.0.1:0",
+    membership=replace(
+        LAN.membership, probe_interval_s=0.5, probe_timeout_s=0.25, suspicion_mult=2.0, gossip_interval_s=0.1
+    ),
+    discovery=Discovery(mdns=False),
+)
+PROFILES = {"lan": LAN, "wan": WAN, "loopback": LOOPBACK}
+
+
+def default_home() -> Path:
+    """`MESHNODE_HOME`, or the platform's folder for user data."""
+    chosen = os.environ.get("MESHNODE_HOME")
+    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_data_dir("meshnode"))

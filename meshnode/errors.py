@@ -1,0 +1,245 @@
+"""The one error hierarchy: what went wrong, whose fault it is, and whether another node may be tried.
+
+Every error that leaves meshnode is a `MeshError`. Its `code` is stable and is what crosses the wire; its message names
+what, where, the limit and the actual value, and its `hint` says what to do next. Foreign exceptions are translated at
+the border where they appear, with the cause kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+Fault = Literal["caller", "peer", "us", "network", "policy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at a task: where it went, how it ended and how long it took.
+
+    `outcome` is "ok", or the error code that ended it. `seconds` is the time from sending the attempt to its end, as
+    the submitting agent saw it.
+    """
+
+    node: str
+    name: str
+    outcome: str
+    seconds: float
+    detail: str = ""
+
+
+class MeshError(Exception):
+    """Anything that meshnode reports. Catch this to catch all of it.
+
+    Attributes:
+        code: the stable name of the error, the same in every language and version.
+        fault: whose it is: the caller's, a peer's, ours, the network's, or a policy said no.
+        retry_elsewhere: whether another node might still answer the same task.
+        hint: what to do about it, or "".
+        attempts: for a task, every try that was made.
+        retry_after_s: when the same request may succeed, in seconds, or None.
+    """
+
+    code: ClassVar[str] = "mesh_error"
+    fault: ClassVar[Fault] = "us"
+    retry_elsewhere: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        attempts: Sequence[Attempt] = (),
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.attempts: tuple[Attempt, ...] = tuple(attempts)
+        self.retry_after_s = retry_after_s
+
+    def to_wire(self) -> dict[str, Any]:
+        """The error as a plain map; `from_wire` makes the same error of it."""
+        wire: dict[str, Any] = {"code": self.code, "message": str(self)}
+        if self.hint:
+            wire["hint"] = self.hint
+        if self.attempts:
+            wire["attempts"] = [[a.node, a.name, a.outcome, a.seconds, a.detail] for a in self.attempts]
+        if self.retry_after_s is not None:
+            wire["retry_after_s"] = self.retry_after_s
+        return wire
+
+
+class AgentUnavailable(MeshError):
+    """The local agent does not answer: it is not running, or it went away."""
+
+    code = "agent_unavailable"
+    fault = "network"
+
+
+class ModelNotFound(MeshError):
+    """No model of that name and version is known in this mesh."""
+
+    code = "model_not_found"
+    fault = "caller"
+
+
+class ModelRefused(MeshError):
+    """The model file will not be loaded: damaged, unsupported, too large, or not allowed here."""
+
+    code = "model_refused"
+    fault = "caller"
+
+
+class InvalidInput(MeshError):
+    """The task's inputs do not fit the model, or the request itself makes no sense."""
+
+    code = "invalid_input"
+    fault = "caller"
+
+
+class DeadlineExceeded(MeshError):
+    """The task's time ran out before a result came."""
+
+    code = "deadline_exceeded"
+    fault = "network"
+
+
+class NoCapacity(MeshError):
+    """No node can take the task now: all are full, ineligible or gone."""
+
+    code = "no_capacity"
+    fault = "peer"
+    retry_elsewhere = True
+
+
+class Refused(NoCapacity):
+    """One node will not take this task now; `retry_after_s` says when it might."""
+
+    code = "refused"
+
+
+class NoNodeInZone(MeshError):
+    """A zone was asked for and no live node of it can run the task. Never a fall-back outside the zone."""
+
+    code = "no_node_in_zone"
+    fault = "policy"
+
+
+class PoisonTask(MeshError):
+    """The task killed the worker that ran it, twice. It is not tried again."""
+
+    code = "poison_task"
+    fault = "caller"
+
+
+class PermissionDenied(MeshError):
+    """The caller may not do this: a missing role, a revoked node, a foreign mesh, a used-up token."""
+
+    code = "permission_denied"
+    fault = "policy"
+
+
+class ProtocolError(MeshError):
+    """Bytes that do not follow the protocol."""
+
+    code = "protocol_error"
+    fault = "peer"
+    retry_elsewhere = True
+
+
+class TokenRefused(PermissionDenied):
+    """An invite token is damaged, expired, used, or answered by a machine that is not the inviter."""
+
+    code = "token_refused"
+
+
+class HomeError(MeshError):
+    """The home folder cannot be used: another agent holds it, it is damaged, or the disk is full."""
+
+    code = "home_error"
+
+
+class ConfigError(MeshError):
+    """A setting is unknown or out of range. Nothing was started."""
+
+    code = "config_error"
+    fault = "caller"
+
+
+class ExecutionFailed(MeshError):
+    """The model itself failed on this input; another node would fail the same way."""
+
+    code = "execution_failed"
+    fault = "caller"
+
+
+class WorkerCrashed(MeshError):
+    """The worker process died while it ran this task."""
+
+    code = "worker_crashed"
+    fault = "peer"
+    retry_elsewhere = True
+
+
+class OutOfMemory(MeshError):
+    """The node lacks the memory to load the model or run the task; a larger one may not."""
+
+    code = "out_of_memory"
+    fault = "peer"
+    retry_elsewhere = True
+
+
+class TransferFailed(MeshError):
+    """A model could not be fetched: no holder answered, or what came did not verify."""
+
+    code = "transfer_failed"
+    fault = "peer"
+    retry_elsewhere = True
+
+
+class PeerLost(MeshError):
+    """The connection to a peer broke or never came up while a request was open."""
+
+    code = "peer_lost"
+    fault = "network"
+    retry_elsewhere = True
+
+
+class PeerSilent(PeerLost):
+    """A peer stopped answering heartbeats while a request was open; its connection is still there."""
+
+    code = "peer_silent"
+
+
+class Cancelled(MeshError):
+    """The caller gave the task up."""
+
+    code = "cancelled"
+    fault = "caller"
+
+
+def _walk(cls: type[MeshError]) -> dict[str, type[MeshError]]:
+    found = {cls.code: cls}
+    for sub in cls.__subclasses__():
+        found.update(_walk(sub))
+    return found
+
+
+BY_CODE: Mapping[str, type[MeshError]] = _walk(MeshError)
+
+
+def from_wire(wire: Mapping[str, Any]) -> MeshError:
+    """Make the error that `to_wire` described. An unknown code (a newer peer's) becomes a plain `MeshError`."""
+    cls = BY_CODE.get(str(wire.get("code")), MeshError)
+    attempts = [
+        Attempt(str(node), str(name), str(outcome), float(seconds), str(detail))
+        for node, name, outcome, seconds, detail in wire.get("attempts", ())
+    ]
+    retry_after_s = wire.get("retry_after_s")
+    return cls(
+        str(wire.get("message", "")),
+        hint=str(wire.get("hint", "")),
+        attempts=attempts,
+        retry_after_s=None if retry_after_s is None else float(retry_after_s),
+    )
