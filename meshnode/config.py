@@ -6,11 +6,17 @@ value out of range is a `ConfigError` that names all such places at once, and no
 
 from __future__ import annotations
 
+import difflib
 import os
-from dataclasses import dataclass, field, replace
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import platformdirs
+
+from meshnode.errors import ConfigError
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -220,3 +226,85 @@ def default_home() -> Path:
     """`MESHNODE_HOME`, or the platform's folder for user data."""
     chosen = os.environ.get("MESHNODE_HOME")
     return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_data_dir("meshnode"))
+
+
+def load(home: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Settings of a home: the profile, then `config.toml`, then `overrides` (nested maps, as the file has them).
+
+    Raises ConfigError, naming every mistake at once.
+    """
+    path = home / "config.toml"
+    try:
+        document: dict[str, Any] = tomllib.loads(path.read_text("utf-8")) if path.exists() else {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}", hint="correct the file, or move it away to use the defaults") from error
+    profile = document.pop("profile", "lan")
+    if profile not in PROFILES:
+        raise ConfigError(f"{path}: profile {profile!r} is not one of {', '.join(PROFILES)}")
+    mistakes: list[str] = []
+    settings: Settings = _apply(PROFILES[profile], document, str(path), mistakes)
+    settings = _apply(settings, dict(overrides or {}), "the command line", mistakes)
+    if mistakes:
+        raise ConfigError("; ".join(mistakes), hint="every setting is explained in meshnode/config.py")
+    return settings
+
+
+def _apply(part: Any, values: Mapping[str, Any], where: str, mistakes: list[str]) -> Any:
+    known = {f.name: getattr(part, f.name) for f in fields(part)}
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            mistakes.append(f"{where}: unknown setting {key!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+        elif is_dataclass(known[key]) and isinstance(value, Mapping):
+            changes[key] = _apply(known[key], value, f"{where}: {key}", mistakes)
+        else:
+            try:
+                changes[key] = _fit(known[key], value)
+            except (TypeError, ValueError) as error:
+                mistakes.append(f"{where}: {key}: {error}")
+    return replace(part, **changes)
+
+
+def _fit(default: Any, value: Any) -> Any:
+    """The value as the type of the default; raises TypeError or ValueError with what was expected."""
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise TypeError(f"expected true or false, not {value!r}")
+        return value
+    if isinstance(default, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"expected a number, not {value!r}")
+        if value < 0:
+            raise ValueError(f"expected a number >= 0, not {value!r}")
+        if isinstance(default, int) and value != int(value):
+            raise ValueError(f"expected a whole number, not {value!r}")
+        return type(default)(value)
+    if isinstance(default, str):
+        if not isinstance(value, str):
+            raise TypeError(f"expected text, not {value!r}")
+        return value
+    if isinstance(default, tuple):
+        if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+            raise TypeError(f"expected a list of texts, not {value!r}")
+        return tuple(value)
+    if isinstance(default, dict):
+        if not isinstance(value, Mapping) or not all(isinstance(item, str) for item in value.values()):
+            raise TypeError(f"expected a table of texts, not {value!r}")
+        return dict(value)
+    raise TypeError(f"expected a table, not {value!r}")
+
+
+def host_port(text: str, *, default_port: int | None = None) -> tuple[str, int]:
+    """Split `host:port`, `[v6]:port` or, with a default port, `host`. Raises ConfigError."""
+    host, port_text = text, ""
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port_text = rest.removeprefix(":")
+    elif text.count(":") == 1:
+        host, _, port_text = text.partition(":")
+    if not port_text and default_port is not None:
+        return host, default_port
+    if not host or not port_text.isascii() or not port_text.isdigit() or int(port_text) > 65535:
+        raise ConfigError(f"{text!r} is not an address", hint="write host:port, or [address]:port for IPv6")
+    return host, int(port_text)

@@ -1,0 +1,1 @@
+"""The story of the product: a task from its submission to its one answer."""
