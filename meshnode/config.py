@@ -78,6 +78,7 @@ class Membership:
     """Longest suspicion, before any confirmation, as a multiple of the shortest (Lifeguard)."""
     gossip_interval_s: float = 0.2
     gossip_fanout: int = 3
+    """Peers told per gossip interval."""
     retransmit_mult: float = 4.0
     """Each update is sent mult x log10(N + 1) times."""
     datagram_bytes: int = 1200
