@@ -1,0 +1,1 @@
+"""Who belongs to the mesh: identity, signed statements, invites and sealing."""

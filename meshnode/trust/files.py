@@ -1,0 +1,88 @@
+"""Files of the home folder: written whole or not at all, and never believed when damaged.
+
+A state file is `magic "MNS1" | format version u16 | length u64 | SHA-256 | payload`. What does not verify is moved
+aside to `NAME.damaged-N`, reported once, and treated as absent. Keys are written by the same means but are plain PEM.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import struct
+from pathlib import Path
+
+from meshnode.errors import HomeError
+
+log = logging.getLogger(__name__)
+
+_HEADER = struct.Struct("<4sHQ32s")
+_MAGIC = b"MNS1"
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace a file so that a crash leaves the old or the new content. Raises HomeError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        try:
+            os.fchmod(fd, mode)
+            with os.fdopen(fd, "wb", closefd=False) as file:
+                file.write(data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise HomeError(f"{path} cannot be written: {error.strerror}", hint="is the disk full or read-only?") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in the folder durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_checked(path: Path, payload: bytes, *, version: int = 1) -> None:
+    """Write a state file with its checksum. Raises HomeError."""
+    header = _HEADER.pack(_MAGIC, version, len(payload), hashlib.sha256(payload).digest())
+    write_atomic(path, header + payload)
+
+
+def read_checked(path: Path, *, version: int = 1) -> bytes | None:
+    """The payload of a state file; None when there is none or it was damaged (then it was moved aside).
+
+    Raises HomeError when the file was written by a newer version, which must not be overwritten.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HomeError(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) >= _HEADER.size:
+        magic, written_by, length, digest = _HEADER.unpack_from(data)
+        payload = data[_HEADER.size :]
+        if magic == _MAGIC and len(payload) == length and hashlib.sha256(payload).digest() == digest:
+            if written_by > version:
+                raise HomeError(
+                    f"{path} was written by a newer meshnode (format {written_by}, this one knows {version})",
+                    hint="start the newer version again, or use another --home",
+                )
+            return payload
+    log.warning("%s is damaged (checksum): moved to %s", path, move_aside(path).name)
+    return None
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a damaged file to a free `NAME.damaged-N` beside it."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    path.rename(aside)
+    return aside

@@ -1,0 +1,145 @@
+"""Invite tokens: what is in one, and the proof that its holder gives.
+
+A token is `mesh1-` and base32 of `payload | 4 bytes of SHA-256(payload)`. The payload pins everything a joiner must
+know before it says anything: the mesh, the key hash of the machine that will answer, and where. The secret never
+travels: the joiner shows an HMAC over both sides of the connection, so that whoever relays it gains nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import ipaddress
+import struct
+from dataclasses import dataclass
+
+from meshnode.errors import TokenRefused
+from meshnode.trust.identity import id_bytes, id_text
+from meshnode.wire.messages import NodeId
+
+PREFIX = "mesh1-"
+VERSION = 1
+KIND_SINGLE = 1
+SECRET_BYTES = 16
+MESH_PREFIX_BYTES = 16
+EPOCH = 1_577_836_800
+"""2020-01-01 UTC: expiry counts seconds from here, in four bytes, until 2156."""
+HINTS_MAX = 3
+_FIXED = struct.Struct(">BB16s32s16sIB")
+_DOMAIN = b"meshnode/join/1\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """What a token says. `hints` are (address, port) of the join listener."""
+
+    mesh_prefix: str
+    inviter: NodeId
+    secret: bytes
+    expires_at: int
+    hints: tuple[tuple[str, int], ...]
+
+    @property
+    def key(self) -> bytes:
+        """What the inviter knows the token by; the secret cannot be found from it."""
+        return hmac.digest(self.secret, b"meshnode/invite/1", "sha256")
+
+
+def mint(invite: Invite) -> str:
+    """The token's text: 136 characters with one IPv4 hint."""
+    payload = _FIXED.pack(
+        VERSION,
+        KIND_SINGLE,
+        bytes.fromhex(invite.mesh_prefix),
+        id_bytes(invite.inviter),
+        invite.secret,
+        invite.expires_at - EPOCH,
+        len(invite.hints[:HINTS_MAX]),
+    )
+    for host, port in invite.hints[:HINTS_MAX]:
+        packed = ipaddress.ip_address(host).packed
+        payload += struct.pack(">B", len(packed)) + packed + struct.pack(">H", port)
+    return PREFIX + base64.b32encode(payload + _check(payload)).decode().lower().rstrip("=")
+
+
+def parse(text: str, *, now: float) -> Invite:
+    """What the token says. Raises TokenRefused: not a token, incomplete, damaged, a newer version, expired."""
+    text = "".join(text.split()).lower()
+    if not text.startswith(PREFIX):
+        raise TokenRefused(
+            "this is not an invite token", hint=f"a token begins with {PREFIX!r}; `meshnode invite` makes one"
+        )
+    body = text.removeprefix(PREFIX)
+    body = body[:-1] if len(body) % 8 in (1, 3, 6) else body  # lengths that base32 cannot have: a token that was cut
+    try:
+        data = base64.b32decode(body.upper() + "=" * (-len(body) % 8))
+    except binascii.Error:
+        data = b""
+    expected = _length(data)
+    if data and expected is not None and len(text) < expected:
+        raise TokenRefused(
+            f"the token is incomplete: {len(text)} of {expected} characters", hint="copy it whole, it is one line"
+        )
+    payload, check = data[:-4], data[-4:]
+    if len(payload) < _FIXED.size or not hmac.compare_digest(check, _check(payload)):
+        shorter = f" ({len(text)} characters)" if len(text) < 120 else ""
+        raise TokenRefused(
+            f"the token is damaged or incomplete{shorter}: its checksum is wrong", hint="copy it again, whole"
+        )
+    version, kind, mesh, inviter, secret, expires, hints = _FIXED.unpack_from(payload)
+    if version != VERSION or kind != KIND_SINGLE:
+        raise TokenRefused(f"a token of version {version}.{kind}; this meshnode knows {VERSION}.{KIND_SINGLE}")
+    invite = Invite(mesh.hex(), id_text(inviter), secret, expires + EPOCH, _hints(payload[_FIXED.size :], hints))
+    if now >= invite.expires_at:
+        raise TokenRefused(f"the token expired {ago(now - invite.expires_at)}: ask for a new one")
+    return invite
+
+
+def _hints(data: bytes, count: int) -> tuple[tuple[str, int], ...]:
+    found = []
+    try:
+        for _ in range(count):
+            size = data[0]
+            host = str(ipaddress.ip_address(data[1 : 1 + size]))
+            (port,) = struct.unpack_from(">H", data, 1 + size)
+            data = data[3 + size :]
+            found.append((host, port))
+    except (IndexError, ValueError, struct.error) as error:
+        raise TokenRefused("the token is damaged: its addresses make no sense") from error
+    return tuple(found)
+
+
+def _length(data: bytes) -> int | None:
+    """How many characters the token should have, told by what is there of it."""
+    if len(data) < _FIXED.size:
+        return None
+    size, rest = _FIXED.size, data[_FIXED.size :]
+    for _ in range(data[_FIXED.size - 1]):
+        width = rest[0] if rest else 4
+        size += 3 + width
+        rest = rest[3 + width :]
+    return len(PREFIX) + -(-(size + 4) * 8 // 5)
+
+
+def _check(payload: bytes) -> bytes:
+    return hashlib.sha256(b"meshnode/token/1\0" + payload).digest()[:4]
+
+
+def ago(seconds: float) -> str:
+    """`3 h ago`, for people."""
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds // unit:.0f} {name} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def proof(key: bytes, inviter: NodeId, joiner_spki: bytes, server_nonce: bytes) -> bytes:
+    """What the joiner shows: bound to this inviter, this joiner's key and this connection's nonce."""
+    return hmac.digest(key, _DOMAIN + id_bytes(inviter) + joiner_spki + server_nonce, "sha256")
+
+
+def possession(joiner_spki: bytes, inviter: NodeId, server_nonce: bytes) -> bytes:
+    """What the joiner signs with its node key, to show that it holds it."""
+    return b"meshnode/join/possession/1\0" + id_bytes(inviter) + joiner_spki + server_nonce
