@@ -33,14 +33,14 @@ class Links:
     """The largest body of a frame. Larger frames make small requests wait longer behind bulk."""
     stream_credit_bytes: int = 256 * KIB
     """What a sender may have in flight on one stream. Small-request latency beside bulk grows linearly with it."""
-    connection_credit_bytes: int = 4 * MIB
+    connection_credit_bytes: int = 1 * MIB
     """The same for all streams of a connection together; bounds what a peer can make us buffer unread."""
     high_water_bytes: int = 256 * KIB
     """The writer pump stops above this many bytes in the transport's buffer."""
     active_bodies: int = 4
     """Large bodies sent at once per direction; the rest wait. More costs latency and throughput alike."""
     small_body_bytes: int = 16 * KIB
-    """Bodies up to this size go with the control frames, ahead of bulk."""
+    """Bodies up to this size go with the control frames, ahead of bulk and without credit. Both sides must agree on it."""
     header_bytes_max: int = 64 * KIB - 1
     hello_bytes_max: int = 16 * KIB
     body_bytes_max: int = 1 * GIB
@@ -169,9 +169,6 @@ class Tasks:
 
     open_max: int = 10_000
     """Tasks of local clients at once; beyond it they are refused with a hint."""
-    results_kept_s: float = 30.0
-    """A finished task's answer is kept so long for a client that asks again with the same id."""
-    results_kept_bytes: int = 64 * MIB
     backoff_s: float = 0.025
     """First wait when every candidate refused; doubles with full jitter up to a second."""
 

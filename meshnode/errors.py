@@ -199,11 +199,15 @@ class TransferFailed(MeshError):
 
 
 class PeerLost(MeshError):
-    """The connection to a peer broke or never came up while a request was open."""
+    """The connection to a peer broke or never came up while a request was open.
+
+    `sent` is False when the request certainly did not reach the peer.
+    """
 
     code = "peer_lost"
     fault = "network"
     retry_elsewhere = True
+    sent: bool = True
 
 
 class PeerSilent(PeerLost):

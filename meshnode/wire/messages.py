@@ -310,6 +310,11 @@ def encode(message: AnyMessage) -> bytes:
     return _encoder.encode(message)
 
 
+def with_features(hello: Hello, features: tuple[str, ...]) -> Hello:
+    """The same HELLO with more features."""
+    return msgspec.structs.replace(hello, features=(*hello.features, *features))
+
+
 def _decode(decoder: Any, data: bytes | bytearray | memoryview, what: str) -> Any:
     try:
         return decoder.decode(data)

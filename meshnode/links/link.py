@@ -1,0 +1,447 @@
+"""One connection to a peer or to a local client: many requests at once, both ways.
+
+The shell around `FrameReader` and `FrameWriter`. Bytes go in by `get_buffer`/`buffer_updated`; bytes go out by one
+pump, the only place that writes. The connection is the truth about a peer: when it breaks, every open call fails at
+once with `PeerLost`; when the peer says nothing for three heartbeats while something is open, with `PeerSilent`, and
+the link stays, for the peer may come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+from meshnode.errors import (
+    DeadlineExceeded,
+    MeshError,
+    PeerSilent,
+    PermissionDenied,
+    ProtocolError,
+    from_wire,
+)
+from meshnode.links.heartbeat import Heartbeat
+from meshnode.links.side import Incoming, Peer, Prove, Received, Reply, Side, lost
+from meshnode.wire import messages
+from meshnode.wire.flow import Buffer, Crediting, FrameWriter
+from meshnode.wire.frames import Control, FrameReader, Landed, Message, Type
+from meshnode.wire.messages import AnyMessage, Hello, NodeId
+
+log = logging.getLogger(__name__)
+
+PUMP_S = 0.001
+"""The pump gives the event loop a turn after so long."""
+DRAIN_S = 1.0
+
+__all__ = ["Incoming", "Link", "Peer", "Received", "Reply", "Side", "lost"]
+
+
+class Link(asyncio.BufferedProtocol):
+    """See the module's docstring. Made by `meshnode.links.pool` and `meshnode.links.local`."""
+
+    def __init__(
+        self,
+        side: Side,
+        *,
+        dialled: bool,
+        prove: Prove,
+        features: tuple[str, ...] = (),
+        opened: Callable[[Link], None] | None = None,
+        lost: Callable[[Link, str], None] | None = None,
+        silent: Callable[[Link], None] | None = None,
+    ) -> None:
+        self.dialled = dialled
+        self.silent = False
+        self.closed = asyncio.Event()
+        self.close_reason = ""
+        self._side = side
+        self._settings = side.settings
+        self._prove = prove
+        self._features = features
+        self._on_opened = opened
+        self._on_lost = lost
+        self._on_silent = silent
+        self._peer: Peer | None = None
+        self._proven: NodeId | None = None
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._reader = FrameReader(side.settings)
+        self._writer = FrameWriter(side.settings)
+        self._crediting = Crediting(side.settings)
+        self._paused = False
+        self._pumping = False
+        self._next_stream = 1 if dialled else 2
+        self._calls: dict[int, asyncio.Future[Received]] = {}
+        self._serving: dict[int, asyncio.Task[None]] = {}
+        self._closing = False
+        self._going_away = False
+        self._beat: asyncio.TimerHandle | None = None
+        self._heartbeat = Heartbeat(side.settings, self._loop.time())
+
+    # --- for callers ---
+
+    @property
+    def peer(self) -> Peer:
+        """The other side; known once the link is open."""
+        assert self._peer is not None, "the link is not open yet"
+        return self._peer
+
+    @property
+    def rtt_s(self) -> float | None:
+        """Smoothed round trip, seconds; None before the first answer."""
+        return self._heartbeat.rtt_s
+
+    @property
+    def in_flight(self) -> int:
+        """Requests open either way."""
+        return len(self._calls) + len(self._serving)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What this side adds to its HELLO for this link."""
+        return self._features
+
+    @property
+    def socket(self) -> socket.socket | None:
+        """The transport's socket, for its options and the kernel's word about the caller."""
+        return self._transport.get_extra_info("socket") if self._transport is not None else None
+
+    @property
+    def usable(self) -> bool:
+        """Whether new calls make sense."""
+        return self._peer is not None and not self._closing and not self._going_away
+
+    async def opened(self) -> None:
+        """Wait for both HELLOs. Raises PermissionDenied with the peer's reason, ProtocolError, PeerLost."""
+        await asyncio.shield(self._ready)
+
+    async def call(
+        self, request: AnyMessage, body: Sequence[Buffer] = (), *, timeout_s: float | None = None
+    ) -> Received:
+        """Ask the other side and wait for its answer.
+
+        Raises the error that the other side answered with, PeerLost (its `sent` tells whether the request may have
+        arrived), PeerSilent, DeadlineExceeded. Cancelling the call cancels the work at the other side.
+        """
+        if not self.usable:
+            raise lost(f"the link to {self._who()} is closed: {self.close_reason or 'going away'}", sent=False)
+        stream = self._next_stream
+        self._next_stream += 2
+        answer: asyncio.Future[Received] = self._loop.create_future()
+        self._calls[stream] = answer
+        self._writer.message(Type.REQ, stream, messages.encode(request), body)
+        self._pump()
+        self._beat_soon()
+        expiry = self._loop.call_later(timeout_s, self._expire, stream, timeout_s) if timeout_s is not None else None
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self._give_up(stream)
+            raise
+        finally:
+            if expiry is not None:
+                expiry.cancel()
+
+    async def close(self, code: str = "bye", text: str = "") -> None:
+        """Take no more requests, finish what is open for at most a second, then hang up."""
+        if not self.closed.is_set() and not self._going_away:
+            self._going_away = True
+            self._send(Type.GOAWAY)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_S):
+                    while self.in_flight and not self.closed.is_set():
+                        open_ones: list[asyncio.Future[Any]] = [*self._serving.values(), *self._calls.values()]
+                        await asyncio.wait(open_ones, timeout=DRAIN_S)
+        self.hang_up(code, text)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                await self.closed.wait()
+        self.abort(text or code)
+
+    def hang_up(self, code: str, text: str) -> None:
+        """Say why, and close when that is written."""
+        if self._transport is None or self._closing:
+            return
+        self._closing = True
+        self.close_reason = self.close_reason or text or code
+        self._send(Type.CLOSE, header=messages.encode_error({"code": code, "message": text}))
+        self._transport.close()
+
+    def abort(self, reason: str) -> None:
+        """Drop the connection now."""
+        self.close_reason = self.close_reason or reason
+        self._closing = True
+        if self._transport is not None and not self.closed.is_set():
+            self._transport.abort()
+
+    # --- the transport's side ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The handshake is over: prove the peer, then say HELLO."""
+        transport = cast(asyncio.Transport, transport)  # uvloop's is one in everything but its base class
+        self._transport = transport
+        high = self._settings.high_water_bytes
+        transport.set_write_buffer_limits(high=high, low=high // 2)
+        tls = transport.get_extra_info("ssl_object")
+        try:
+            self._proven = self._prove(tls.getpeercert(binary_form=True) if tls is not None else None)
+        except PermissionDenied as error:
+            self._fail(error)
+            return
+        hello = self._side.hello()
+        if self._features:
+            hello = messages.with_features(hello, self._features)
+        self._send(Type.HELLO, header=messages.encode(hello))
+        self._beat = self._loop.call_later(self._settings.handshake_s, self._no_hello)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go."""
+        return self._reader.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes came."""
+        self._heartbeat.heard(self._loop.time())
+        self.silent = False
+        try:
+            for event in self._reader.received(nbytes):
+                if isinstance(event, Landed):
+                    for stream, credit in self._crediting.landed(event.stream, event.nbytes, event.whole):
+                        self._writer.control(Type.CREDIT, stream, aux=credit)
+                elif isinstance(event, Message):
+                    self._message(event)
+                else:
+                    self._control(event)
+        except ProtocolError as error:
+            self._fail(error)
+            return
+        self._pump()
+
+    def eof_received(self) -> bool:
+        """An end without CLOSE is a broken connection."""
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Every open call fails now; whatever was being served is cancelled."""
+        if self._beat is not None:
+            self._beat.cancel()
+        self.close_reason = self.close_reason or (str(error) if error else "the connection broke")
+        self._closing = True
+        if not self._ready.done():
+            self._ready.set_exception(lost(f"the connection closed before HELLO: {self.close_reason}", sent=False))
+            self._ready.exception()
+        broken = lost(f"the link to {self._who()} broke: {self.close_reason}", sent=True)
+        for answer in self._calls.values():
+            if not answer.done():
+                answer.set_exception(broken)
+        self._calls.clear()
+        for task in list(self._serving.values()):
+            task.cancel()
+        self.closed.set()
+        if self._on_lost is not None:
+            self._on_lost(self, self.close_reason)
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is above the high-water mark."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """It is below the low one again."""
+        self._paused = False
+        self._pump()
+
+    # --- out ---
+
+    def _send(self, kind: Type, stream: int = 0, header: bytes = b"", aux: int = 0) -> None:
+        self._writer.control(kind, stream, header, aux)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Write while the transport takes it and the loop's other work has its turn."""
+        if self._paused or self._pumping or self._transport is None or self._transport.is_closing():
+            return
+        self._pumping = True
+        stop_at = None
+        try:
+            while not self._paused and (data := self._writer.next_bytes()) is not None:
+                self._transport.write(data)
+                now = time.perf_counter()
+                if stop_at is None:
+                    stop_at = now + PUMP_S
+                elif now > stop_at:
+                    self._loop.call_soon(self._pump)
+                    break
+        finally:
+            self._pumping = False
+
+    # --- in ---
+
+    def _message(self, event: Message) -> None:
+        if self._peer is None:
+            raise ProtocolError("a message before HELLO")
+        if event.type is Type.RES:
+            answer = self._calls.pop(event.stream, None)
+            if answer is not None and not answer.done():
+                answer.set_result(Received(self._side.replies(event.header), memoryview(event.body)))
+            return
+        if event.stream % 2 == self._next_stream % 2 or event.stream in self._serving:
+            raise ProtocolError(f"stream {event.stream} is not the peer's to open")
+        if len(self._serving) >= self._settings.streams_max:
+            error = {"code": "refused", "message": f"{len(self._serving)} requests are open on this link, the limit"}
+            self._writer.control(Type.ERR, event.stream, messages.encode_error({**error, "retry_after_s": 0.1}))
+            return
+        self._serving[event.stream] = self._loop.create_task(self._serve(event))
+        self._beat_soon()
+
+    async def _serve(self, event: Message) -> None:
+        stream = event.stream
+        try:
+            request = self._side.requests(event.header)
+            reply = await self._side.handler(Incoming(self, self.peer, request, memoryview(event.body)))
+            self._writer.message(Type.RES, stream, messages.encode(reply.message), reply.body)
+        except MeshError as error:
+            self._writer.control(Type.ERR, stream, messages.encode_error(error.to_wire()))
+        except asyncio.CancelledError:
+            pass  # the caller gave up, or the link is gone: nobody waits for an answer
+        except Exception:
+            log.exception("a request of %s failed", self._who())
+            error_map = MeshError("the other side failed on this request; its log says why").to_wire()
+            self._writer.control(Type.ERR, stream, messages.encode_error(error_map))
+        finally:
+            self._serving.pop(stream, None)
+        self._pump()
+
+    def _control(self, event: Control) -> None:
+        match event.type:
+            case Type.HELLO:
+                self._hello(messages.decode_hello(event.header))
+            case Type.ERR:
+                answer = self._calls.pop(event.stream, None)
+                self._writer.cancel(event.stream)
+                self._reader.discard(event.stream)
+                if answer is not None and not answer.done():
+                    answer.set_exception(from_wire(messages.decode_error(event.header)))
+            case Type.CREDIT:
+                self._writer.credit(event.stream, event.aux)
+            case Type.CANCEL:
+                self._reader.discard(event.stream)
+                self._crediting.forget(event.stream)
+                self._writer.cancel(event.stream)
+                if (task := self._serving.get(event.stream)) is not None:
+                    task.cancel()
+            case Type.PING:
+                self._writer.control(Type.PONG, aux=event.aux)
+            case Type.PONG:
+                self._heartbeat.pong(event.aux, self._loop.time())
+            case Type.GOAWAY:
+                self._going_away = True
+                self.close_reason = self.close_reason or "the peer is leaving"
+                if self._on_lost is not None and self._peer is not None:
+                    self._on_lost(self, self.close_reason)
+            case Type.CLOSE:
+                self._closed_by_peer(messages.decode_error(event.header))
+            case _:
+                raise ProtocolError(f"an unexpected {event.type.name} frame")
+
+    def _hello(self, hello: Hello) -> None:
+        if messages.PROTOCOL_VERSION not in hello.versions:
+            raise ProtocolError(f"{hello.name} speaks versions {hello.versions}, this one {messages.PROTOCOL_VERSION}")
+        if self._proven is not None and hello.id != self._proven:
+            raise ProtocolError(f"the HELLO of node {self._proven[:8]} names node {hello.id[:8]}")
+        address = None
+        if self._transport is not None and not self._side.local:
+            name = self._transport.get_extra_info("peername")
+            address = (str(name[0]), int(name[1])) if name else None
+        self._peer = Peer(
+            id=NodeId(hello.id),
+            name=hello.name,
+            boot=hello.boot,
+            root=hello.root,
+            port=hello.port,
+            address=address,
+            local=self._side.local,
+            features=frozenset(hello.features),
+            software=hello.software,
+        )
+        self._arm()
+        if not self._ready.done():
+            self._ready.set_result(None)
+        if self._on_opened is not None:
+            self._on_opened(self)
+
+    def _closed_by_peer(self, error: dict[str, Any]) -> None:
+        text = str(error.get("message") or error.get("code") or "no reason given")
+        self.close_reason = text
+        if not self._ready.done():
+            self._ready.set_exception(PermissionDenied(f"the peer refused the link: {text}"))
+            self._ready.exception()
+        self._closing = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def _no_hello(self) -> None:
+        self._fail(ProtocolError(f"no HELLO within {self._settings.handshake_s} s"))
+
+    def _fail(self, error: MeshError) -> None:
+        log.info("the link to %s is closed: %s", self._who(), error)
+        if not self._ready.done():
+            self._ready.set_exception(error)
+            self._ready.exception()
+        self.hang_up(error.code, str(error))
+
+    # --- calls that end early ---
+
+    def _expire(self, stream: int, timeout_s: float) -> None:
+        answer = self._calls.get(stream)
+        if answer is not None and not answer.done():
+            self._give_up(stream)
+            answer.set_exception(DeadlineExceeded(f"{self._who()} did not answer within {timeout_s:.3g} s"))
+
+    def _give_up(self, stream: int) -> None:
+        if self._calls.pop(stream, None) is not None and not self._closing:
+            self._writer.cancel(stream)
+            self._reader.discard(stream)
+            self._crediting.forget(stream)
+            self._send(Type.CANCEL, stream)
+
+    # --- heartbeats ---
+
+    def _beat_soon(self) -> None:
+        """Something is open now: the next beat must not be an idle one."""
+        if not self._side.local and self._heartbeat.wake(self._loop.time()):
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
+        self._beat = self._loop.call_at(self._heartbeat.due_at, self._on_beat)
+
+    def _on_beat(self) -> None:
+        quiet_s, nonce = self._heartbeat.beat(self._loop.time(), open=self.in_flight > 0)
+        if quiet_s is not None:
+            self._fall_silent(quiet_s)
+        if nonce is not None:
+            self._send(Type.PING, aux=nonce)
+        self._arm()
+
+    def _fall_silent(self, quiet_s: float) -> None:
+        """Nobody waits for a silent peer; the link stays, for it may only have slept."""
+        if not self.silent:
+            log.info("%s has been silent for %.2f s", self._who(), quiet_s)
+        self.silent = True
+        error = PeerSilent(f"{self._who()} has not answered for {quiet_s:.2f} s")
+        for answer in self._calls.values():
+            if not answer.done():
+                answer.set_exception(error)
+        self._calls.clear()
+        if self._on_silent is not None:
+            self._on_silent(self)
+
+    def _who(self) -> str:
+        if self._peer is not None:
+            return f"{self._peer.name} ({self._peer.id[:8]})" if not self._peer.local else "a local client"
+        return f"node {self._proven[:8]}" if self._proven else "a peer"

@@ -1,0 +1,83 @@
+"""The two sides of a link as values: who the peer is, what it asks, what it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from meshnode.config import Links
+from meshnode.errors import PeerLost
+from meshnode.wire.flow import Buffer
+from meshnode.wire.messages import Hello, LocalReply, LocalRequest, NodeId, PeerReply, PeerRequest
+
+if TYPE_CHECKING:
+    from meshnode.links.link import Link
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other side, as its HELLO says and the handshake proved."""
+
+    id: NodeId
+    name: str
+    boot: int
+    root: bytes
+    port: int
+    address: tuple[str, int] | None
+    local: bool
+    features: frozenset[str]
+    software: str
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A request to answer."""
+
+    link: Link
+    peer: Peer
+    request: PeerRequest | LocalRequest
+    body: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer to send; the buffers must not change any more."""
+
+    message: PeerReply | LocalReply
+    body: Sequence[Buffer] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """An answer that came."""
+
+    message: PeerReply | LocalReply
+    body: memoryview
+
+
+Handler = Callable[[Incoming], Awaitable[Reply]]
+Prove = Callable[[bytes | None], NodeId | None]
+"""(the peer's certificate) -> its node id, None for a local client; raises PermissionDenied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What this side of a link is and does; the same for all links of an agent.
+
+    `requests` and `replies` decode what the other side sends.
+    """
+
+    hello: Callable[[], Hello]
+    handler: Handler
+    settings: Links
+    requests: Callable[[Any], PeerRequest | LocalRequest]
+    replies: Callable[[Any], PeerReply | LocalReply]
+    local: bool = False
+
+
+def lost(text: str, *, sent: bool) -> PeerLost:
+    """A PeerLost that says whether the request may have arrived."""
+    error = PeerLost(text)
+    error.sent = sent
+    return error
