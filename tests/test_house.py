@@ -1,4 +1,4 @@
-"""The house rules that no linter knows: what must be written down is written down, and what must not be there is not."""
+"""The house rules that no linter knows: what must be written down is, and what must not be there is not."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def test_every_test_says_what_it_promises() -> None:
     bare = []
     for path in TESTS:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-                if not ast.get_docstring(node):
-                    bare.append(f"{relative(path)}:{node.name}")
+            is_test = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+            if is_test and not ast.get_docstring(node):
+                bare.append(f"{relative(path)}:{node.name}")
     assert [] == bare
 
 

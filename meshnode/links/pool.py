@@ -121,13 +121,11 @@ class Pool:
         """Open a link to whoever answers at an address. Raises PeerLost, PermissionDenied, ProtocolError."""
         assert self._client_context is not None, "the pool is not started"
         loop = asyncio.get_running_loop()
-        link: Link | None = None
+        link = self._link(lambda leaf: self._credentials.check_peer(leaf, expected), dialled=True, kind=kind)
         try:
             async with asyncio.timeout(self._side.settings.handshake_s):
-                _, link = await loop.create_connection(
-                    lambda: self._link(
-                        lambda leaf: self._credentials.check_peer(leaf, expected), dialled=True, kind=kind
-                    ),
+                await loop.create_connection(
+                    lambda: link,
                     address[0],
                     address[1],
                     ssl=self._client_context,

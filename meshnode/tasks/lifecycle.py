@@ -37,6 +37,7 @@ from meshnode.errors import (
     Cancelled,
     DeadlineExceeded,
     MeshError,
+    ModelRefused,
     NoCapacity,
     PeerLost,
     PoisonTask,
@@ -270,13 +271,12 @@ class Lifecycle:
 
     def _failed(self, now: float, error: MeshError) -> list[Effect]:
         self._record(now, error.code, str(error))
-        unsent = isinstance(error, PeerLost) and not getattr(error, "sent", True)
+        unsent = isinstance(error, PeerLost) and not error.sent
         if isinstance(error, (Refused, DeadlineExceeded)) or unsent:
             return self._refusal(now, error)
-        if error.fault == "caller" and not error.retry_elsewhere:
-            # A model that one node will not load may load on another: only the task's own faults end it here.
-            if error.code != "model_refused":
-                return self._fail(error)
+        # A model that one node will not load may load on another: only the task's own faults end it here.
+        if error.fault == "caller" and not isinstance(error, ModelRefused):
+            return self._fail(error)
         if isinstance(error, WorkerCrashed):
             self._deaths += 1
             if self._deaths >= DEATHS_MAX:
