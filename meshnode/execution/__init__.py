@@ -1,0 +1,1 @@
+"""Running models: the queue, the worker processes and the devices of this machine."""

@@ -1,0 +1,289 @@
+"""One worker process as the agent sees it: started, spoken to, listened to, replaced when it dies.
+
+It knows nothing of queues: whoever asks gets a future, and when the process dies every open one fails with
+WorkerCrashed. The next process is started at once, then with growing pauses while it keeps dying before it is ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import mmap
+import os
+import signal
+import socket
+import subprocess
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from meshnode import sandbox
+from meshnode.errors import BY_CODE, MeshError, ProtocolError, WorkerCrashed
+from meshnode.execution import control
+from meshnode.execution.arena import Arena, memory_file
+from meshnode.execution.control import Failed, FromWorker, ToWorker, Up
+
+log = logging.getLogger(__name__)
+
+READY_S = 60.0
+SOCKET_BYTES = 1024 * 1024
+RESTART_MAX_S = 30.0
+STDERR_BYTES = 4096
+
+
+@dataclass(slots=True)
+class Incarnation:
+    """One life of the process: what dies with it."""
+
+    process: subprocess.Popen[bytes]
+    connection: socket.socket
+    inbound: Arena
+    outbound: mmap.mmap
+    open: dict[int, asyncio.Future[tuple[FromWorker, int | None]]] = field(default_factory=dict)
+    unsent: deque[tuple[ToWorker, int | None]] = field(default_factory=deque)
+
+
+class WorkerProcess:
+    """See the module's docstring.
+
+    Args:
+        changed: told True when a process became ready and False when it died.
+    """
+
+    def __init__(
+        self,
+        *,
+        provider: str,
+        threads: int,
+        slots: int,
+        arena_bytes: int,
+        address_space_bytes: int | None,
+        folder: Path,
+        changed: Callable[[bool], None],
+    ) -> None:
+        self.provider = provider
+        self.runtime = ""
+        self.deaths = 0
+        self._arguments = (provider, str(threads), str(slots))
+        self._arena_bytes = arena_bytes
+        self._address_space_bytes = address_space_bytes
+        self._folder = folder
+        self._changed = changed
+        self._life: Incarnation | None = None
+        self._ids = 0
+        self._stopping = False
+        self._tending: asyncio.Task[None] | None = None
+        self._died = asyncio.Event()
+        self._ready = asyncio.Event()
+        self.failure = ""
+
+    def start(self) -> None:
+        """Begin; `changed(True)` follows when it is ready."""
+        self._tending = asyncio.ensure_future(self._tend())
+
+    async def stop(self) -> None:
+        """End the process and forget it."""
+        self._stopping = True
+        if self._tending is not None:
+            self._tending.cancel()
+            await asyncio.gather(self._tending, return_exceptions=True)
+        if self._life is not None:
+            self._end(self._life, "the agent is stopping")
+
+    @property
+    def life(self) -> Incarnation | None:
+        """The present process; None while there is none that is ready."""
+        return self._life if self._ready.is_set() else None
+
+    async def ready(self) -> None:
+        """Wait for a process that is ready. Raises WorkerCrashed when it cannot be had."""
+        if not self._ready.is_set() and self.failure:
+            raise WorkerCrashed(f"the {self.provider} worker does not start: {self.failure}")
+        await self._ready.wait()
+
+    def next_id(self) -> int:
+        """An id for a message."""
+        self._ids += 1
+        return self._ids
+
+    def ask(self, id: int, message: ToWorker, fd: int | None = None) -> asyncio.Future[tuple[FromWorker, int | None]]:
+        """Send a message; the future gets the answer and its file descriptor, or what went wrong."""
+        life = self._life
+        answer: asyncio.Future[tuple[FromWorker, int | None]] = asyncio.get_running_loop().create_future()
+        if life is None:
+            answer.set_exception(WorkerCrashed(f"the {self.provider} worker is not there"))
+            return answer
+        life.open[id] = answer
+        self.tell(message, fd)
+        return answer
+
+    def tell(self, message: ToWorker, fd: int | None = None) -> None:
+        """Send a message that has no answer."""
+        life = self._life
+        if life is None:
+            return
+        if not life.unsent:
+            try:
+                control.send(life.connection, message, fd)
+                return
+            except BlockingIOError:
+                asyncio.get_running_loop().add_writer(life.connection, self._flush, life)
+            except OSError:
+                return  # it is dead; reading its end says so in a moment
+        life.unsent.append((message, None if fd is None else os.dup(fd)))
+
+    def kill(self, why: str) -> None:
+        """End the process now; it is replaced."""
+        if self._life is not None:
+            log.warning("the %s worker is killed: %s", self.provider, why)
+            self._life.process.kill()
+
+    # --- its life ---
+
+    async def _tend(self) -> None:
+        failures = 0
+        while not self._stopping:
+            self._died.clear()
+            life = self._begin()
+            try:
+                async with asyncio.timeout(READY_S):
+                    waits = {asyncio.ensure_future(self._ready.wait()), asyncio.ensure_future(self._died.wait())}
+                    try:
+                        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                    finally:
+                        for wait in waits:
+                            wait.cancel()
+            except TimeoutError:
+                self.kill(f"not ready within {READY_S:g} s")
+            if self._ready.is_set():
+                failures = 0
+                self._changed(True)
+            await self._died.wait()
+            was_ready = self._ready.is_set()
+            self._ready.clear()
+            self.deaths += 1
+            why = await asyncio.to_thread(_last_words, life.process)
+            if was_ready:
+                self._changed(False)
+            self._end(life, why)
+            log.warning("the %s worker died: %s", self.provider, why)
+            if not was_ready:
+                failures += 1
+                self.failure = why
+                await asyncio.sleep(min(0.25 * 2**failures, RESTART_MAX_S))
+
+    def _begin(self) -> Incarnation:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, control.KIND)
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
+        ours.setblocking(False)
+        inbound_fd, outbound_fd = memory_file(self._arena_bytes), memory_file(self._arena_bytes)
+        try:
+            fds = (theirs.fileno(), inbound_fd, outbound_fd)
+            process = sandbox.start(
+                "meshnode.execution.worker",
+                [*map(str, fds), str(self._arena_bytes), *self._arguments],
+                folder=self._folder,
+                fds=fds,
+                address_space_bytes=self._address_space_bytes,
+            )
+            life = Incarnation(
+                process,
+                ours,
+                Arena(inbound_fd, self._arena_bytes),
+                mmap.mmap(outbound_fd, self._arena_bytes, prot=mmap.PROT_READ),
+            )
+        finally:
+            theirs.close()
+            os.close(inbound_fd)
+            os.close(outbound_fd)
+        self._life = life
+        asyncio.get_running_loop().add_reader(ours, self._read, life)
+        return life
+
+    def _read(self, life: Incarnation) -> None:
+        while True:
+            try:
+                data, fd = control.receive(life.connection)
+            except BlockingIOError:
+                return
+            except OSError:
+                data, fd = b"", None
+            if not data:
+                asyncio.get_running_loop().remove_reader(life.connection)
+                self._died.set()
+                return
+            try:
+                message = control.decode_from_worker(data)
+            except ProtocolError as error:
+                self.kill(f"it says what it should not: {error}")
+                return
+            self._heard(life, message, fd)
+
+    def _heard(self, life: Incarnation, message: FromWorker, fd: int | None) -> None:
+        if isinstance(message, Up):
+            self.runtime = message.version
+            self.failure = ""
+            self._ready.set()
+            return
+        answer = life.open.pop(message.id, None)
+        if answer is None or answer.done():
+            if fd is not None:
+                os.close(fd)
+            return
+        if isinstance(message, Failed):
+            answer.set_exception(BY_CODE.get(message.code, MeshError)(message.message))
+        else:
+            answer.set_result((message, fd))
+
+    def _flush(self, life: Incarnation) -> None:
+        while life.unsent:
+            message, fd = life.unsent[0]
+            try:
+                control.send(life.connection, message, fd)
+            except BlockingIOError:
+                return
+            except OSError:
+                break
+            life.unsent.popleft()
+            if fd is not None:
+                os.close(fd)
+        asyncio.get_running_loop().remove_writer(life.connection)
+
+    def _end(self, life: Incarnation, why: str) -> None:
+        """Let everything of this life go."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(life.connection)
+        loop.remove_writer(life.connection)
+        life.connection.close()
+        if life.process.poll() is None:
+            life.process.kill()
+        life.process.wait()
+        if life.process.stderr is not None:
+            life.process.stderr.close()
+        for _, fd in life.unsent:
+            if fd is not None:
+                os.close(fd)
+        for answer in life.open.values():
+            if not answer.done():
+                answer.set_exception(WorkerCrashed(f"the worker died while it ran this: {why}"))
+        life.open.clear()
+        if self._life is life:
+            self._life = None
+
+
+def _last_words(process: subprocess.Popen[bytes]) -> str:
+    """How the process ended, and the last line it wrote."""
+    try:
+        code = process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        code = process.wait()
+    text = process.stderr.read()[-STDERR_BYTES:].decode(errors="replace").strip() if process.stderr else ""
+    last = text.splitlines()[-1][:300] if text else ""
+    if code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"
+        return f"signal {-code} ({name})" + (f": {last}" if last else "")
+    return f"exit {code}" + (f": {last}" if last else "")

@@ -1,0 +1,222 @@
+"""The worker process: the only one that sees ONNX Runtime and model files.
+
+`slots` + 1 threads each take the next message from the socket themselves and act on it, so that a run costs no hop
+between threads; the one more is there for what must be heard while all slots run. The process ends when the agent's
+end of the socket is gone.
+"""
+
+from __future__ import annotations
+
+import base64
+import mmap
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import psutil
+
+from meshnode.errors import ExecutionFailed, InvalidInput, MeshError, ModelRefused
+from meshnode.execution import control
+from meshnode.execution.arena import Arena, memory_file
+from meshnode.execution.control import INLINE_BYTES, Described, Failed, Place, Ran, Run, Unloaded, Up
+from meshnode.execution.session import Session, timed
+from meshnode.wire import tensors
+from meshnode.wire.tensors import Array
+
+PROOF = base64.b64decode(
+    "CAgSADpEChEKAXgKAXgSAXkiBk1hdE11bBIFcHJvb2ZaEwoBeBIOCgwIARIICgIIBAoCCARiEwoBeRIOCgwIARIICgIIBAoCCARCBAoAEA0="
+)
+"""A 4x4 MatMul: a provider is only believed when it ran this."""
+
+
+class Worker:
+    """The state that the threads share."""
+
+    def __init__(
+        self, connection: socket.socket, inbound: mmap.mmap, outbound: Arena, provider: str, threads: int
+    ) -> None:
+        self._connection = connection
+        self._inbound = inbound
+        self._outbound = outbound
+        self._provider = provider
+        self._threads = threads
+        self._sessions: dict[str, Session] = {}
+        self._loading: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+        self._running: dict[int, ort.RunOptions] = {}
+
+    def prove(self) -> None:
+        """Run something on the provider, then tell the agent; exits when it does not work."""
+        session = ort.InferenceSession(PROOF, providers=[self._provider])
+        if session.get_providers()[0] != self._provider:
+            sys.exit(f"{self._provider} is listed, and ONNX Runtime fell back to {session.get_providers()[0]}")
+        session.disable_fallback()
+        x = np.eye(4, dtype=np.float32) * 2
+        (y,) = session.run(None, {"x": x})
+        if not np.array_equal(y, x @ x):
+            sys.exit(f"{self._provider} computes wrongly")
+        control.send(self._connection, Up(self._provider, ort.__version__))
+
+    def serve(self) -> None:
+        """A thread's life."""
+        while True:
+            try:
+                data, fd = control.receive(self._connection)
+            except OSError:
+                data, fd = b"", None
+            if not data:
+                os._exit(0)  # the agent is gone; nothing here is worth a clean end
+            message = control.decode_to_worker(data)
+            match message:
+                case Run():
+                    self._answer(message.id, lambda: self._run(message, fd))  # noqa: B023 - called at once
+                case control.Load():
+                    self._answer(message.id, lambda: self._load(message))  # noqa: B023 - called at once
+                case control.Probe():
+                    self._answer(message.id, lambda: self._probe(message))  # noqa: B023 - called at once
+                case control.Unload():
+                    with self._lock:
+                        self._sessions.pop(message.digest, None)
+                    control.send(self._connection, Unloaded(message.id))
+                case control.Terminate():
+                    options = self._running.get(message.id)
+                    if options is not None:
+                        options.terminate = True
+                case control.Free():
+                    for offset in message.offsets:
+                        self._outbound.free(offset)
+
+    def _answer(self, id: int, act: object) -> None:
+        try:
+            answer, fd = act()  # type: ignore[operator]
+        except MeshError as error:
+            text = f"{error} ({error.hint})" if error.hint else str(error)
+            answer, fd = Failed(id, error.code, text[:8192]), None
+        except MemoryError as error:
+            answer, fd = Failed(id, "out_of_memory", f"the worker is out of memory: {error}"[:8192]), None
+        try:
+            control.send(self._connection, answer, fd)
+        except MeshError as error:
+            control.send(self._connection, Failed(id, error.code, str(error)[:8192]))
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    def _run(self, message: Run, fd: int | None) -> tuple[Ran, int | None]:
+        for offset in message.free:
+            self._outbound.free(offset)
+        inputs = self._inputs(message, fd)
+        before = _rss() if message.digest not in self._sessions else None
+        session = self._session(message.digest, message.path)
+        options = ort.RunOptions()
+        self._running[message.id] = options
+        try:
+            began = time.perf_counter()
+            results = session.run(inputs, message.outputs, options)
+            run_s = time.perf_counter() - began
+        finally:
+            del self._running[message.id]
+        specs, parts = tensors.encode(results)
+        body, place, out = self._place(parts)
+        grown = None if before is None else max(0, _rss() - before)
+        return Ran(message.id, specs, run_s, body, place, grown), out
+
+    def _inputs(self, message: Run, fd: int | None) -> dict[str, Array]:
+        """Views of the inputs, wherever they lie."""
+        if message.place is None:
+            return tensors.decode(message.inputs, message.body)
+        offset, nbytes = message.place.offset, message.place.nbytes
+        if offset >= 0:
+            return tensors.decode(message.inputs, memoryview(self._inbound)[offset : offset + nbytes])
+        if fd is None:
+            raise InvalidInput("the inputs' memory did not arrive")
+        memory = mmap.mmap(fd, nbytes, prot=mmap.PROT_READ)
+        os.close(fd)
+        return tensors.decode(message.inputs, memoryview(memory))
+
+    def _place(self, parts: list[tensors.Buffer]) -> tuple[bytes, Place | None, int | None]:
+        """Put the outputs into the message, the arena, or a memory file of their own."""
+        nbytes = sum(len(part) for part in parts)
+        if nbytes <= INLINE_BYTES:
+            return b"".join(parts), None, None
+        offset = self._outbound.allocate(nbytes)
+        fd = None
+        if offset is not None:
+            target: mmap.mmap = self._outbound.memory
+            at = offset
+        else:
+            fd = memory_file(nbytes)
+            target = mmap.mmap(fd, nbytes)
+            at = 0
+        for part in parts:
+            target[at : at + len(part)] = part
+            at += len(part)
+        return b"", Place(-1 if offset is None else offset, nbytes), fd
+
+    def _session(self, digest: str, path: str) -> Session:
+        session = self._sessions.get(digest)
+        if session is not None:
+            return session
+        with self._lock:
+            loading = self._loading.setdefault(digest, threading.Lock())
+        with loading:
+            session = self._sessions.get(digest)
+            if session is None:
+                session = Session(Path(path), self._provider, self._threads)
+                with self._lock:
+                    self._sessions[digest] = session
+        return session
+
+    def _load(self, message: control.Load) -> tuple[Described, None]:
+        before = _rss()
+        session = self._session(message.digest, message.path)
+        return Described(message.id, session.inputs, session.outputs, max(0, _rss() - before)), None
+
+    def _probe(self, message: control.Probe) -> tuple[Described, None]:
+        before = _rss()
+        session = Session(Path(message.path), self._provider, self._threads)
+        run_s = None
+        if outputs := session.tensor_outputs():
+            try:
+                zeros = session.zeros()
+                timed(session, zeros, outputs)
+                run_s = timed(session, zeros, outputs)
+            except (InvalidInput, ExecutionFailed):
+                run_s = None  # zeros suit not every model; that it loads is what had to be known
+        else:
+            raise ModelRefused("no output of the model is a tensor, and only tensors can be carried")
+        return (
+            Described(message.id, session.inputs, session.outputs, max(0, _rss() - before), run_s, session.metadata),
+            None,
+        )
+
+
+def _rss() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+def main() -> None:
+    """`python -m meshnode.execution.worker SOCKET INBOUND OUTBOUND BYTES PROVIDER THREADS SLOTS`, numbers of fds."""
+    connection_fd, inbound_fd, outbound_fd, nbytes = map(int, sys.argv[1:5])
+    provider, threads, slots = sys.argv[5], int(sys.argv[6]), int(sys.argv[7])
+    connection = socket.socket(fileno=connection_fd)
+    inbound = mmap.mmap(inbound_fd, nbytes, prot=mmap.PROT_READ)
+    outbound = Arena(outbound_fd, nbytes)
+    os.close(inbound_fd)
+    os.close(outbound_fd)
+    if provider != "CPUExecutionProvider" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # CUDA's libraries, where they were installed beside us
+    worker = Worker(connection, inbound, outbound, provider, threads)
+    worker.prove()
+    for _ in range(slots):
+        threading.Thread(target=worker.serve, daemon=True).start()
+    worker.serve()
+
+
+if __name__ == "__main__":
+    main()
