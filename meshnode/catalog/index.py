@@ -1,0 +1,89 @@
+"""The models of the mesh by name: the manifests that the trust set holds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from meshnode.catalog.manifest import Manifest, from_map, resolve
+from meshnode.errors import MeshError, ModelNotFound
+from meshnode.wire.messages import Digest, NodeId
+
+log = logging.getLogger(__name__)
+
+
+class ModelStatement(Protocol):
+    """What is needed of a `model` statement."""
+
+    @property
+    def id(self) -> bytes:
+        """Its id."""
+        ...
+
+    @property
+    def body(self) -> Mapping[str, Any]:
+        """The manifest's map."""
+        ...
+
+
+@dataclass(slots=True)
+class Catalog:
+    """Made anew whenever the trust set changed."""
+
+    _manifests: tuple[Manifest, ...] = ()
+    _by_digest: dict[Digest, Manifest] = field(default_factory=dict)
+    _by_name: dict[str, Manifest] = field(default_factory=dict)
+    _statements: dict[tuple[str, int], bytes] = field(default_factory=dict)
+
+    def refresh(self, statements: Iterable[tuple[ModelStatement, NodeId]]) -> None:
+        """Read the statements that hold, with their publishers. Of two with one name and version the older holds."""
+        found: dict[tuple[str, int], Manifest] = {}
+        self._statements = {}
+        for statement, publisher in statements:
+            try:
+                manifest = from_map(statement.body, publisher)
+            except MeshError as error:
+                log.warning("a model of node %s is left out: %s", publisher[:8], error)
+                continue
+            key = (manifest.name, manifest.version)
+            if key not in found:
+                found[key] = manifest
+                self._statements[key] = statement.id
+        self._manifests = tuple(found[key] for key in sorted(found))
+        self._by_digest = {manifest.digest: manifest for manifest in self._manifests}
+        self._by_name = {manifest.name: manifest for manifest in self._manifests}  # sorted: the newest version stays
+
+    def manifests(self) -> tuple[Manifest, ...]:
+        """All models, by name and version."""
+        return self._manifests
+
+    def resolve(self, wanted: str) -> Manifest:
+        """`name`, `name:version` or a digest. Raises ModelNotFound."""
+        return self._by_name.get(wanted) or resolve(self._manifests, wanted)
+
+    def of_digest(self, digest: Digest) -> Manifest:
+        """Raises ModelNotFound."""
+        manifest = self._by_digest.get(digest)
+        if manifest is None:
+            raise ModelNotFound(f"no model {digest[:12]} in this mesh, as this node knows it")
+        return manifest
+
+    def find(self, name: str, version: int) -> Manifest | None:
+        """The model of that name and version."""
+        return next((m for m in self._manifests if (m.name, m.version) == (name, version)), None)
+
+    def knows(self, digest: Digest) -> bool:
+        """Whether any model has these files."""
+        return digest in self._by_digest
+
+    def next_version(self, name: str, digest: Digest) -> int:
+        """The version that these files have under this name, or would get."""
+        mine = [m for m in self._manifests if m.name == name]
+        same = [m.version for m in mine if m.digest == digest]
+        return same[-1] if same else max((m.version for m in mine), default=0) + 1
+
+    def statement_of(self, manifest: Manifest) -> bytes:
+        """The id of the statement that made a model known."""
+        return self._statements[manifest.name, manifest.version]
