@@ -1,0 +1,1 @@
+"""Who should run a task: pure functions over facts and beliefs."""
