@@ -1,0 +1,1 @@
+"""Who is alive, how they are reached, and what they can do."""

@@ -1,0 +1,557 @@
+"""Membership as the rest of the agent sees it: the shell around the failure detector.
+
+It owns the UDP socket, opens and seals datagrams, sets the core's timer, keeps adverts, evens out views over links,
+and dials members so that a broken connection is noticed at once. Two speeds: `usable` is this node's own, fast and
+revocable opinion, read by routing; `state` is what the members agreed on, and slow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import socket
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from meshnode.config import Membership as Settings
+from meshnode.errors import MeshError, PeerLost, ProtocolError
+from meshnode.links.link import Incoming, Link, Reply
+from meshnode.links.pool import Address, Pool, listening
+from meshnode.membership import advert as adverts
+from meshnode.membership import updates
+from meshnode.membership.advert import ADVERT_BYTES_MAX, Advert, Content
+from meshnode.membership.events import (
+    Advertised,
+    Broken,
+    Changed,
+    Effect,
+    Event,
+    Leaving,
+    Merged,
+    PingStream,
+    Received,
+    Send,
+    StreamAnswered,
+)
+from meshnode.membership.roster import Row, State, raw_id
+from meshnode.membership.swim import Swim
+from meshnode.membership.updates import SPKI_PREFIX
+from meshnode.trust import identity
+from meshnode.trust.keeper import Keeper
+from meshnode.trust.sealing import Sealer
+from meshnode.wire import messages
+from meshnode.wire.messages import AdvertPull, Adverts, Done, NodeId, RosterSync, StreamPing
+from meshnode.wire.rng import Rng
+
+log = logging.getLogger(__name__)
+
+FoundBy = Literal["self", "mdns", "seed", "token", "remembered", "gossip", "inbound"]
+Path = Literal["self", "direct", "none"]
+
+DATAGRAMS_A_TURN = 64
+UPDATE_BYTES_MAX = 512
+CALL_S = 5.0
+LINKED_MAX = 32
+"""Meshes up to this size keep a link between every two nodes; larger ones dial when there is something to say."""
+CHANGE_DELAY_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One node as seen from here; `since` is monotonic seconds, `reason` why it is absent or not used."""
+
+    id: NodeId
+    name: str
+    state: State
+    usable: bool
+    advert: Advert | None
+    addresses: tuple[Address, ...]
+    address: Address | None
+    rtt_s: float | None
+    found_by: FoundBy
+    path: Path
+    reason: str
+    since: float
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is remembered of a peer beside its row."""
+
+    found_by: FoundBy = "gossip"
+    proven: Address | None = None
+    trouble: str = ""
+    since: float = field(default_factory=time.monotonic)
+
+
+class Membership:
+    """See the module's docstring.
+
+    Args:
+        changed: called, a moment later and once for many, when the view is not what it was.
+    """
+
+    def __init__(
+        self, keeper: Keeper, pool: Pool, settings: Settings, rng: Rng, *, name: str, changed: Callable[[], None]
+    ) -> None:
+        self._keeper = keeper
+        self._pool = pool
+        self._settings = settings
+        self._rng = rng
+        self._name = name
+        self._changed = changed
+        self._key = keeper.spki[len(SPKI_PREFIX) :]
+        epoch_key = X25519PrivateKey.generate()
+        self._epoch_public = epoch_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self._sealer = Sealer(epoch_key, keeper.id, keeper.statements.mesh_id, keeper.boot)
+        self._core = Swim(
+            self._key,
+            keeper.boot,
+            settings=settings,
+            rng=rng,
+            sign=keeper.key.sign,
+            verify=identity.verify,
+            id_text=identity.id_text,
+            now=time.monotonic(),
+        )
+        self._adverts: dict[NodeId, tuple[Advert, bytes]] = {}
+        self._known: dict[NodeId, _Known] = {keeper.id: _Known(found_by="self")}
+        self._version = 0
+        self._socket: socket.socket | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._telling: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pulling: set[NodeId] = set()
+        self._dialling: set[NodeId] = set()
+        self._view: tuple[Member, ...] | None = None
+        self.dropped = 0
+
+    # --- life ---
+
+    async def start(self, host: str, port: int) -> None:
+        """Open the UDP port, which is the TCP port's twin. Raises ConfigError when it is taken."""
+        self._socket = await listening(host, port, socket.SOCK_DGRAM)
+        asyncio.get_running_loop().add_reader(self._socket, self._readable)
+        self._feed(None)
+        self._start(self._sync_now_and_then())
+        self._start(self._reconnect_now_and_then())
+
+    async def stop(self, reason: str | None) -> None:
+        """Say goodbye (unless `reason` is None) and be silent."""
+        if reason is not None:
+            self._feed(Leaving(reason))
+            goodbye = updates.encode(self._core.roster.get(self._keeper.id).word)  # type: ignore[union-attr]
+            goodbye = updates.encode(
+                updates.left(self._keeper.key.sign, self._key, *self._version_of_mine(), reason[:32])
+            )
+            calls = [self._tell(link, goodbye) for link in self._pool.links()[:64]]
+            await asyncio.gather(*calls, return_exceptions=True)
+        for handle in (self._timer, self._telling):
+            if handle is not None:
+                handle.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def _version_of_mine(self) -> tuple[int, int]:
+        row = self._core.roster.get(self._keeper.id)
+        assert row is not None, "a node always holds itself"
+        return row.version
+
+    async def _tell(self, link: Link, update: bytes) -> None:
+        await link.call(RosterSync(full=False), (messages.pack_batch([update]),), timeout_s=0.5)
+
+    # --- the view ---
+
+    def view(self) -> tuple[Member, ...]:
+        """Everyone who is known, this node first; the same tuple until something changes."""
+        if self._view is None:
+            rows = sorted(self._core.roster, key=lambda row: (row.id != self._keeper.id, row.id))
+            self._view = tuple(self._member(row) for row in rows)
+        return self._view
+
+    def member(self, node: NodeId) -> Member | None:
+        """One node."""
+        return next((member for member in self.view() if member.id == node), None)
+
+    def addresses(self, node: NodeId) -> tuple[Address, ...]:
+        """Where a node may be reached, what worked last first."""
+        known, held = self._known.get(node), self._adverts.get(node)
+        found = dict.fromkeys([known.proven] if known is not None and known.proven else [])
+        for address in held[0].addresses if held is not None else ():
+            found[address] = None
+        return tuple(address for address in found if address is not None)
+
+    def _member(self, row: Row) -> Member:
+        is_self = row.id == self._keeper.id
+        known = self._known.setdefault(row.id, _Known())
+        held = self._adverts.get(row.id)
+        link = None if is_self else self._pool.get(row.id)
+        path: Path = "self" if is_self else "direct" if link is not None else "none"
+        revoked = self._keeper.statements.revoked(row.id) is not None
+        addresses = self.addresses(row.id)
+        reason = {"left": f"it left: {row.reason}", "dead": "it does not answer: declared dead by its peers"}.get(
+            row.state, known.trouble
+        )
+        return Member(
+            id=row.id,
+            name=held[0].name if held is not None else row.id[:8],
+            state="left" if revoked and row.state == "alive" else row.state,
+            usable=row.state == "alive" and not known.trouble and not revoked and (is_self or held is not None),
+            advert=held[0] if held is not None else None,
+            addresses=addresses,
+            address=known.proven or next(iter(addresses), None),
+            rtt_s=0.0 if is_self else link.rtt_s if link is not None else None,
+            found_by=known.found_by,
+            path=path,
+            reason="revoked" if revoked else reason,
+            since=known.since,
+        )
+
+    # --- what the agent tells us ---
+
+    def advertise(self, content: Content) -> None:
+        """What this node says about itself from now on."""
+        self._version += 1
+        fields = {name: getattr(content, name) for name in Content.__struct_fields__}
+        advert = Advert(
+            **fields,
+            id=self._keeper.id,
+            name=self._name,
+            key=self._key,
+            boot=self._keeper.boot,
+            version=self._version,
+            epoch=self._sealer.epoch,
+            epoch_key=self._epoch_public,
+        )
+        self._adverts[self._keeper.id] = (advert, adverts.seal(advert, self._keeper.key.sign))
+        self._feed(Advertised(self._version))
+
+    def found(self, node: NodeId, found_by: FoundBy) -> None:
+        """How a peer was found; the first answer stays."""
+        known = self._known.setdefault(node, _Known(found_by=found_by))
+        if known.found_by == "gossip":
+            known.found_by = found_by
+        self._touch()
+
+    def link_up(self, link: Link) -> None:
+        """A link to a peer came up: it is there, whatever was said; even out the views."""
+        peer = link.peer
+        known = self._known.setdefault(peer.id, _Known(found_by="inbound"))
+        known.trouble = ""
+        if link.dialled and peer.address is not None:
+            known.proven = peer.address
+        elif peer.address is not None and peer.port and known.proven is None:
+            known.proven = (peer.address[0], peer.port)
+        self._touch()
+        self._start(self._sync(link))
+
+    def link_lost(self, link: Link, reason: str) -> None:
+        """A peer's link ended: do not use it until it is heard from, and see whether it can be dialled."""
+        node = link.peer.id
+        self._known.setdefault(node, _Known()).trouble = f"its connection ended: {reason}"
+        self._touch()
+        if self._keeper.statements.revoked(node) is None:
+            self._start(self._redial(node))
+
+    def link_silent(self, link: Link) -> None:
+        """A peer stopped answering heartbeats."""
+        self._known.setdefault(link.peer.id, _Known()).trouble = "it stopped answering"
+        self._touch()
+        self._feed(Broken(link.peer.id, refused=False))
+
+    def failed(self, node: NodeId, error: MeshError) -> None:
+        """A request to a peer failed for a reason of the network."""
+        if isinstance(error, PeerLost):
+            self._known.setdefault(node, _Known()).trouble = str(error)[:200]
+            self._touch()
+            self._feed(Broken(node, refused=False))
+
+    def revoked(self, node: NodeId) -> None:
+        """A node is out: nothing of it is opened any more."""
+        self._sealer.forget(node)
+        self._touch()
+
+    # --- requests over links ---
+
+    async def handle(self, incoming: Incoming) -> Reply:
+        """Answer RosterSync, AdvertPull and StreamPing."""
+        self._heard(incoming.peer.id)
+        match incoming.request:
+            case StreamPing():
+                return Reply(Done(), ())
+            case RosterSync():
+                self._merge(incoming.body, incoming.peer.id)
+                rows = [updates.encode(update) for update in self._core.rows()] if incoming.request.full else []
+                return Reply(RosterSync(), (messages.pack_batch(rows),))
+            case AdvertPull():
+                ids = messages.unpack_batch(incoming.body, item_bytes_max=64)
+                found = [self._adverts.get(NodeId(id.decode("ascii", "replace"))) for id in ids]
+                return Reply(Adverts(), (messages.pack_batch([it[1] for it in found if it is not None]),))
+        raise ProtocolError(f"{type(incoming.request).__name__} is not about membership")
+
+    # --- the core ---
+
+    def _feed(self, event: Event | None) -> None:
+        for effect in self._core.handle(time.monotonic(), event):
+            self._do(effect)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._core.next_deadline()
+        if due is not None:
+            delay_s = max(0.0, due - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._feed, None)
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Send(peer, packet):
+                self._send(peer, updates.encode(packet))
+            case PingStream(peer):
+                self._start(self._ping_stream(peer))
+            case Changed(row, before):
+                self._row_changed(row, before)
+
+    def _row_changed(self, row: Row, before: State | None) -> None:
+        if row.id != self._keeper.id:
+            known = self._known.setdefault(row.id, _Known())
+            if row.state != before:
+                known.since = time.monotonic()
+                log.info("%s is %s%s", self._name_of(row.id), row.state, f" ({row.reason})" if row.reason else "")
+                if row.state == "alive" and before in ("dead", "left"):
+                    known.trouble = ""
+            if row.state == "alive" and row.advert > 0:
+                self._want_advert(row)
+        self._touch()
+
+    def _name_of(self, node: NodeId) -> str:
+        held = self._adverts.get(node)
+        return f"{held[0].name} ({node[:8]})" if held is not None else node[:8]
+
+    def _touch(self) -> None:
+        self._view = None
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(CHANGE_DELAY_S, self._tell_change)
+
+    def _tell_change(self) -> None:
+        self._telling = None
+        self._changed()
+
+    # --- datagrams ---
+
+    def _send(self, peer: NodeId, plain: bytes) -> None:
+        addresses = self.addresses(peer)
+        if self._socket is None or not addresses or not self._sealer.knows(peer):
+            return
+        try:
+            host, port = addresses[0]
+            if self._socket.family == socket.AF_INET6 and ":" not in host:
+                host = f"::ffff:{host}"
+            self._socket.sendto(self._sealer.seal(peer, plain), (host, port))
+        except (OSError, ProtocolError) as error:
+            log.debug("a datagram to %s was not sent: %s", peer[:8], error)
+
+    def _readable(self) -> None:
+        """Read what is there before any timer fires: a late ack is an ack."""
+        assert self._socket is not None
+        for _ in range(DATAGRAMS_A_TURN):
+            try:
+                data, _ = self._socket.recvfrom(65535)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                log.debug("the UDP port: %s", error)
+                return
+            if len(data) > self._settings.datagram_bytes:
+                self.dropped += 1
+                continue
+            try:
+                sender, plain = self._sealer.open(data)
+                packet = updates.decode_packet(plain)
+            except ProtocolError:
+                self.dropped += 1
+                continue
+            self._heard(sender)
+            self._feed(Received(sender, packet))
+
+    def _heard(self, peer: NodeId) -> None:
+        """First-hand: the peer said something."""
+        known = self._known.get(peer)
+        if known is not None and known.trouble and self._pool.get(peer) is not None:
+            link = self._pool.get(peer)
+            if link is not None and not link.silent:
+                known.trouble = ""
+                self._touch()
+
+    # --- over links ---
+
+    async def _sync(self, link: Link) -> None:
+        """Even out the views with one peer."""
+        rows = [updates.encode(update) for update in self._core.rows()]
+        received = await link.call(RosterSync(), (messages.pack_batch(rows),), timeout_s=CALL_S)
+        self._merge(received.body, link.peer.id)
+
+    def _merge(self, body: memoryview, source: NodeId) -> None:
+        news = []
+        for item in messages.unpack_batch(body, item_bytes_max=UPDATE_BYTES_MAX):
+            update = updates.decode_update(item)
+            if isinstance(update, updates.Alive | updates.Left):
+                node = identity.id_text(raw_id(update.key))
+                if self._keeper.statements.grant(node) is None and self._keeper.statements.revoked(node) is None:
+                    log.debug("node %s is in the view of %s and has no grant here yet", node[:8], source[:8])
+            news.append(update)
+        self._feed(Merged(tuple(news)))
+
+    def _want_advert(self, row: Row) -> None:
+        held = self._adverts.get(row.id)
+        if held is not None and (held[0].boot, held[0].version) >= (row.gen, row.advert):
+            return
+        if row.id not in self._pulling:
+            self._pulling.add(row.id)
+            self._start(self._pull(row.id))
+
+    async def _pull(self, node: NodeId) -> None:
+        """Get a node's newest advert: from itself when there is a link, else from whoever is linked."""
+        try:
+            for attempt in range(6):
+                own = self._pool.get(node)
+                others = [link for link in self._pool.links() if link.peer.id != node]
+                self._rng.shuffle(others)
+                for link in ([own] if own is not None else []) + others[:2]:
+                    try:
+                        received = await link.call(
+                            AdvertPull(), (messages.pack_batch([node.encode()]),), timeout_s=CALL_S
+                        )
+                    except MeshError:
+                        continue
+                    for data in messages.unpack_batch(received.body, item_bytes_max=ADVERT_BYTES_MAX):
+                        self._take_advert(data)
+                row, held = self._core.roster.get(node), self._adverts.get(node)
+                if row is None or (held is not None and (held[0].boot, held[0].version) >= (row.gen, row.advert)):
+                    return
+                await asyncio.sleep(0.1 * 2**attempt)
+        finally:
+            self._pulling.discard(node)
+
+    def _take_advert(self, data: bytes) -> None:
+        try:
+            advert = adverts.unseal(
+                data,
+                lambda key, message, signature: identity.verify(SPKI_PREFIX + key, message, signature),
+                lambda key: identity.node_id(SPKI_PREFIX + key),
+            )
+        except ProtocolError as error:
+            log.warning("an advert was refused: %s", error)
+            return
+        node = NodeId(advert.id)
+        held = self._adverts.get(node)
+        if node == self._keeper.id or (
+            held is not None and (held[0].boot, held[0].version) >= (advert.boot, advert.version)
+        ):
+            return
+        self._adverts[node] = (advert, data)
+        if self._keeper.statements.revoked(node) is None:
+            try:
+                self._sealer.set_peer(node, advert.epoch, advert.epoch_key)
+            except ProtocolError as error:
+                log.warning("%s", error)
+        self._touch()
+        linked = sum(row.state == "alive" for row in self._core.roster) <= LINKED_MAX
+        if linked and self._pool.get(node) is None and node not in self._dialling:
+            self._start(self._connect(node))
+
+    async def _connect(self, node: NodeId) -> None:
+        """Have a link to a member, so that its end is noticed when it comes; the smaller id dials first."""
+        self._dialling.add(node)
+        try:
+            if self._keeper.id > node:
+                await asyncio.sleep(0.2 + self._rng.random() * 0.2)
+            if self._pool.get(node) is None and self._keeper.statements.revoked(node) is None:
+                await self._pool.link(node, self.addresses(node))
+        finally:
+            self._dialling.discard(node)
+
+    async def _redial(self, node: NodeId) -> None:
+        """The link broke. A refused connection says that the agent is gone; one that comes up, that it is not."""
+        await asyncio.sleep(0.05 + self._rng.random() * 0.1)
+        for attempt in range(3):
+            row = self._core.roster.get(node)
+            if row is None or row.state in ("dead", "left") or self._pool.get(node) is not None:
+                return
+            try:
+                await self._pool.link(node, self.addresses(node))
+                return
+            except MeshError as error:
+                refused = isinstance(error, PeerLost) and "refused" in str(error).lower()
+                self._known.setdefault(node, _Known()).trouble = str(error)[:200]
+                self._touch()
+                self._feed(Broken(node, refused=refused and attempt == 0))
+            await asyncio.sleep(0.5 * 2**attempt)
+
+    async def _ping_stream(self, node: NodeId) -> None:
+        link = await self._pool.link(node, self.addresses(node))
+        await link.call(StreamPing(), timeout_s=self._settings.probe_timeout_s * 2)
+        self._feed(StreamAnswered(node))
+
+    # --- now and then ---
+
+    async def _sync_now_and_then(self) -> None:
+        while True:
+            scale = max(1.0, math.log2(max(self._core.nodes, 1)) - 5)
+            await asyncio.sleep(self._settings.sync_interval_s * scale * self._rng.uniform(0.7, 1.3))
+            links = self._pool.links()
+            if links:
+                try:
+                    await self._sync(self._rng.sample(links, 1)[0])
+                except MeshError as error:
+                    log.debug("views were not evened out: %s", error)
+
+    async def _reconnect_now_and_then(self) -> None:
+        """A verdict never forbids a dial: members that are missing are tried again, for ever."""
+        while True:
+            await asyncio.sleep(self._settings.reconnect_interval_s * self._rng.uniform(0.5, 1.5))
+            linked = {link.peer.id for link in self._pool.links()}
+            missing = [
+                row.id
+                for row in self._core.roster
+                if row.id not in linked
+                and row.id != self._keeper.id
+                and row.state != "left"
+                and self._keeper.statements.revoked(row.id) is None
+            ]
+            if missing:
+                node = self._rng.sample(missing, 1)[0]
+                try:
+                    await self._pool.link(node, self.addresses(node))
+                except MeshError as error:
+                    self._known.setdefault(node, _Known()).trouble = str(error)[:200]
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(self._quietly(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
+        """Work whose failure is only a missing answer: the detector and the next round see to it."""
+        try:
+            await work
+        except MeshError as error:
+            log.debug("%s", error)
+
+
+def peers_of(view: Sequence[Member]) -> list[tuple[NodeId, tuple[Address, ...]]]:
+    """Who to remember for the next start: nodes that were there lately, and where."""
+    return [(m.id, m.addresses) for m in view if m.path != "self" and m.addresses and m.state != "left"]

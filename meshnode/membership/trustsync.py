@@ -1,0 +1,131 @@
+"""Keeping the trust sets of connected nodes equal.
+
+Each HELLO carries the root hash of the sender's statement set. When two differ, the node with the smaller id starts
+one exchange; tasks on that link wait for its end, so that a revocation is learnt before business is done. New
+statements are pushed to all links at once. The rules of the set itself are in `meshnode.trust.statements`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from meshnode.errors import MeshError, ProtocolError
+from meshnode.links.link import Incoming, Link, Reply
+from meshnode.trust.keeper import Keeper
+from meshnode.trust.statements import STATEMENT_BYTES_MAX, Statement
+from meshnode.wire import messages
+from meshnode.wire.messages import Done, TrustDelta, TrustPush, TrustSync
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 5.0
+"""A link whose other side does not finish the exchange in this time is used as it is."""
+
+
+@dataclass(slots=True)
+class TrustKeeping:
+    """The exchange of statements over links.
+
+    Args:
+        links: the live links.
+        learnt: told about statements that were new here.
+    """
+
+    keeper: Keeper
+    links: Callable[[], Iterable[Link]]
+    learnt: Callable[[list[Statement]], None]
+    _settling: dict[Link, asyncio.Event] = field(default_factory=dict)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def link_up(self, link: Link) -> None:
+        """A link came up; exchange when the roots differ."""
+        if link.peer.root == self.keeper.statements.root_hash:
+            return
+        self._settling[link] = asyncio.Event()
+        if self.keeper.id < link.peer.id:
+            self._start(self._exchange(link))
+
+    def link_lost(self, link: Link) -> None:
+        """Whoever waits for this link need not."""
+        self._settled(link)
+
+    async def settled(self, link: Link) -> None:
+        """Wait until what the other side knows about trust is known here too."""
+        event = self._settling.get(link)
+        if event is not None:
+            try:
+                async with asyncio.timeout(SETTLE_S):
+                    await event.wait()
+            except TimeoutError:
+                log.warning("%s did not finish the exchange of trust statements in %s s", link.peer.name, SETTLE_S)
+                self._settled(link)
+
+    def publish(self, statements: list[bytes], *, but: Link | None = None) -> None:
+        """Push new statements to every link except the one they came from."""
+        for link in self.links():
+            if link is not but and not link.peer.local:
+                self._start(self._push(link, statements))
+
+    async def handle(self, incoming: Incoming) -> Reply:
+        """Answer TrustSync and TrustPush."""
+        body = incoming.body
+        if isinstance(incoming.request, TrustSync):
+            theirs = set(messages.unpack_batch(body, item_bytes_max=messages.ID_BYTES))
+            ours = self.keeper.statements
+            lacking = [data for id, data in ours.items() if id not in theirs]
+            wanted = [id for id in theirs if ours.get(id) is None]
+            if not wanted:
+                self._settled(incoming.link)
+            return Reply(TrustDelta(statements=len(lacking)), (messages.pack_batch([*lacking, *wanted]),))
+        if isinstance(incoming.request, TrustPush):
+            self._merge(messages.unpack_batch(body, item_bytes_max=STATEMENT_BYTES_MAX), incoming.link)
+            self._settled(incoming.link)
+            return Reply(Done(), ())
+        raise ProtocolError(f"{type(incoming.request).__name__} is not about trust")
+
+    async def stop(self) -> None:
+        """End what is under way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _exchange(self, link: Link) -> None:
+        ours = self.keeper.statements
+        received = await link.call(TrustSync(), (messages.pack_batch(sorted(ours.ids())),), timeout_s=SETTLE_S)
+        if not isinstance(received.message, TrustDelta):
+            raise ProtocolError(f"TrustSync was answered with {type(received.message).__name__}")
+        items = messages.unpack_batch(received.body, item_bytes_max=STATEMENT_BYTES_MAX)
+        self._merge(items[: received.message.statements], link)
+        wanted = [ours.get(id) for id in items[received.message.statements :]]
+        if known := [statement.data for statement in wanted if statement is not None]:
+            await link.call(TrustPush(), (messages.pack_batch(known),), timeout_s=SETTLE_S)
+        self._settled(link)
+
+    async def _push(self, link: Link, statements: list[bytes]) -> None:
+        await link.call(TrustPush(), (messages.pack_batch(statements),), timeout_s=SETTLE_S)
+
+    def _merge(self, statements: list[bytes], source: Link) -> None:
+        new = self.keeper.merge(statements)
+        if new:
+            self.publish([statement.data for statement in new], but=source)
+            self.learnt(new)
+
+    def _settled(self, link: Link) -> None:
+        event = self._settling.pop(link, None)
+        if event is not None:
+            event.set()
+
+    def _start(self, work: asyncio.Future[None] | object) -> None:
+        task = asyncio.ensure_future(self._quietly(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _quietly(self, work: object) -> None:
+        """A link that breaks in the middle is exchanged with again when it is back."""
+        try:
+            await work  # type: ignore[misc]
+        except MeshError as error:
+            log.info("trust statements were not exchanged: %s", error)

@@ -1,0 +1,100 @@
+"""Tasks of other agents: what a peer may ask of this node's execution, and the answers.
+
+A peer's request is checked against its signed grant and against the zone before anything else happens; the submitter
+has checked both already, and is not believed. A model that is missing is fetched first, within the task's deadline.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshnode.catalog.manifest import Manifest
+from meshnode.errors import NoNodeInZone, PermissionDenied, Refused
+from meshnode.execution.supervisor import Execution, Job, ModelFile
+from meshnode.links.link import Reply
+from meshnode.tasks.zones import in_zone
+from meshnode.wire.messages import Digest, Infer, Inferred, NodeId, QuoteAsk, TaskId
+
+RolesOf = Callable[[NodeId], frozenset[str]]
+"""The roles of a member's grant; empty for a node that is not one, or no longer."""
+
+
+@dataclass(slots=True)
+class Serving:
+    """This node as others see it.
+
+    Args:
+        zone: this node's own zone, as granted.
+        manifest: of a digest; raises ModelNotFound when no such model is in the mesh.
+        on_disk: whether the digest is in the store.
+        ensure: the path of a model in the store, fetched when it is missing.
+        willing: why this node takes no foreign work now, or "".
+    """
+
+    self_id: NodeId
+    zone: str
+    execution: Execution
+    roles_of: RolesOf
+    manifest: Callable[[Digest], Manifest]
+    on_disk: Callable[[Digest], bool]
+    ensure: Callable[[Manifest], Awaitable[Path]]
+    willing: Callable[[], str]
+
+    def quote(self, ask: QuoteAsk, submitter: NodeId) -> Reply:
+        """How soon this node could finish the task. Raises Refused, PermissionDenied, NoNodeInZone, ModelNotFound."""
+        manifest = self._admit(submitter, ask.zone, Digest(ask.model))
+        missing = not self.on_disk(manifest.digest)
+        quote = self.execution.quote(ask, fetch_bytes=manifest.size if missing else 0, size_bytes=manifest.size)
+        return Reply(quote, ())
+
+    async def infer(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
+        """Run the task here and answer with its tensors.
+
+        Raises what `quote` raises, and InvalidInput, ExecutionFailed, WorkerCrashed, DeadlineExceeded, ModelRefused,
+        OutOfMemory, TransferFailed.
+        """
+        deadline = time.monotonic() + message.deadline_s
+        manifest = self._admit(submitter, message.zone, Digest(message.model))
+        path = await self.ensure(manifest)
+        ran = await self.execution.run(
+            Job(
+                task=TaskId(message.task),
+                model=ModelFile(manifest.digest, path),
+                inputs=message.inputs,
+                body=body,
+                outputs=message.outputs,
+                deadline=deadline,
+                priority=message.priority,
+                foreign=submitter != self.self_id,
+                deaths=message.deaths,
+            )
+        )
+        return Reply(
+            Inferred(
+                outputs=ran.specs,
+                model=manifest.digest,
+                node=self.self_id,
+                queue_s=ran.queue_s,
+                run_s=ran.run_s,
+                checksum=0 if submitter == self.self_id else zlib.crc32(ran.body),
+                provider=ran.provider,
+            ),
+            (ran.body,),
+        )
+
+    def _admit(self, submitter: NodeId, zone: str | None, digest: Digest) -> Manifest:
+        if submitter != self.self_id:
+            if "submitter" not in self.roles_of(submitter):
+                raise PermissionDenied(
+                    f"node {submitter[:8]} may not submit tasks in this mesh",
+                    hint="an admin invites it again with `--role submitter`",
+                )
+            if reason := self.willing():
+                raise Refused(f"this node takes no foreign work: {reason}", retry_after_s=1.0)
+        if zone is not None and not in_zone(self.zone, zone):
+            raise NoNodeInZone(f"this node is in zone {self.zone or '(none)'!r}, the task is for {zone!r}")
+        return self.manifest(digest)
