@@ -40,7 +40,7 @@ class Links:
     active_bodies: int = 4
     """Large bodies sent at once per direction; the rest wait. More costs latency and throughput alike."""
     small_body_bytes: int = 16 * KIB
-    """Bodies up to this size go with the control frames, ahead of bulk and without credit. Both sides must agree on it."""
+    """Bodies up to this size go with the control frames, ahead of bulk, without credit. Both sides must agree on it."""
     header_bytes_max: int = 64 * KIB - 1
     hello_bytes_max: int = 16 * KIB
     body_bytes_max: int = 1 * GIB

@@ -75,6 +75,7 @@ class Pool:
         self._dials: dict[tuple[NodeId, str], asyncio.Task[Link]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
+        self._accepting: set[asyncio.Task[None]] = set()
         self._server_context: ssl.SSLContext | None = None
         self._client_context: ssl.SSLContext | None = None
         self._handshakes = asyncio.Semaphore(side.settings.handshakes_max)
@@ -86,7 +87,8 @@ class Pool:
         listener = await listening(host, port, socket.SOCK_STREAM)
         listener.listen(BACKLOG)
         self._sockets.append(listener)
-        self._start(self._accept(loop, listener))
+        accepting = asyncio.ensure_future(self._accept(loop, listener))
+        self._accepting.add(accepting)
         name = listener.getsockname()
         return str(name[0]), int(name[1])
 
@@ -146,6 +148,15 @@ class Pool:
         link.abort(reason)
         self._all.discard(link)
 
+    def unlisten(self) -> None:
+        """Close the listening sockets; links stay."""
+        for listener in self._sockets:
+            listener.close()
+        self._sockets.clear()
+        for task in self._accepting:
+            task.cancel()
+        self._accepting.clear()
+
     def drop(self, peer: NodeId, code: str, text: str) -> None:
         """Hang up on a peer, saying why."""
         for link in [link for link in self._all if link.usable and link.peer.id == peer]:
@@ -153,11 +164,11 @@ class Pool:
 
     async def stop(self, code: str = "bye", text: str = "the agent is stopping") -> None:
         """Stop listening, let open requests end, hang up on everyone."""
-        for listener in self._sockets:
-            listener.close()
-        for task in [*self._tasks, *self._dials.values()]:
+        tasks = [*self._tasks, *self._dials.values(), *self._accepting]
+        self.unlisten()
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._dials.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(link.close(code, text) for link in list(self._all)))
 
     # --- listening ---

@@ -155,8 +155,9 @@ class Dispatcher:
 
     async def _within(self, life: Lifecycle, step: Awaitable[Event]) -> Event | None:
         """Await a step until the task's deadline; None when the time was up."""
+        bound = asyncio.timeout(max(0.0, life.deadline - time.monotonic()))
         try:
-            async with asyncio.timeout(max(0.0, life.deadline - time.monotonic())) as bound:
+            async with bound:
                 return await step
         except TimeoutError:
             if not bound.expired():

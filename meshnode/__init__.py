@@ -1,0 +1,44 @@
+"""meshnode: a peer-to-peer compute mesh for ONNX inference. This module is the public Python API, nothing else.
+
+with meshnode.Client() as mesh:
+    result = mesh.infer("digits", {"image": x})
+    result["probabilities"], result.node, result.seconds
+"""
+
+from meshnode.client import AsyncClient, Client, Result
+from meshnode.errors import (
+    AgentUnavailable,
+    Attempt,
+    DeadlineExceeded,
+    InvalidInput,
+    MeshError,
+    ModelNotFound,
+    ModelRefused,
+    NoCapacity,
+    NoNodeInZone,
+    PermissionDenied,
+    PoisonTask,
+    ProtocolError,
+)
+from meshnode.session import InferenceSession
+from meshnode.version import __version__
+
+__all__ = [
+    "AgentUnavailable",
+    "AsyncClient",
+    "Attempt",
+    "Client",
+    "DeadlineExceeded",
+    "InferenceSession",
+    "InvalidInput",
+    "MeshError",
+    "ModelNotFound",
+    "ModelRefused",
+    "NoCapacity",
+    "NoNodeInZone",
+    "PermissionDenied",
+    "PoisonTask",
+    "ProtocolError",
+    "Result",
+    "__version__",
+]

@@ -1,0 +1,511 @@
+"""The composition root: builds the parts of an agent, starts them, drains them, stops them. Nothing else.
+
+An agent lives in one mesh at a time. Joining another one ends this life and begins the next in the same process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from meshnode.catalog.fetch import Fetcher
+from meshnode.catalog.index import Catalog
+from meshnode.catalog.store import Store
+from meshnode.config import Settings, host_port
+from meshnode.edge.local import LocalDoor
+from meshnode.edge.node import Control, Node
+from meshnode.edge.peers import PeerDoor
+from meshnode.errors import ConfigError, MeshError, PermissionDenied, TransferFailed
+from meshnode.execution.devices import Devices
+from meshnode.execution.supervisor import Execution
+from meshnode.links.link import Incoming, Link, Reply
+from meshnode.links.local import LocalServer
+from meshnode.links.pool import BULK, Address, Pool
+from meshnode.links.side import Side
+from meshnode.membership import advert
+from meshnode.membership.discovery import Discovery, own_addresses
+from meshnode.membership.gossip import FoundBy, Membership, peers_of
+from meshnode.membership.trustsync import TrustKeeping
+from meshnode.routing.estimates import Estimates
+from meshnode.tasks.choosing import Chooser
+from meshnode.tasks.dispatcher import Dispatcher
+from meshnode.tasks.finding import find_member
+from meshnode.tasks.serving import Serving
+from meshnode.trust import invites
+from meshnode.trust.joining import Inviter, redeem
+from meshnode.trust.keeper import Keeper
+from meshnode.trust.statements import Statement
+from meshnode.version import __version__
+from meshnode.wire import messages
+from meshnode.wire.messages import Digest, Hello, NodeId, Piece, PieceAsk, PieceList, PieceListAsk
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 3.0
+ADVERTISE_S = 1.0
+SERVICE_NEWS = 1.25
+"""A learnt run time is advertised anew when it changed by this factor."""
+PORT_TRIES = 20
+Announce = Callable[[dict[str, Any]], None]
+
+
+def node_name(settings: Settings) -> str:
+    """The name that is shown: the setting, or the host's."""
+    return (settings.name or socket.gethostname().partition(".")[0] or "node")[:128]
+
+
+async def run(home: Path, settings: Settings, *, token: str | None, announce: Announce) -> None:
+    """Run the agent of a home until it is told to stop.
+
+    `announce` gets one map an event, `{"event": "ready", …}` first. Raises HomeError, ConfigError, TokenRefused,
+    PermissionDenied, PeerLost when it cannot begin.
+    """
+    keeper = await asyncio.to_thread(Keeper.open, home)
+    devices = asyncio.ensure_future(asyncio.to_thread(Devices.probe))
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        peers = await _belong(keeper, settings, token)
+        while not stopping.is_set():
+            agent = Agent(home, settings, keeper, await devices, stopping)
+            try:
+                await agent.start(peers)
+                announce(agent.ready())
+                await agent.ended()
+            finally:
+                await agent.stop()
+            peers = agent.joined
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        keeper.close()
+
+
+Peers = tuple[tuple[NodeId, tuple[Address, ...]], ...]
+
+
+async def _belong(keeper: Keeper, settings: Settings, token: str | None) -> Peers:
+    """Be in a mesh: the one from last time, the token's, or a new mesh of one. Returns peers to try first."""
+    name = node_name(settings)
+    if token is not None:
+        if keeper.belongs:
+            invite = _peek(token)
+            if invite is None or keeper.statements.mesh_id.startswith(invite.mesh_prefix):
+                log.info("already in the mesh of this token")
+                return ()
+            if len(keeper.statements.members()) > 1:
+                raise PermissionDenied(
+                    f"this home is already in the mesh {keeper.statements.mesh_name!r}",
+                    hint="`meshnode leave` first, or use another --home",
+                )
+        joined = await redeem(keeper, token, name)
+        keeper.adopt(joined.membership, "")
+        return joined.peers
+    if not keeper.belongs:
+        keeper.found(f"{name}'s mesh", name)
+    return ()
+
+
+def _peek(token: str) -> invites.Invite | None:
+    """What a token says, also when it has expired: a member that is started again with its old token is no joiner."""
+    with suppress(MeshError):
+        return invites.parse(token, now=0.0)
+    return None
+
+
+class Agent:
+    """One life of an agent in one mesh."""
+
+    def __init__(
+        self, home: Path, settings: Settings, keeper: Keeper, devices: Devices, stopping: asyncio.Event
+    ) -> None:
+        self.joined: Peers = ()
+        self._keeper = keeper
+        self._settings = settings
+        self._stopping = stopping
+        self._again = asyncio.Event()
+        self._advertised: advert.Content | None = None
+        self._advertise_now = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving = False
+        rng = random.Random()
+        name = node_name(settings)
+        side = Side(
+            hello=self._hello,
+            handler=self._from_peer,
+            settings=settings.links,
+            requests=messages.decode_peer_request,
+            replies=messages.decode_peer_reply,
+        )
+        pool = Pool(keeper, side, opened=self._link_up, lost=self._link_lost, silent=self._link_silent)
+        membership = Membership(keeper, pool, settings.membership, rng, name=name, changed=self._view_changed)
+        store = Store(home / "models", settings.catalog)
+        catalog = Catalog()
+        execution = Execution(
+            settings.execution,
+            devices,
+            folder=home / "worker",
+            hold_s=settings.routing.hold_s,
+            changed=self._advertise_now.set,
+        )
+        fetcher = Fetcher(store, settings.catalog, self._ask_piece, self._holders)
+        serving = Serving(
+            self_id=keeper.id,
+            zone=self._zone(),
+            execution=execution,
+            roles_of=self._roles_of,
+            manifest=catalog.of_digest,
+            on_disk=store.has,
+            ensure=fetcher.ensure,
+            willing=lambda: "it is stopping" if self._leaving else "",
+        )
+        estimates = Estimates(settings.routing)
+        chooser = Chooser(
+            self_id=keeper.id,
+            settings=settings.routing,
+            rng=rng,
+            estimates=estimates,
+            view=membership.view,
+            quote_here=lambda ask: serving.quote(ask, keeper.id),
+            link=self._link_to,
+            linked=pool.get,
+            find=lambda wanted: find_member(membership.view(), wanted),
+            may_work=lambda node: "worker" in self._roles_of(node),
+        )
+        dispatcher = Dispatcher(
+            self_id=keeper.id,
+            settings=settings,
+            rng=rng,
+            resolve=catalog.resolve,
+            chooser=chooser,
+            link=self._link_to,
+            run_here=serving.infer,
+            failed=membership.failed,
+        )
+        listen_host, _ = host_port(settings.listen)
+        self.node = Node(
+            home=home,
+            settings=settings,
+            keeper=keeper,
+            devices=devices,
+            pool=pool,
+            membership=membership,
+            discovery=Discovery(
+                home,
+                keeper.statements.mesh_id,
+                settings.membership,
+                rng,
+                seeds=settings.discovery.seeds,
+                mdns=settings.discovery.mdns,
+                attempt=self._attempt,
+                alone=lambda: not pool.links(),
+            ),
+            trust=TrustKeeping(keeper, pool.links, self._learnt),
+            inviter=Inviter(
+                keeper,
+                host=listen_host,
+                hints=lambda: own_addresses(listen_host)[: invites.HINTS_MAX],
+                peers=lambda: [(keeper.id, self._addresses()), *peers_of(membership.view())],
+                joined=self._admitted,
+            ),
+            execution=execution,
+            store=store,
+            catalog=catalog,
+            fetcher=fetcher,
+            dispatcher=dispatcher,
+            serving=serving,
+            control=Control(stop=stopping.set, rejoin=self._rejoin, leave=self._leave),
+        )
+        self._local = LocalServer(
+            home,
+            Side(
+                hello=self._hello,
+                handler=LocalDoor(self.node).handle,
+                settings=settings.links,
+                requests=messages.decode_local_request,
+                replies=messages.decode_local_reply,
+                local=True,
+            ),
+        )
+        self._peer_door = PeerDoor(self.node)
+
+    # --- life ---
+
+    async def start(self, peers: Peers) -> None:
+        """Start every part; when one fails, `stop` ends those that were started."""
+        node = self.node
+        await asyncio.to_thread(node.store.open)
+        self._refresh_catalog()
+        await node.execution.start()
+        node.address = await self._listen()
+        self._advertise()
+        await node.inviter.start()
+        await self._local.start()
+        await node.discovery.start(node.address)
+        for peer, addresses in peers:
+            if peer != self._keeper.id:
+                self._start(self._greet(peer, addresses))
+        self._start(self._keep_advertising())
+
+    async def ended(self) -> None:
+        """Wait until this life is over."""
+        waits = [asyncio.ensure_future(self._stopping.wait()), asyncio.ensure_future(self._again.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def stop(self) -> None:
+        """Take nothing new, finish what is open for a moment, say goodbye, end everything."""
+        node = self.node
+        self._leaving = True
+        node.dispatcher.draining = True
+        goodbye = asyncio.ensure_future(node.membership.stop("stop"))
+        end = time.monotonic() + DRAIN_S
+        while time.monotonic() < end and (node.dispatcher.open or node.execution.vitals()[0]):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)  # two counts of two parts, watched for seconds at most: events would tell no more
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        parts = (
+            goodbye,
+            node.discovery.stop(),
+            node.inviter.stop(),
+            node.fetcher.stop(),
+            node.trust.stop(),
+            self._local.stop(),
+            node.pool.stop(),
+            node.execution.stop(),
+        )
+        for outcome in await asyncio.gather(*parts, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                log.error("while stopping: %r", outcome)
+
+    def ready(self) -> dict[str, Any]:
+        """The first thing that is announced."""
+        host, port = self.node.address
+        return {
+            "event": "ready",
+            "id": self._keeper.id,
+            "name": node_name(self._settings),
+            "mesh": self._keeper.statements.mesh_id,
+            "mesh_name": self._keeper.statements.mesh_name,
+            "listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            "http": None,
+            "grpc": None,
+        }
+
+    async def _listen(self) -> Address:
+        """TCP and UDP on one port; when any port will do, one that is free for both."""
+        host, port = host_port(self._settings.listen)
+        for attempt in range(PORT_TRIES):
+            address = await self.node.pool.start(host, port)
+            try:
+                await self.node.membership.start(host, address[1])
+            except ConfigError:
+                if port != 0 or attempt == PORT_TRIES - 1:
+                    raise
+                self.node.pool.unlisten()
+                continue
+            return address
+        raise AssertionError("the loop returns or raises")
+
+    # --- links ---
+
+    def _hello(self) -> Hello:
+        return Hello(
+            versions=(messages.PROTOCOL_VERSION,),
+            id=self._keeper.id,
+            name=node_name(self._settings),
+            boot=self._keeper.boot,
+            root=self._keeper.statements.root_hash,
+            port=self.node.address[1],
+            software=f"meshnode/{__version__}",
+            body_bytes_max=self._settings.links.body_bytes_max,
+        )
+
+    async def _from_peer(self, incoming: Incoming) -> Reply:
+        return await self._peer_door.handle(incoming)
+
+    def _link_up(self, link: Link) -> None:
+        log.info("linked with %s (%s) at %s", link.peer.name, link.peer.id[:8], link.peer.address)
+        self.node.trust.link_up(link)
+        self.node.membership.link_up(link)
+
+    def _link_lost(self, link: Link, reason: str) -> None:
+        log.info("the link with %s (%s) ended: %s", link.peer.name, link.peer.id[:8], reason)
+        self.node.trust.link_lost(link)
+        if not self._leaving:
+            self.node.membership.link_lost(link, reason)
+
+    def _link_silent(self, link: Link) -> None:
+        self.node.membership.link_silent(link)
+
+    async def _link_to(self, peer: NodeId) -> Link:
+        return await self.node.pool.link(peer, self.node.membership.addresses(peer))
+
+    async def _attempt(self, address: Address, peer: NodeId | None, found_by: FoundBy) -> bool:
+        """Dial an address that discovery found."""
+        node = self.node
+        if address in self._addresses() or any(address == link.peer.address for link in node.pool.links()):
+            return True
+        if peer is not None and (node.pool.get(peer) is not None or node.keeper.statements.revoked(peer) is not None):
+            return node.pool.get(peer) is not None
+        try:
+            link = await node.pool.dial(address, peer)
+        except MeshError as error:
+            log.info("%s at %s:%s (%s): %s", "nobody" if peer is None else peer[:8], *address, found_by, error)
+            return False
+        node.membership.found(link.peer.id, found_by)
+        return True
+
+    async def _greet(self, peer: NodeId, addresses: tuple[Address, ...]) -> None:
+        for address in addresses[:8]:
+            if await self._attempt(address, peer, "token"):
+                return
+
+    # --- models ---
+
+    def _holders(self, digest: Digest) -> list[NodeId]:
+        return [
+            member.id
+            for member in self.node.membership.view()
+            if member.usable
+            and member.id != self._keeper.id
+            and member.advert is not None
+            and any(model.digest == digest for model in member.advert.models)
+        ]
+
+    async def _ask_piece(self, peer: NodeId, ask: PieceAsk | PieceListAsk) -> bytes:
+        node = self.node
+        link = await node.pool.link(peer, node.membership.addresses(peer), kind=BULK)
+        received = await link.call(ask)
+        if not isinstance(received.message, Piece | PieceList):
+            raise TransferFailed(f"a piece was answered with {type(received.message).__name__}")
+        return bytes(received.body)
+
+    def _refresh_catalog(self) -> None:
+        statements = self._keeper.statements
+        self.node.catalog.refresh((it, statements.publisher(it)) for it in statements.models())
+
+    # --- trust ---
+
+    def _roles_of(self, node: NodeId) -> frozenset[str]:
+        grant = self._keeper.statements.grant(node, time.time())
+        return frozenset() if grant is None else grant.roles
+
+    def _zone(self) -> str:
+        """The zone of the grant; a node may choose its own only when the grant names none."""
+        grant = self._keeper.statements.grant(self._keeper.id)
+        return grant.zones[0] if grant is not None and grant.zones else self._settings.zone
+
+    def _admitted(self, statement: Statement) -> None:
+        self.node.trust.publish([statement.data])
+        self._learnt([statement])
+
+    def _learnt(self, statements: list[Statement]) -> None:
+        """New statements hold now."""
+        kinds = {statement.kind for statement in statements}
+        if kinds & {"model", "revoke", "grant", "publisher"}:
+            self._refresh_catalog()
+            self._advertise_now.set()
+        if kinds & {"admin_add", "admin_remove"}:
+            self.node.pool.refresh()
+        for member in self.node.membership.view():
+            revocation = self._keeper.statements.revoked(member.id)
+            if revocation is None:
+                continue
+            if member.id == self._keeper.id:
+                log.error("this node was revoked: %s", revocation.reason or "no reason given")
+                self.node.dispatcher.draining = True
+                continue
+            self.node.membership.revoked(member.id)
+            self.node.discovery.forget(member.id)
+            self.node.pool.drop(
+                member.id, "revoked", f"this node was revoked: {revocation.reason or 'no reason given'}"
+            )
+
+    async def _rejoin(self, token: str) -> str:
+        joined = await redeem(self._keeper, token, node_name(self._settings))
+        self._keeper.adopt(joined.membership, "")
+        self.joined = joined.peers
+        asyncio.get_running_loop().call_later(0.1, self._again.set)  # once the answer is written
+        return self._keeper.statements.mesh_name
+
+    async def _leave(self) -> None:
+        statement = self._keeper.leave()
+        self.node.trust.publish([statement.data])
+        asyncio.get_running_loop().call_later(0.3, self._stopping.set)  # once peers and the caller have heard
+
+    # --- what this node says about itself ---
+
+    def _addresses(self) -> tuple[Address, ...]:
+        host, port = self.node.address
+        return tuple((address, port) for address in own_addresses(host)) if port else ()
+
+    def _advertise(self) -> None:
+        node = self.node
+        loaded = {model.digest for model in node.execution.loaded()}
+        power = node.devices.power()
+        content = advert.Content(
+            addresses=self._addresses()[:16],
+            software=__version__,
+            zone=self._zone(),
+            labels=self._settings.labels,
+            cpu=advert.Cpu(node.devices.cpu_model, node.devices.cores, node.devices.score),
+            memory_total=node.devices.memory_total,
+            gpus=tuple(advert.Gpu(gpu.name, gpu.memory_total) for gpu in node.devices.gpus),
+            providers=node.execution.providers,
+            slots=node.execution.slots,
+            models=tuple(
+                advert.Held(digest, digest in loaded, node.execution.service_s(digest))
+                for digest in node.store.digests()
+                if node.catalog.knows(digest)
+            )[:128],
+            power=advert.PowerState(power.source, None if power.percent is None else 5 * round(power.percent / 5)),
+            draining=self._leaving,
+        )
+        if self._advertised is None or _is_news(self._advertised, content):
+            self._advertised = content
+            node.membership.advertise(content)
+
+    async def _keep_advertising(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ADVERTISE_S):
+                    await self._advertise_now.wait()
+                    await asyncio.sleep(0.05)  # several changes make one advert
+            self._advertise_now.clear()
+            self._advertise()
+
+    def _view_changed(self) -> None:
+        self.node.discovery.remember(peers_of(self.node.membership.view()))
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _is_news(before: advert.Content, after: advert.Content) -> bool:
+    """Whether others should hear: everything but a learnt run time that hardly changed."""
+
+    def plain(content: advert.Content) -> tuple[object, ...]:
+        return tuple((m.digest, m.loaded, m.service_s is None) for m in content.models)
+
+    fields = [name for name in advert.Content.__struct_fields__ if name != "models"]
+    if plain(before) != plain(after) or any(getattr(before, name) != getattr(after, name) for name in fields):
+        return True
+    times = [(a.service_s, b.service_s) for a, b in zip(before.models, after.models, strict=True)]
+    return any(a and b and max(a, b) / min(a, b) > SERVICE_NEWS for a, b in times)

@@ -1,0 +1,1 @@
+"""The doors of the mesh for programs that are not agents."""

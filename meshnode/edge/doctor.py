@@ -1,0 +1,116 @@
+"""What is wrong with this machine and its network, each with the fix. A check says yes, no, or cannot tell."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from typing import Any
+
+from meshnode.edge.node import Node
+from meshnode.errors import MeshError, WorkerCrashed
+from meshnode.membership.discovery import own_addresses
+from meshnode.wire.messages import StreamPing
+
+CLOCK_S = 24 * 3600
+WORKER_S = 10.0
+
+
+def _row(check: str, ok: bool | None, detail: str, fix: str = "") -> dict[str, Any]:
+    return {"check": check, "ok": ok, "detail": detail, "fix": fix if ok is not True else ""}
+
+
+async def examine(node: Node) -> list[dict[str, Any]]:
+    """All checks, in the order in which they matter."""
+    rows = [await _worker(node), _gpu(node), _disk(node), _clock(node), _listener(node), _mdns(node)]
+    rows += await asyncio.gather(*(_peer(node, m.id) for m in node.membership.view() if m.id != node.keeper.id))
+    return rows
+
+
+async def _worker(node: Node) -> dict[str, Any]:
+    try:
+        async with asyncio.timeout(WORKER_S):
+            await node.execution.ready()
+    except (WorkerCrashed, TimeoutError) as error:
+        return _row("worker", False, str(error) or "not ready yet", "the agent's log says why: `meshnode logs`")
+    return _row("worker", True, f"runs models on {', '.join(node.execution.providers)}")
+
+
+def _gpu(node: Node) -> dict[str, Any]:
+    gpus = node.devices.gpus
+    if not gpus:
+        return _row("gpu", None, "no NVIDIA GPU is seen by its driver", "")
+    if "CUDAExecutionProvider" in node.execution.providers:
+        return _row("gpu", True, f"{gpus[0].name}: a run on CUDA worked")
+    return _row(
+        "gpu",
+        False,
+        f"{gpus[0].name} is there, and no run on CUDA worked; only the CPU is advertised",
+        "install CUDA's libraries: pip install 'meshnode[cuda]'",
+    )
+
+
+def _disk(node: Node) -> dict[str, Any]:
+    free = shutil.disk_usage(node.home).free
+    reserve = node.settings.catalog.disk_reserve_bytes
+    ok = free > 4 * reserve
+    return _row(
+        "disk", ok, f"{free / 1e9:.1f} GB free at {node.home}", f"make room: {reserve / 1e6:.0f} MB stay in reserve"
+    )
+
+
+def _clock(node: Node) -> dict[str, Any]:
+    newest = max((grant.granted_at for grant in node.keeper.statements.members()), default=0)
+    behind_s = newest - time.time()
+    ok = behind_s < CLOCK_S
+    return _row(
+        "clock", ok, time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()), "set the clock: it is behind the mesh's"
+    )
+
+
+def _listener(node: Node) -> dict[str, Any]:
+    host, port = node.address
+    addresses = own_addresses(host)
+    loopback = all(a.startswith("127.") or a == "::1" for a in addresses)
+    if loopback:
+        return _row(
+            "address",
+            None,
+            f"listens on {host}:{port}: only this machine can reach it",
+            "start with --listen 0.0.0.0:7433 to take part in a network",
+        )
+    return _row("address", True, f"others reach this node at {', '.join(addresses)}, TCP and UDP port {port}")
+
+
+def _mdns(node: Node) -> dict[str, Any]:
+    if not node.settings.discovery.mdns:
+        return _row("multicast", None, "multicast discovery is switched off", "")
+    if node.discovery.mdns_error:
+        return _row(
+            "multicast",
+            False,
+            node.discovery.mdns_error,
+            "name a node with --seed HOST:PORT; tokens and seeds need no multicast",
+        )
+    found = [m for m in node.membership.view() if m.found_by == "mdns"]
+    return _row("multicast", True if found else None, f"{len(found)} nodes were found by multicast")
+
+
+async def _peer(node: Node, peer: Any) -> dict[str, Any]:
+    member = node.membership.member(peer)
+    assert member is not None, "the view was read a moment ago"
+    name = f"peer {member.name}"
+    if member.state == "left":
+        return _row(name, None, member.reason)
+    try:
+        began = time.monotonic()
+        link = await node.pool.link(member.id, member.addresses)
+        await link.call(StreamPing(), timeout_s=2.0)
+    except MeshError as error:
+        where = ", ".join(f"{h}:{p}" for h, p in member.addresses) or "no known address"
+        return _row(
+            name, False, str(error), f"is its agent running, and does its firewall let TCP and UDP in at {where}?"
+        )
+    return _row(
+        name, True, f"answers over its link in {(time.monotonic() - began) * 1000:.1f} ms; found by {member.found_by}"
+    )

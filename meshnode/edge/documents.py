@@ -1,0 +1,162 @@
+"""The documents that people and programs read: status, models, members. Plain data; bytes and seconds."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from meshnode.catalog.manifest import Manifest
+from meshnode.edge.node import Node
+from meshnode.errors import MeshError
+from meshnode.membership.gossip import Member
+from meshnode.wire.messages import Digest, NodeId, Vitals, VitalsAsk
+
+STATUS_SCHEMA = 1
+VITALS_TIMEOUT_S = 0.5
+VITALS_NODES_MAX = 64
+"""Of larger meshes only so many nodes are asked for their load; the others' is shown as unknown."""
+
+
+async def status(node: Node) -> dict[str, Any]:
+    """The mesh as seen from here; `schema` grows when a field changes its meaning."""
+    view = node.membership.view()
+    vitals = await _vitals(node, view)
+    manifests = node.catalog.manifests()
+    by_digest = {manifest.digest: manifest for manifest in manifests}
+    holders: dict[str, list[str]] = {}
+    loaders: dict[str, list[str]] = {}
+    for member in view:
+        if member.advert is not None and member.state == "alive":
+            for model in member.advert.models:
+                holders.setdefault(model.digest, []).append(member.id)
+                if model.loaded:
+                    loaders.setdefault(model.digest, []).append(member.id)
+    counts = {state: sum(m.state == state for m in view) for state in ("alive", "suspect", "dead", "left")}
+    return {
+        "schema": STATUS_SCHEMA,
+        "self": node.keeper.id,
+        "mesh": {"id": node.keeper.statements.mesh_id, "name": node.keeper.statements.mesh_name, "nodes": counts},
+        "nodes": [_node(node, member, vitals.get(member.id), by_digest) for member in view],
+        "models": [
+            model_document(manifest, on_disk=holders.get(manifest.digest, []), loaded=loaders.get(manifest.digest, []))
+            for manifest in manifests
+        ],
+    }
+
+
+async def _vitals(node: Node, view: tuple[Member, ...]) -> dict[NodeId, Vitals]:
+    """The load of each reachable node, asked at this moment."""
+    others = [m for m in view if m.state == "alive" and m.id != node.keeper.id][:VITALS_NODES_MAX]
+
+    async def ask(member: Member) -> tuple[NodeId, Vitals] | None:
+        try:
+            async with asyncio.timeout(VITALS_TIMEOUT_S):
+                link = await node.pool.link(member.id, member.addresses)
+                received = await link.call(VitalsAsk(), timeout_s=VITALS_TIMEOUT_S)
+        except (MeshError, TimeoutError):
+            return None
+        return (member.id, received.message) if isinstance(received.message, Vitals) else None
+
+    answers = await asyncio.gather(*(ask(member) for member in others))
+    return {node.keeper.id: node.vitals(), **dict(answer for answer in answers if answer is not None)}
+
+
+def _node(node: Node, member: Member, vitals: Vitals | None, manifests: dict[Digest, Manifest]) -> dict[str, Any]:
+    advert = member.advert
+    free = dict(enumerate(vitals.gpu_free_bytes)) if vitals else {}
+    host, port = member.address or ("", 0)
+    row: dict[str, Any] = {
+        "id": member.id,
+        "name": member.name,
+        "self": member.id == node.keeper.id,
+        "state": member.state,
+        "zone": None,
+        "labels": {},
+        "address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}" if host else None,
+        "version": None,
+        "uptime_s": vitals.uptime_s if vitals else None,
+        "cpu": None,
+        "memory": None,
+        "gpus": [],
+        "providers": [],
+        "power": None,
+        "in_flight": vitals.in_flight if vitals else None,
+        "backlog_s": vitals.backlog_s if vitals else None,
+        "tasks_done": vitals.tasks_done if vitals else None,
+        "rtt_ms": None if member.rtt_s is None else round(member.rtt_s * 1000, 3),
+        "models": [],
+        "usable": member.usable,
+        "found_by": member.found_by,
+        "path": member.path,
+        "reason": member.reason or None,
+    }
+    if advert is None:
+        return row
+    return row | {
+        "zone": advert.zone or None,
+        "labels": dict(advert.labels),
+        "version": advert.software,
+        "cpu": {"model": advert.cpu.model, "cores": advert.cpu.cores, "load": vitals.cpu_load if vitals else None},
+        "memory": {"total": advert.memory_total, "available": vitals.available_bytes if vitals else None},
+        "gpus": [
+            {"name": gpu.name, "memory_total": gpu.memory_total, "memory_free": free.get(i)}
+            for i, gpu in enumerate(advert.gpus)
+        ],
+        "providers": list(advert.providers),
+        "power": {
+            "source": vitals.power_source if vitals else advert.power.source,
+            "percent": vitals.power_percent if vitals else advert.power.percent,
+        },
+        "models": [
+            {
+                "name": manifests[Digest(held.digest)].name,
+                "version": manifests[Digest(held.digest)].version,
+                "digest": held.digest,
+                "loaded": held.loaded,
+            }
+            for held in advert.models
+            if held.digest in manifests
+        ],
+    }
+
+
+def model_document(manifest: Manifest, *, on_disk: list[str], loaded: list[str]) -> dict[str, Any]:
+    """One model of the mesh."""
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "digest": manifest.digest,
+        "size": manifest.size,
+        "inputs": [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in manifest.inputs],
+        "outputs": [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in manifest.outputs],
+        "on_disk": on_disk,
+        "loaded": loaded,
+        "memory_bytes": manifest.memory_bytes,
+        "metadata": dict(manifest.metadata),
+        "publisher": manifest.publisher,
+    }
+
+
+def members(node: Node) -> list[dict[str, Any]]:
+    """Who is in, granted by whom, and who was thrown out."""
+    view = {member.id: member for member in node.membership.view()}
+    statements = node.keeper.statements
+    rows = []
+    for grant in statements.members():
+        revocation = statements.revoked(grant.node)
+        member = view.get(grant.node)
+        rows.append(
+            {
+                "id": grant.node,
+                "name": grant.name,
+                "roles": sorted(grant.roles),
+                "zones": sorted(grant.zones),
+                "granted_by": grant.granted_by,
+                "granted_at": grant.granted_at,
+                "expires_at": grant.expires_at,
+                "state": member.state if member else None,
+                "revoked": revocation is not None,
+                "reason": revocation.reason if revocation else None,
+            }
+        )
+    return rows

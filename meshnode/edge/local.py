@@ -1,0 +1,297 @@
+"""The local door: what programs of the same user may ask of the agent, over its Unix socket.
+
+Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and arguments, answered by a JSON document:
+
+    status {} · models {} · model.show {model} · model.add {path, name?, version?} · model.remove {model} · members {}
+    invite {expires_s?, role?, zone?} · join {token} · revoke {node, reason?} · leave {} · ps {} · ping {node, count?}
+    doctor {} · version {} · stop {}
+
+Arguments are checked by type before anything happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from meshnode.catalog.manifest import Manifest, Tensor, model_name
+from meshnode.edge import documents
+from meshnode.edge.doctor import examine
+from meshnode.edge.node import Node
+from meshnode.errors import InvalidInput, PermissionDenied
+from meshnode.links.link import Incoming, Reply
+from meshnode.tasks.choosing import Wanted
+from meshnode.tasks.finding import find_member
+from meshnode.wire.messages import Ask, Document, Plan, StreamPing, Submit
+
+PING_TIMEOUT_S = 5.0
+JSON = Any
+
+
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A verb without arguments."""
+
+
+class ModelName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`name`, `name:version` or a digest."""
+
+    model: str
+
+
+class AddModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`path` is absolute and on this machine."""
+
+    path: str
+    name: str | None = None
+    version: int | None = None
+
+
+class NewInvite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`role` is a comma-separated list."""
+
+    expires_s: float = 1800.0
+    role: str | None = None
+    zone: str | None = None
+
+
+class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An invite token."""
+
+    token: str
+
+
+class Revoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`node` is a name, an id or the beginning of an id."""
+
+    node: str
+    reason: str = ""
+
+
+class PingNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`count` pings, one after the other."""
+
+    node: str
+    count: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class LocalDoor:
+    """Answers the requests of local clients."""
+
+    node: Node
+
+    async def handle(self, incoming: Incoming) -> Reply:
+        """Raises MeshError, which the link sends as the answer."""
+        request = incoming.request
+        match request:
+            case Submit():
+                self._check_belongs()
+                return await self.node.dispatcher.submit(request, incoming.body)
+            case Plan():
+                wanted = Wanted.of(request, self.node.catalog.resolve(request.model))
+                return _document(await self.node.dispatcher.chooser.plan(wanted, request.deadline_s))
+            case Ask():
+                return _document(await self._ask(request))
+        raise InvalidInput(f"{type(request).__name__} is not a request of local clients")
+
+    def _check_belongs(self) -> None:
+        revocation = self.node.keeper.statements.revoked(self.node.keeper.id)
+        if revocation is not None:
+            raise PermissionDenied(
+                f"this node was revoked: {revocation.reason or 'no reason given'}",
+                hint="move its home away and join again with a new token",
+            )
+
+    async def _ask(self, ask: Ask) -> JSON:
+        known = VERBS.get(ask.verb)
+        if known is None:
+            raise InvalidInput(f"this agent knows no verb {ask.verb!r}", hint="is the agent older than this command?")
+        shape, act = known
+        try:
+            args = msgspec.convert(ask.args, shape)
+        except msgspec.ValidationError as error:
+            raise InvalidInput(f"{ask.verb}: {error}") from error
+        return await act(self.node, args)
+
+
+def _document(value: JSON) -> Reply:
+    return Reply(Document(), (msgspec.json.encode(value),))
+
+
+async def _status(node: Node, _: Nothing) -> JSON:
+    return await documents.status(node)
+
+
+async def _models(node: Node, _: Nothing) -> JSON:
+    return (await documents.status(node))["models"]
+
+
+async def _model_show(node: Node, args: ModelName) -> JSON:
+    manifest = node.catalog.resolve(args.model)
+    return next(m for m in await _models(node, Nothing()) if m["digest"] == manifest.digest)
+
+
+async def _model_add(node: Node, args: AddModel) -> JSON:
+    node.keeper.check_may_publish()
+    path = Path(args.path)
+    name = model_name(args.name or path.stem)
+    stored = await node.store.add(path)
+    try:
+        report = await node.execution.probe(stored.path)
+        manifest = Manifest(
+            name=name,
+            version=args.version or node.catalog.next_version(name, stored.digest),
+            files=stored.files,
+            inputs=tuple(Tensor(t.name, t.dtype, t.shape) for t in report.inputs),
+            outputs=tuple(Tensor(t.name, t.dtype, t.shape) for t in report.outputs),
+            piece_bytes=node.settings.catalog.piece_bytes,
+            memory_bytes=report.memory_bytes,
+            run_us=None if report.run_s is None else round(report.run_s * 1e6),
+            metadata={k: v for k, v in report.metadata.items() if k.startswith("meshnode.") and len(v) <= 256},
+            provider=report.provider,
+            runtime=report.runtime,
+            created=int(time.time()),
+            publisher=node.keeper.id,
+        )
+    except BaseException:
+        if not node.catalog.knows(stored.digest):
+            node.store.remove(stored.digest)
+        raise
+    known = node.catalog.find(manifest.name, manifest.version)
+    if known is not None and known.digest != manifest.digest:
+        raise InvalidInput(
+            f"{manifest.name}:{manifest.version} is another model in this mesh ({known.digest[:12]})",
+            hint="choose another --version, or leave it out for the next one",
+        )
+    if known is None:
+        statement = node.keeper.publish_model(manifest.to_map())
+        node.trust.publish([statement.data])
+        node.trust.learnt([statement])
+    return documents.model_document(manifest, on_disk=[node.keeper.id], loaded=[])
+
+
+async def _model_remove(node: Node, args: ModelName) -> JSON:
+    manifest = node.catalog.resolve(args.model)
+    statement = node.keeper.remove_model(node.catalog.statement_of(manifest))
+    node.trust.publish([statement.data])
+    node.trust.learnt([statement])
+    return {"name": manifest.name, "version": manifest.version, "digest": manifest.digest}
+
+
+async def _invite(node: Node, args: NewInvite) -> JSON:
+    roles = tuple(part.strip() for part in args.role.split(",")) if args.role else None
+    token = await node.inviter.invite(expires_s=args.expires_s, roles=roles, zones=(args.zone,) if args.zone else ())
+    return {"token": token, "expires_s": args.expires_s}
+
+
+async def _join(node: Node, args: Token) -> JSON:
+    others = [m for m in node.membership.view() if m.id != node.keeper.id and m.state in ("alive", "suspect")]
+    if others:
+        raise PermissionDenied(
+            f"this node is already in a mesh with {len(others)} other nodes",
+            hint="`meshnode leave` first; it ends this node's part in that mesh",
+        )
+    return {"mesh": await node.control.rejoin(args.token)}
+
+
+async def _members(node: Node, _: Nothing) -> JSON:
+    return documents.members(node)
+
+
+async def _revoke(node: Node, args: Revoke) -> JSON:
+    grants = [g for g in node.keeper.statements.members() if args.node in (g.node, g.name)]
+    wanted = grants[0].node if len(grants) == 1 else find_member(node.membership.view(), args.node).id
+    if wanted == node.keeper.id:
+        raise InvalidInput("this is the node itself", hint="`meshnode leave` takes this machine out of the mesh")
+    statement = node.keeper.revoke(wanted, args.reason)
+    node.trust.publish([statement.data])
+    node.trust.learnt([statement])
+    return {"id": wanted}
+
+
+async def _leave(node: Node, _: Nothing) -> JSON:
+    await node.control.leave()
+    return {}
+
+
+async def _ps(node: Node, _: Nothing) -> JSON:
+    names = {m.digest: m for m in node.catalog.manifests()}
+    rows = []
+    for loaded in node.execution.loaded():
+        manifest = names.get(loaded.digest)
+        rows.append(
+            {
+                "node": node.keeper.id,
+                "name": manifest.name if manifest else None,
+                "version": manifest.version if manifest else None,
+                "digest": loaded.digest,
+                "memory_bytes": loaded.bytes,
+                "in_flight": loaded.in_flight,
+                "last_used_s": loaded.last_used_s,
+                "service_ms": None if loaded.service_s is None else loaded.service_s * 1000,
+                "provider": loaded.provider,
+            }
+        )
+    return rows
+
+
+async def _ping(node: Node, args: PingNode) -> JSON:
+    member = find_member(node.membership.view(), args.node)
+    if member.id == node.keeper.id:
+        return [{"seq": 1, "rtt_ms": 0.0, "path": "self", "address": None}]
+    rows = []
+    for seq in range(1, max(1, min(args.count, 100)) + 1):
+        link = await node.pool.link(member.id, member.addresses)
+        began = time.monotonic()
+        await link.call(StreamPing(), timeout_s=PING_TIMEOUT_S)
+        rtt_ms = (time.monotonic() - began) * 1000
+        address = link.peer.address
+        rows.append(
+            {
+                "seq": seq,
+                "rtt_ms": round(rtt_ms, 3),
+                "path": "direct",
+                "address": f"{address[0]}:{address[1]}" if address else None,
+            }
+        )
+        if seq < args.count:
+            await asyncio.sleep(0.2)
+    return rows
+
+
+async def _doctor(node: Node, _: Nothing) -> JSON:
+    return await examine(node)
+
+
+async def _version(node: Node, _: Nothing) -> JSON:
+    return {"version": node.version, "id": node.keeper.id}
+
+
+async def _stop(node: Node, _: Nothing) -> JSON:
+    node.control.stop()
+    return {}
+
+
+VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
+    "status": (Nothing, _status),
+    "models": (Nothing, _models),
+    "model.show": (ModelName, _model_show),
+    "model.add": (AddModel, _model_add),
+    "model.remove": (ModelName, _model_remove),
+    "invite": (NewInvite, _invite),
+    "join": (Token, _join),
+    "members": (Nothing, _members),
+    "revoke": (Revoke, _revoke),
+    "leave": (Nothing, _leave),
+    "ps": (Nothing, _ps),
+    "ping": (PingNode, _ping),
+    "doctor": (Nothing, _doctor),
+    "version": (Nothing, _version),
+    "stop": (Nothing, _stop),
+}

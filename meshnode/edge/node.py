@@ -1,0 +1,77 @@
+"""The parts of one running agent, as its doors see them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from meshnode.catalog.fetch import Fetcher
+from meshnode.catalog.index import Catalog
+from meshnode.catalog.store import Store
+from meshnode.config import Settings
+from meshnode.execution.devices import Devices
+from meshnode.execution.supervisor import Execution
+from meshnode.links.pool import Pool
+from meshnode.membership.discovery import Discovery
+from meshnode.membership.gossip import Membership
+from meshnode.membership.trustsync import TrustKeeping
+from meshnode.tasks.dispatcher import Dispatcher
+from meshnode.tasks.serving import Serving
+from meshnode.trust.joining import Inviter
+from meshnode.trust.keeper import Keeper
+from meshnode.version import __version__
+from meshnode.wire.messages import Vitals
+
+
+@dataclass(slots=True)
+class Control:
+    """What a door may ask of the agent's own life."""
+
+    stop: Callable[[], None]
+    rejoin: Callable[[str], Awaitable[str]]
+    """Leave the mesh of one and join with a token; returns the new mesh's name once the agent is up in it."""
+    leave: Callable[[], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Node:
+    """References only: who builds, starts and stops the parts is `meshnode.agent`."""
+
+    home: Path
+    settings: Settings
+    keeper: Keeper
+    devices: Devices
+    pool: Pool
+    membership: Membership
+    discovery: Discovery
+    trust: TrustKeeping
+    inviter: Inviter
+    execution: Execution
+    store: Store
+    catalog: Catalog
+    fetcher: Fetcher
+    dispatcher: Dispatcher
+    serving: Serving
+    control: Control
+    address: tuple[str, int] = ("", 0)
+    started: float = field(default_factory=time.monotonic)
+    version: str = __version__
+
+    def vitals(self) -> Vitals:
+        """This node's load at this moment."""
+        in_flight, backlog_s, tasks_done = self.execution.vitals()
+        power = self.devices.power()
+        return Vitals(
+            in_flight=in_flight,
+            backlog_s=backlog_s,
+            tasks_done=tasks_done,
+            cpu_load=self.devices.cpu_load(),
+            available_bytes=self.devices.memory_available(),
+            uptime_s=time.monotonic() - self.started,
+            gpu_free_bytes=tuple(self.devices.gpu_free()),
+            loaded=tuple(sorted(model.digest for model in self.execution.loaded())),
+            power_source=power.source,
+            power_percent=power.percent,
+        )

@@ -1,0 +1,63 @@
+"""The door for other agents: which request goes where.
+
+A link is authenticated before it gets here. Requests about trust and membership are answered at once; those about
+tasks and models wait until the trust sets of both sides agree on this link, and need a grant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshnode.edge.node import Node
+from meshnode.errors import PermissionDenied, ProtocolError
+from meshnode.links.link import Incoming, Reply
+from meshnode.wire.messages import (
+    AdvertPull,
+    Digest,
+    Infer,
+    Piece,
+    PieceAsk,
+    PieceList,
+    PieceListAsk,
+    QuoteAsk,
+    RosterSync,
+    StreamPing,
+    TrustPush,
+    TrustSync,
+    VitalsAsk,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDoor:
+    """Answers the requests of peers."""
+
+    node: Node
+
+    async def handle(self, incoming: Incoming) -> Reply:
+        """Raises MeshError, which the link sends as the answer."""
+        node, request, peer = self.node, incoming.request, incoming.peer.id
+        match request:
+            case StreamPing() | RosterSync() | AdvertPull():
+                return await node.membership.handle(incoming)
+            case TrustSync() | TrustPush():
+                return await node.trust.handle(incoming)
+        await node.trust.settled(incoming.link)
+        if node.keeper.statements.grant(peer) is None:
+            raise PermissionDenied(f"node {peer[:8]} has no grant in this mesh, or it has expired")
+        match request:
+            case QuoteAsk():
+                return node.serving.quote(request, peer)
+            case Infer():
+                return await node.serving.infer(request, incoming.body, peer)
+            case VitalsAsk():
+                return Reply(node.vitals(), ())
+            case PieceListAsk():
+                manifest = node.catalog.of_digest(Digest(request.model))
+                hashes = await node.store.piece_list(manifest.digest, request.file, manifest.piece_bytes)
+                return Reply(PieceList(), (hashes,))
+            case PieceAsk():
+                manifest = node.catalog.of_digest(Digest(request.model))
+                piece = await node.store.piece(manifest.digest, request.file, request.piece, manifest.piece_bytes)
+                return Reply(Piece(), (piece,))
+        raise ProtocolError(f"{type(request).__name__} is not a request between agents")

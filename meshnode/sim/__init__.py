@@ -1,0 +1,1 @@
+"""The product's own cores in a deterministic, seeded world."""
