@@ -284,7 +284,7 @@ class AsyncClient:
         self, path: str | os.PathLike[str], *, name: str | None = None, version: int | None = None
     ) -> dict[str, Any]:
         """Make an ONNX file known to the mesh; returns the model's document. Raises ModelRefused."""
-        args = {"path": str(Path(path).expanduser().absolute()), "name": name, "version": version}
+        args = {"path": os.path.abspath(os.path.expanduser(path)), "name": name, "version": version}
         document: dict[str, Any] = await self.ask("model.add", **args)
         return document
 

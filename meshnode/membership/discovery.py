@@ -13,7 +13,7 @@ import ipaddress
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -67,6 +67,12 @@ def own_addresses(host: str) -> list[str]:
             (loopback if address.is_loopback or name.startswith(VIRTUAL) else found).append(str(address))
     private_first = sorted(found, key=lambda a: (not ipaddress.ip_address(a).is_private, ":" in a, a))
     return private_first[:8] or [a for a in loopback if ":" not in a][:2]
+
+
+def packed_peers(peers: Iterable[tuple[NodeId, Iterable[Address]]]) -> bytes:
+    """The content of the remembered-peers file."""
+    packed: bytes = msgpack.packb([[node, [list(address) for address in rows]] for node, rows in peers])
+    return packed
 
 
 class Discovery:
@@ -134,7 +140,7 @@ class Discovery:
         fresh = {node for node, _ in peers}
         kept = [row for row in self._remembered if row[0] not in fresh]
         self._remembered = [*peers, *kept][: self._settings.remembered_max]
-        payload: bytes = msgpack.packb([[node, [list(a) for a in rows]] for node, rows in self._remembered])
+        payload = packed_peers(self._remembered)
         if payload != self._saved:
             try:
                 write_checked(self._file, payload)

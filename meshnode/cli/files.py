@@ -1,0 +1,221 @@
+"""Files as a model's inputs, and outputs as files: .npy, .npz, .json, .png and .jpg.
+
+The rule for images: opened with its orientation applied; converted to as many channels as the model's input has (1
+greyscale, 3 RGB, 4 RGBA); resized with a bilinear filter to the input's height and width where these are fixed; a
+uint8 input gets 0..255, a float input that range mapped linearly to `meshnode.image.range` of the model's metadata
+("0,1" when it has none); the layout is `meshnode.image.layout` (NCHW or NHWC), or follows from which axis is 1, 3 or
+4; a batch axis of 1 is put in front.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meshnode.errors import InvalidInput
+from meshnode.wire.tensors import DTYPES, STRING, Array, as_array
+
+IMAGES = (".png", ".jpg", ".jpeg")
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+Tensor = Mapping[str, Any]
+
+
+def read_inputs(model: Mapping[str, Any], file: str | None, named: Mapping[str, str]) -> dict[str, Array]:
+    """The inputs of a model from one file, from a file for each, or both. Raises InvalidInput."""
+    tensors = {tensor["name"]: tensor for tensor in model["inputs"]}
+    inputs: dict[str, Array] = {}
+    if file is not None:
+        inputs |= _read_main(model, tensors, file)
+    for name, path in named.items():
+        if name not in tensors:
+            raise InvalidInput(f"the model has no input {name!r}", hint=f"it has {', '.join(tensors)}")
+        inputs[name] = _read_one(model, tensors[name], path)
+    return inputs
+
+
+def _read_main(model: Mapping[str, Any], tensors: Mapping[str, Tensor], file: str) -> dict[str, Array]:
+    data, suffix = _load(file)
+    if suffix == ".npz":
+        return _npz(data, file)
+    if suffix == ".json":
+        value = _json(data, file)
+        if isinstance(value, dict):
+            unknown = set(value) - set(tensors)
+            if unknown:
+                raise InvalidInput(
+                    f"{file}: the model has no input {min(unknown)!r}", hint=f"it has {', '.join(tensors)}"
+                )
+            return {name: _from_json(value[name], tensors[name], file) for name in value}
+    if len(tensors) != 1:
+        raise InvalidInput(
+            f"the model has {len(tensors)} inputs, and {file} is one",
+            hint="name each: -i " + " -i ".join(f"{n}=FILE" for n in tensors),
+        )
+    (tensor,) = tensors.values()
+    return {tensor["name"]: _decode(model, tensor, data, suffix, file)}
+
+
+def _read_one(model: Mapping[str, Any], tensor: Tensor, file: str) -> Array:
+    data, suffix = _load(file)
+    if suffix == ".npz":
+        arrays = _npz(data, file)
+        if len(arrays) != 1:
+            raise InvalidInput(f"{file} holds {len(arrays)} arrays, and input {tensor['name']!r} is one")
+        return next(iter(arrays.values()))
+    return _decode(model, tensor, data, suffix, file)
+
+
+def _load(file: str) -> tuple[bytes, str]:
+    """The bytes and what they are; standard input is told apart by its first bytes."""
+    if file == "-":
+        data = sys.stdin.buffer.read()
+        for magic, suffix in ((b"\x93NUMPY", ".npy"), (b"PK", ".npz"), (b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg")):
+            if data.startswith(magic):
+                return data, suffix
+        return data, ".json"
+    path = Path(file)
+    try:
+        return path.read_bytes(), path.suffix.lower()
+    except OSError as error:
+        raise InvalidInput(f"{file}: {error.strerror}") from error
+
+
+def _decode(model: Mapping[str, Any], tensor: Tensor, data: bytes, suffix: str, file: str) -> Array:
+    if suffix == ".npy":
+        try:
+            array: Array = np.load(io.BytesIO(data), allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise InvalidInput(f"{file} is not a .npy file that can be read: {error}") from error
+        return array
+    if suffix == ".json":
+        return _from_json(_json(data, file), tensor, file)
+    if suffix in IMAGES:
+        return image_array(data, tensor, model["metadata"], file)
+    raise InvalidInput(f"{file}: {suffix or 'no ending'} is not read", hint="give .npy, .npz, .json, .png or .jpg")
+
+
+def _npz(data: bytes, file: str) -> dict[str, Array]:
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, EOFError, KeyError) as error:
+        raise InvalidInput(f"{file} is not a .npz file that can be read: {error}") from error
+
+
+def _json(data: bytes, file: str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{file} is not JSON: {error}") from error
+
+
+def _from_json(value: Any, tensor: Tensor, file: str) -> Array:
+    """Nested lists as the input's type; a value that the type cannot hold is refused."""
+    if tensor["dtype"] == STRING:
+        return np.array(value, object)
+    wanted = DTYPES.get(tensor["dtype"])
+    if wanted is None:
+        raise InvalidInput(f"input {tensor['name']!r} is {tensor['dtype']}, which JSON cannot give")
+    given = as_array(value, file)
+    if given.dtype.kind not in "biuf":
+        raise InvalidInput(f"{file}: input {tensor['name']!r} wants numbers, not {given.dtype}")
+    with np.errstate(all="ignore"):
+        array = given.astype(wanted)
+    if wanted.kind in "iub" and not np.array_equal(array.astype(given.dtype), given):
+        raise InvalidInput(f"{file}: input {tensor['name']!r} is {tensor['dtype']}, which cannot hold these values")
+    return array
+
+
+def image_array(data: bytes, tensor: Tensor, metadata: Mapping[str, str], file: str) -> Array:
+    """An image as the input of a model, by the rule of this module. Raises InvalidInput."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    shape = list(tensor["shape"])
+    batch = len(shape) == 4
+    layout = metadata.get("meshnode.image.layout", "").removeprefix("N") or _layout(shape[1:] if batch else shape)
+    if len(shape) not in (3, 4) or layout not in ("CHW", "HWC"):
+        raise InvalidInput(f"input {tensor['name']!r} {shape} is no image", hint="give it as .npy")
+    dims = dict(zip(layout, shape[1:] if batch else shape, strict=True))
+    channels = dims["C"] if isinstance(dims["C"], int) else 3
+    if channels not in MODES:
+        raise InvalidInput(f"input {tensor['name']!r} has {channels} channels, and an image has 1, 3 or 4")
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            picture = ImageOps.exif_transpose(opened).convert(MODES[channels])
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise InvalidInput(f"{file} is not an image that can be read: {error}") from error
+    width = dims["W"] if isinstance(dims["W"], int) else picture.width
+    height = dims["H"] if isinstance(dims["H"], int) else picture.height
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(picture).reshape(height, width, channels)
+    array = _scaled(pixels, tensor, metadata.get("meshnode.image.range", "0,1"))
+    if layout == "CHW":
+        array = array.transpose(2, 0, 1)
+    return np.ascontiguousarray(array[None] if batch else array)
+
+
+def _layout(dims: list[Any]) -> str:
+    """Which axis is the channels'."""
+    if len(dims) == 3:
+        if dims[0] in MODES:
+            return "CHW"
+        if dims[2] in MODES:
+            return "HWC"
+    return ""
+
+
+def _scaled(pixels: Array, tensor: Tensor, span: str) -> Array:
+    if tensor["dtype"] == "uint8":
+        return pixels
+    dtype = DTYPES.get(tensor["dtype"])
+    if dtype is None or tensor["dtype"] not in ("float", "double", "float16", "bfloat16"):
+        raise InvalidInput(f"input {tensor['name']!r} is {tensor['dtype']}, and an image gives uint8 or floats")
+    try:
+        low, high = (float(part) for part in span.split(","))
+    except ValueError as error:
+        raise InvalidInput(f"the model's metadata names no image range: {span!r}") from error
+    return (low + pixels.astype(np.float32) * ((high - low) / 255)).astype(dtype)
+
+
+def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
+    """Outputs as .npz, .json, or, when there is one, .npy. Raises InvalidInput."""
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".npz":
+            np.savez(path, **{name: _savable(array) for name, array in outputs.items()})
+        elif suffix == ".json":
+            path.write_text(json.dumps({name: to_json(array) for name, array in outputs.items()}))
+        elif suffix == ".npy":
+            if len(outputs) != 1:
+                raise InvalidInput(
+                    f"the model has {len(outputs)} outputs, and .npy holds one", hint="write .npz or .json"
+                )
+            np.save(path, _savable(next(iter(outputs.values()))), allow_pickle=False)
+        else:
+            raise InvalidInput(f"{path}: outputs are written as .npy, .npz or .json")
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _savable(array: Array) -> Array:
+    """Without pickles: strings as numpy's own, types that numpy does not know as floats."""
+    if array.dtype == object:
+        return array.astype(str)
+    return array if array.dtype.type.__module__ == "numpy" else array.astype(np.float32)
+
+
+def to_json(array: Array) -> Any:
+    """Nested lists; NaN and infinities, which JSON does not have, as null."""
+    if array.dtype.kind in "fc" or array.dtype.type.__module__ != "numpy":
+        if array.dtype.kind == "c":
+            return np.stack([array.real, array.imag], -1).tolist()
+        wide = array.astype(np.float64)
+        return np.where(np.isfinite(wide), wide.astype(object), None).tolist()
+    return array.tolist()
