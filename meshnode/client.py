@@ -284,8 +284,7 @@ class AsyncClient:
         self, path: str | os.PathLike[str], *, name: str | None = None, version: int | None = None
     ) -> dict[str, Any]:
         """Make an ONNX file known to the mesh; returns the model's document. Raises ModelRefused."""
-        args = {"path": os.path.abspath(os.path.expanduser(path)), "name": name, "version": version}
-        document: dict[str, Any] = await self.ask("model.add", **args)
+        document: dict[str, Any] = await self.ask("model.add", path=_absolute(path), name=name, version=version)
         return document
 
     async def remove_model(self, model: str) -> dict[str, Any]:
@@ -511,6 +510,10 @@ def _encode(inputs: Inputs) -> tuple[tuple[TensorSpec, ...], list[Buffer]]:
     if not isinstance(inputs, Mapping):
         raise InvalidInput(f"inputs are a mapping of names to arrays, not {type(inputs).__name__}")
     return tensors.encode({str(name): tensors.as_array(value, f"input {name!r}") for name, value in inputs.items()})
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 async def _next(results: AsyncIterator[T]) -> T:

@@ -189,7 +189,7 @@ def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
     suffix = path.suffix.lower()
     try:
         if suffix == ".npz":
-            np.savez(path, **{name: _savable(array) for name, array in outputs.items()})
+            np.savez(path, **{name: _savable(array) for name, array in outputs.items()})  # type: ignore[arg-type]
         elif suffix == ".json":
             path.write_text(json.dumps({name: to_json(array) for name, array in outputs.items()}))
         elif suffix == ".npy":
@@ -217,5 +217,7 @@ def to_json(array: Array) -> Any:
         if array.dtype.kind == "c":
             return np.stack([array.real, array.imag], -1).tolist()
         wide = array.astype(np.float64)
-        return np.where(np.isfinite(wide), wide.astype(object), None).tolist()
+        plain = wide.astype(object)
+        plain[~np.isfinite(wide)] = None
+        return plain.tolist()
     return array.tolist()

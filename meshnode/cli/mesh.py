@@ -52,10 +52,8 @@ def up(
 ) -> None:
     """Run this machine's agent; the first start makes keys and a mesh of one, or joins with TOKEN."""
     home = context.current.home
-    overrides: dict[str, Any] = {}
-    for key, value in (("name", name), ("listen", listen), ("zone", zone)):
-        if value:
-            overrides[key] = value
+    given = {"name": name, "listen": listen, "zone": zone}
+    overrides: dict[str, Any] = {key: value for key, value in given.items() if value}
     if label:
         overrides["labels"] = dict(_label(text) for text in label)
     if seed or no_mdns:
