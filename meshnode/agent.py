@@ -378,13 +378,15 @@ class Agent:
     # --- models ---
 
     def _holders(self, digest: Digest) -> list[NodeId]:
+        """Who advertises the model; and its publisher, whose advert may still be on its way."""
+        publisher = self.node.catalog.of_digest(digest).publisher if self.node.catalog.knows(digest) else ""
         return [
             member.id
             for member in self.node.membership.view()
             if member.usable
             and member.id != self._keeper.id
             and member.advert is not None
-            and any(model.digest == digest for model in member.advert.models)
+            and (member.id == publisher or any(model.digest == digest for model in member.advert.models))
         ]
 
     async def _ask_piece(self, peer: NodeId, ask: PieceAsk | PieceListAsk) -> bytes:

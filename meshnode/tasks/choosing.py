@@ -156,7 +156,8 @@ class Chooser:
         if decision.kind == "local" and not ask_all:
             assert own is not None, "only a node with a quote is chosen for itself"
             return decision, [policy.estimate(task, decision.candidates[0], own)], refusals
-        quotes = {} if own is None else {self.self_id: own}
+        here = any(peer.id == self.self_id for peer in decision.candidates)
+        quotes = {self.self_id: own} if own is not None and here else {}
         others = [peer.id for peer in decision.candidates if peer.id != self.self_id]
         if ask_all and decision.kind == "local":
             others = [peer.id for peer in peers if peer.id not in decision.excluded and peer.id != self.self_id]

@@ -42,6 +42,7 @@ from meshnode.errors import (
     PeerLost,
     PoisonTask,
     Refused,
+    TransferFailed,
     WorkerCrashed,
 )
 from meshnode.wire.messages import NodeId
@@ -272,7 +273,7 @@ class Lifecycle:
     def _failed(self, now: float, error: MeshError) -> list[Effect]:
         self._record(now, error.code, str(error))
         unsent = isinstance(error, PeerLost) and not error.sent
-        if isinstance(error, (Refused, DeadlineExceeded)) or unsent:
+        if isinstance(error, (Refused, DeadlineExceeded, TransferFailed)) or unsent:
             return self._refusal(now, error)
         # A model that one node will not load may load on another: only the task's own faults end it here.
         if error.fault == "caller" and not isinstance(error, ModelRefused):
