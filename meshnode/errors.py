@@ -55,6 +55,8 @@ class MeshError(Exception):
     ) -> None:
         super().__init__(message)
         self.hint = hint
+        if hint:
+            self.add_note(hint)
         self.attempts: tuple[Attempt, ...] = tuple(attempts)
         self.retry_after_s = retry_after_s
 

@@ -237,14 +237,12 @@ def _open_regular(path: Path, *, links_allowed: bool) -> BinaryIO:
 def _outline(source: BinaryIO, size: int, name: str) -> Outline:
     if size == 0:
         raise ModelRefused(f"{name} is empty")
-    with mmap.mmap(source.fileno(), size, prot=mmap.PROT_READ) as data:
-        view = memoryview(data)
-        try:
-            return outline(view)
-        except ModelRefused as error:
-            raise ModelRefused(f"{name}: {error}", hint=error.hint) from error.__cause__
-        finally:
-            view.release()
+    # Not closed by hand: views of it may live as long as an exception does, and it goes with the last of them.
+    data = mmap.mmap(source.fileno(), size, prot=mmap.PROT_READ)
+    try:
+        return outline(memoryview(data))
+    except ModelRefused as error:
+        raise ModelRefused(f"{name}: {error}", hint=error.hint) from error.__cause__
 
 
 def _external(model: Path, location: str, end: int | None) -> Path:

@@ -114,8 +114,9 @@ def test_bad_input_is_named(mesh_rig: Rig) -> None:
         ):
             with pytest.raises(meshnode.InvalidInput, match=expected):
                 client.infer("digits", inputs, timeout=20)
-        with pytest.raises(meshnode.ModelNotFound, match="digits"):
+        with pytest.raises(meshnode.ModelNotFound, match="digitz") as unknown:
             client.infer("digitz", {"image": image}, timeout=20)
+        assert "digits" in unknown.value.hint
         with pytest.raises(meshnode.NoNodeInZone):
             client.infer("digits", {"image": image}, zone="mars", timeout=20)
         with pytest.raises(meshnode.DeadlineExceeded):
