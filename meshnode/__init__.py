@@ -5,7 +5,8 @@ with meshnode.Client() as mesh:
     result["probabilities"], result.node, result.seconds
 """
 
-from meshnode.client import AsyncClient, Client, Result
+from meshnode.blocking import Client
+from meshnode.client import AsyncClient, Result
 from meshnode.errors import (
     AgentUnavailable,
     Attempt,

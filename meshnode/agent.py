@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import signal
 import socket
 import time
 from collections.abc import Callable
@@ -20,10 +19,12 @@ from meshnode.catalog.fetch import Fetcher
 from meshnode.catalog.index import Catalog
 from meshnode.catalog.store import Store
 from meshnode.config import Settings, host_port
+from meshnode.edge.advertising import content, is_news
+from meshnode.edge.learning import learn, refresh_catalog
 from meshnode.edge.local import LocalDoor
 from meshnode.edge.node import Control, Node
 from meshnode.edge.peers import PeerDoor
-from meshnode.errors import ConfigError, MeshError, PermissionDenied, TransferFailed
+from meshnode.errors import ConfigError, MeshError, TransferFailed
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
 from meshnode.links.link import Incoming, Link, Reply
@@ -32,8 +33,9 @@ from meshnode.links.pool import BULK, Address, Pool
 from meshnode.links.side import Side
 from meshnode.membership import advert
 from meshnode.membership.discovery import Discovery, own_addresses
-from meshnode.membership.gossip import FoundBy, Membership, peers_of
+from meshnode.membership.gossip import Membership
 from meshnode.membership.trustsync import TrustKeeping
+from meshnode.membership.view import FoundBy, peers_of
 from meshnode.routing.estimates import Estimates
 from meshnode.tasks.choosing import Chooser
 from meshnode.tasks.dispatcher import Dispatcher
@@ -57,70 +59,12 @@ PORT_TRIES = 20
 Announce = Callable[[dict[str, Any]], None]
 
 
-def node_name(settings: Settings) -> str:
-    """The name that is shown: the setting, or the host's."""
-    return (settings.name or socket.gethostname().partition(".")[0] or "node")[:128]
-
-
-async def run(home: Path, settings: Settings, *, token: str | None, announce: Announce) -> None:
-    """Run the agent of a home until it is told to stop.
-
-    `announce` gets one map an event, `{"event": "ready", …}` first. Raises HomeError, ConfigError, TokenRefused,
-    PermissionDenied, PeerLost when it cannot begin.
-    """
-    keeper = await asyncio.to_thread(Keeper.open, home)
-    devices = asyncio.ensure_future(asyncio.to_thread(Devices.probe))
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    try:
-        peers = await _belong(keeper, settings, token)
-        while not stopping.is_set():
-            agent = Agent(home, settings, keeper, await devices, stopping)
-            try:
-                await agent.start(peers)
-                announce(agent.ready())
-                await agent.ended()
-            finally:
-                await agent.stop()
-            peers = agent.joined
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-        keeper.close()
-
-
 Peers = tuple[tuple[NodeId, tuple[Address, ...]], ...]
 
 
-async def _belong(keeper: Keeper, settings: Settings, token: str | None) -> Peers:
-    """Be in a mesh: the one from last time, the token's, or a new mesh of one. Returns peers to try first."""
-    name = node_name(settings)
-    if token is not None:
-        if keeper.belongs:
-            invite = _peek(token)
-            if invite is None or keeper.statements.mesh_id.startswith(invite.mesh_prefix):
-                log.info("already in the mesh of this token")
-                return ()
-            if len(keeper.statements.members()) > 1:
-                raise PermissionDenied(
-                    f"this home is already in the mesh {keeper.statements.mesh_name!r}",
-                    hint="`meshnode leave` first, or use another --home",
-                )
-        joined = await redeem(keeper, token, name)
-        keeper.adopt(joined.membership, "")
-        return joined.peers
-    if not keeper.belongs:
-        keeper.found(f"{name}'s mesh", name)
-    return ()
-
-
-def _peek(token: str) -> invites.Invite | None:
-    """What a token says, also when it has expired: a member that is started again with its old token is no joiner."""
-    with suppress(MeshError):
-        return invites.parse(token, now=0.0)
-    return None
+def node_name(settings: Settings) -> str:
+    """The name that is shown: the setting, or the host's."""
+    return (settings.name or socket.gethostname().partition(".")[0] or "node")[:128]
 
 
 class Agent:
@@ -245,7 +189,7 @@ class Agent:
         """Start every part; when one fails, `stop` ends those that were started."""
         node = self.node
         await asyncio.to_thread(node.store.open)
-        self._refresh_catalog()
+        refresh_catalog(self.node)
         await node.execution.start()
         node.address = await self._listen()
         self._advertise()
@@ -397,10 +341,6 @@ class Agent:
             raise TransferFailed(f"a piece was answered with {type(received.message).__name__}")
         return bytes(received.body)
 
-    def _refresh_catalog(self) -> None:
-        statements = self._keeper.statements
-        self.node.catalog.refresh((it, statements.publisher(it)) for it in statements.models())
-
     # --- trust ---
 
     def _roles_of(self, node: NodeId) -> frozenset[str]:
@@ -417,26 +357,8 @@ class Agent:
         self._learnt([statement])
 
     def _learnt(self, statements: list[Statement]) -> None:
-        """New statements hold now."""
-        kinds = {statement.kind for statement in statements}
-        if kinds & {"model", "revoke", "grant", "publisher"}:
-            self._refresh_catalog()
-            self._advertise_now.set()
-        if kinds & {"admin_add", "admin_remove"}:
-            self.node.pool.refresh()
-        for member in self.node.membership.view():
-            revocation = self._keeper.statements.revoked(member.id)
-            if revocation is None:
-                continue
-            if member.id == self._keeper.id:
-                log.error("this node was revoked: %s", revocation.reason or "no reason given")
-                self.node.dispatcher.draining = True
-                continue
-            self.node.membership.revoked(member.id)
-            self.node.discovery.forget(member.id)
-            self.node.pool.drop(
-                member.id, "revoked", f"this node was revoked: {revocation.reason or 'no reason given'}"
-            )
+        learn(self.node, statements)
+        self._advertise_now.set()
 
     async def _rejoin(self, token: str) -> str:
         joined = await redeem(self._keeper, token, node_name(self._settings))
@@ -457,30 +379,10 @@ class Agent:
         return tuple((address, port) for address in own_addresses(host)) if port else ()
 
     def _advertise(self) -> None:
-        node = self.node
-        loaded = {model.digest for model in node.execution.loaded()}
-        power = node.devices.power()
-        content = advert.Content(
-            addresses=self._addresses()[:16],
-            software=__version__,
-            zone=self._zone(),
-            labels=self._settings.labels,
-            cpu=advert.Cpu(node.devices.cpu_model, node.devices.cores, node.devices.score),
-            memory_total=node.devices.memory_total,
-            gpus=tuple(advert.Gpu(gpu.name, gpu.memory_total) for gpu in node.devices.gpus),
-            providers=node.execution.providers,
-            slots=node.execution.slots,
-            models=tuple(
-                advert.Held(digest, digest in loaded, node.execution.service_s(digest))
-                for digest in node.store.digests()
-                if node.catalog.knows(digest)
-            )[:128],
-            power=advert.PowerState(power.source, None if power.percent is None else 5 * round(power.percent / 5)),
-            draining=self._leaving,
-        )
-        if self._advertised is None or _is_news(self._advertised, content):
-            self._advertised = content
-            node.membership.advertise(content)
+        said = content(self.node, zone=self._zone(), addresses=self._addresses(), draining=self._leaving)
+        if self._advertised is None or is_news(self._advertised, said):
+            self._advertised = said
+            self.node.membership.advertise(said)
 
     async def _keep_advertising(self) -> None:
         while True:
@@ -498,16 +400,3 @@ class Agent:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _is_news(before: advert.Content, after: advert.Content) -> bool:
-    """Whether others should hear: everything but a learnt run time that hardly changed."""
-
-    def plain(content: advert.Content) -> tuple[object, ...]:
-        return tuple((m.digest, m.loaded, m.service_s is None) for m in content.models)
-
-    fields = [name for name in advert.Content.__struct_fields__ if name != "models"]
-    if plain(before) != plain(after) or any(getattr(before, name) != getattr(after, name) for name in fields):
-        return True
-    times = [(a.service_s, b.service_s) for a, b in zip(before.models, after.models, strict=True)]
-    return any(a and b and max(a, b) / min(a, b) > SERVICE_NEWS for a, b in times)

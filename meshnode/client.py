@@ -8,13 +8,11 @@ out within a task's time.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import os
 import secrets
-import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -192,7 +190,7 @@ class AsyncClient:
                         open_tasks.remove(task)
                         yield task.result()
         finally:
-            await _cancel(open_tasks)
+            await cancel_all(open_tasks)
 
     async def stream(
         self,
@@ -252,7 +250,7 @@ class AsyncClient:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                 waits[0].cancel()
         finally:
-            await _cancel([reading, *open_tasks])
+            await cancel_all([reading, *open_tasks])
 
     async def plan(
         self,
@@ -343,163 +341,12 @@ class AsyncModel:
     async def __call__(self, value: Any = None, /, **inputs: Any) -> Result:
         """A single unnamed input, or inputs by name."""
         if value is not None:
-            inputs = {_only_input(await self.describe()): value}
+            inputs = {only_input(await self.describe()): value}
         return await self._client.infer(self.name, inputs)
 
 
-class Client:
-    """The mesh, from any program: the same names as `AsyncClient`, blocking. Safe to use from several threads."""
-
-    def __init__(self, home: str | os.PathLike[str] | None = None) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="meshnode-client", daemon=True)
-        self._thread.start()
-        self._client = AsyncClient(home)
-        self._closed = False
-
-    @property
-    def home(self) -> Path:
-        """The home of the agent."""
-        return self._client.home
-
-    def __enter__(self) -> Client:
-        try:
-            self._wait(self._client._connected())
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Cancel what is open and end the thread."""
-        if self._closed:
-            return
-        self._closed = True
-
-        async def end() -> None:
-            await _cancel([task for task in asyncio.all_tasks() if task is not asyncio.current_task()])
-            await self._client.close()
-
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def infer(self, model: str, inputs: Inputs, **options: Any) -> Result:
-        """See AsyncClient.infer."""
-        return self._wait(self._client.infer(model, inputs, **options))
-
-    def submit(self, model: str, inputs: Inputs, **options: Any) -> concurrent.futures.Future[Result]:
-        """Like `infer`, without waiting; cancelling the future cancels the task where it runs."""
-        return self._start(self._client.infer(model, inputs, **options))
-
-    def map(
-        self, model: str, batches: Iterable[Inputs], *, concurrency: int = 64, ordered: bool = True, **options: Any
-    ) -> Iterator[Result]:
-        """See AsyncClient.map."""
-        return self._iterate(
-            lambda: self._client.map(model, batches, concurrency=concurrency, ordered=ordered, **options)
-        )
-
-    def stream(self, model: str, frames: Iterable[Inputs], **options: Any) -> Iterator[Result]:
-        """See AsyncClient.stream."""
-        return self._iterate(lambda: self._client.stream(model, frames, **options))
-
-    def plan(self, model: str, inputs: Inputs, **options: Any) -> dict[str, Any]:
-        """See AsyncClient.plan."""
-        return self._wait(self._client.plan(model, inputs, **options))
-
-    def status(self) -> dict[str, Any]:
-        """See AsyncClient.status."""
-        return self._wait(self._client.status())
-
-    def models(self) -> list[dict[str, Any]]:
-        """See AsyncClient.models."""
-        return self._wait(self._client.models())
-
-    def add_model(
-        self, path: str | os.PathLike[str], *, name: str | None = None, version: int | None = None
-    ) -> dict[str, Any]:
-        """See AsyncClient.add_model."""
-        return self._wait(self._client.add_model(path, name=name, version=version))
-
-    def remove_model(self, model: str) -> dict[str, Any]:
-        """See AsyncClient.remove_model."""
-        return self._wait(self._client.remove_model(model))
-
-    def model(self, name: str) -> Model:
-        """A bound handle: `digits(x)`, `digits.inputs`."""
-        return Model(self, name)
-
-    def ask(self, verb: str, **args: Any) -> Any:
-        """See AsyncClient.ask."""
-        return self._wait(self._client.ask(verb, **args))
-
-    def _start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        if self._closed:
-            work.close()
-            raise AgentUnavailable("this client is closed")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        future = self._start(work)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def _iterate(self, make: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
-        results = make()
-        try:
-            while True:
-                try:
-                    yield self._wait(_next(results))
-                except StopAsyncIteration:
-                    return
-        finally:
-            if not self._closed:
-                self._wait(results.aclose())  # type: ignore[attr-defined]
-
-
-class Model:
-    """One model of the mesh: `digits(x)` for a single input, `digits(image=x)` for several."""
-
-    def __init__(self, client: Client, name: str) -> None:
-        self._client = client
-        self.name = name
-        self._described: dict[str, Any] | None = None
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """What is known of the model, asked once."""
-        if self._described is None:
-            self._described = self._client.ask("model.show", model=self.name)
-        return self._described
-
-    @property
-    def inputs(self) -> list[dict[str, Any]]:
-        """Its inputs: name, dtype, shape."""
-        found: list[dict[str, Any]] = self.document["inputs"]
-        return found
-
-    @property
-    def outputs(self) -> list[dict[str, Any]]:
-        """Its outputs: name, dtype, shape."""
-        found: list[dict[str, Any]] = self.document["outputs"]
-        return found
-
-    def __call__(self, value: Any = None, /, **inputs: Any) -> Result:
-        """A single unnamed input, or inputs by name."""
-        if value is not None:
-            inputs = {_only_input(self.document): value}
-        return self._client.infer(self.name, inputs)
-
-
-def _only_input(document: Mapping[str, Any]) -> str:
+def only_input(document: Mapping[str, Any]) -> str:
+    """The name of a model's one input. Raises InvalidInput when it has several."""
     names = [tensor["name"] for tensor in document["inputs"]]
     if len(names) != 1:
         raise InvalidInput(f"{document['name']} has {len(names)} inputs", hint=f"name them: {', '.join(names)}")
@@ -516,10 +363,6 @@ def _absolute(path: str | os.PathLike[str]) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-async def _next(results: AsyncIterator[T]) -> T:
-    return await anext(results)
-
-
 async def _aiter(frames: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
     """Any source as an async one; a blocking one is read in a thread, so that it does not hold up the results."""
     if isinstance(frames, AsyncIterable):
@@ -532,7 +375,8 @@ async def _aiter(frames: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
         yield item  # type: ignore[misc]
 
 
-async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait until they are gone."""
     waiting = list(tasks)
     for task in waiting:
         task.cancel()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meshnode.client import Client
+from meshnode.blocking import Client
 from meshnode.errors import ModelNotFound
 from meshnode.wire.tensors import Array
 

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from meshnode import config
-from meshnode.client import Client
+from meshnode.blocking import Client
 from meshnode.errors import MeshError
 
 

@@ -26,7 +26,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from meshnode.client import Client, Result
+from meshnode.blocking import Client
+from meshnode.client import Result
 from meshnode.errors import HomeError, MeshError
 from meshnode.wire.tensors import Array
 
@@ -216,7 +217,8 @@ class Demo:
             note = "" if agent.state == "alive" else f" ({agent.state} after {tally.killed_at} submissions)"
             self._say(f"  {agent.name}: {tally.by_node[agent.ready['id']]} tasks{note}")
         self._say(
-            f"{tally.done} answers in {seconds:.1f} s, {tally.rerouted} re-routed, {tally.refused} sent on by a full queue, accuracy {accuracy:.2%}, "
+            f"{tally.done} answers in {seconds:.1f} s, {tally.rerouted} re-routed, "
+            f"{tally.refused} sent on by a full queue, accuracy {accuracy:.2%}, "
             f"lost = {tally.lost}, wrong = {tally.wrong}"
         )
         for error in tally.errors[:5]:

@@ -62,9 +62,9 @@ def up(
         token = sys.stdin.readline().strip()
     settings = config.load(home, overrides)
     _start_log(home)
-    from meshnode import agent
+    from meshnode import daemon
 
-    work = agent.run(home, settings, token=token, announce=_announce)
+    work = daemon.run(home, settings, token=token, announce=_announce)
     if sys.platform == "win32":
         raise ConfigError("meshnode does not run on Windows yet")
     try:

@@ -8,7 +8,7 @@ from typing import Any
 from meshnode.catalog.manifest import Manifest
 from meshnode.edge.node import Node
 from meshnode.errors import MeshError
-from meshnode.membership.gossip import Member
+from meshnode.membership.view import Member
 from meshnode.wire.messages import Digest, NodeId, Vitals, VitalsAsk
 
 STATUS_SCHEMA = 1

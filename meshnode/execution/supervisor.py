@@ -20,11 +20,12 @@ from meshnode.config import Execution as Settings
 from meshnode.errors import DeadlineExceeded, ExecutionFailed, ModelRefused, OutOfMemory, WorkerCrashed
 from meshnode.execution import control
 from meshnode.execution.arena import memory_file
-from meshnode.execution.control import INLINE_BYTES, Described, Place, Ran, Run, TensorInfo
+from meshnode.execution.control import INLINE_BYTES, Described, Place, Ran, Run
 from meshnode.execution.devices import Devices
+from meshnode.execution.job import Done, Job, LoadedModel, ModelFile, ProbeReport
 from meshnode.execution.process import Incarnation, WorkerProcess
 from meshnode.execution.queue import Effect, Event, Expired, Finished, Hold, Offer, Ready, Start, TaskQueue, Withdraw
-from meshnode.wire.messages import Digest, Priority, Quote, QuoteAsk, TaskId, TensorSpec
+from meshnode.wire.messages import Digest, Quote, QuoteAsk, TaskId
 
 log = logging.getLogger(__name__)
 
@@ -34,65 +35,6 @@ LOAD_BYTES_S = 500e6
 """What loading a model from disk is believed to take before it was seen: bytes a second."""
 FREES_MAX = 16
 ADDRESS_SPACE_SLACK = 16 * 1024**3
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFile:
-    """A model by its digest, and where its .onnx file lies."""
-
-    digest: Digest
-    path: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A task to run here; `deadline` is monotonic seconds."""
-
-    task: TaskId
-    model: ModelFile
-    inputs: tuple[TensorSpec, ...]
-    body: memoryview
-    outputs: tuple[str, ...]
-    deadline: float
-    priority: Priority = "normal"
-    foreign: bool = False
-    deaths: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What a job brought: the outputs' specs and bytes."""
-
-    specs: tuple[TensorSpec, ...]
-    body: bytes
-    queue_s: float
-    run_s: float
-    provider: str
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeReport:
-    """What a model declares, and what running it on zeros told (None when zeros do not suit it)."""
-
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-    memory_bytes: int
-    run_s: float | None
-    metadata: dict[str, str]
-    provider: str
-    runtime: str
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model in a worker's memory. `last_used_s` is seconds ago."""
-
-    digest: Digest
-    bytes: int
-    last_used_s: float
-    in_flight: int
-    service_s: float | None
-    provider: str
 
 
 @dataclass(slots=True)

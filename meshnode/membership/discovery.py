@@ -26,7 +26,7 @@ from meshnode.config import Membership as Settings
 from meshnode.config import host_port
 from meshnode.errors import HomeError
 from meshnode.links.pool import Address
-from meshnode.membership.gossip import FoundBy
+from meshnode.membership.view import FoundBy
 from meshnode.trust.files import read_checked, write_checked
 from meshnode.wire.messages import NodeId
 from meshnode.wire.rng import Rng

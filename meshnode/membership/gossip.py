@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import socket
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -26,6 +24,7 @@ from meshnode.links.pool import Address, Pool, listening
 from meshnode.membership import advert as adverts
 from meshnode.membership import updates
 from meshnode.membership.advert import ADVERT_BYTES_MAX, Advert, Content
+from meshnode.membership.contact import Contact
 from meshnode.membership.events import (
     Advertised,
     Broken,
@@ -37,11 +36,11 @@ from meshnode.membership.events import (
     PingStream,
     Received,
     Send,
-    StreamAnswered,
 )
-from meshnode.membership.roster import Row, State, raw_id
+from meshnode.membership.roster import Row, State
 from meshnode.membership.swim import Swim
 from meshnode.membership.updates import SPKI_PREFIX
+from meshnode.membership.view import FoundBy, Known, Member, Path
 from meshnode.trust import identity
 from meshnode.trust.keeper import Keeper
 from meshnode.trust.sealing import Sealer
@@ -51,43 +50,12 @@ from meshnode.wire.rng import Rng
 
 log = logging.getLogger(__name__)
 
-FoundBy = Literal["self", "mdns", "seed", "token", "remembered", "gossip", "inbound"]
-Path = Literal["self", "direct", "none"]
-
 DATAGRAMS_A_TURN = 64
 UPDATE_BYTES_MAX = 512
 CALL_S = 5.0
 LINKED_MAX = 32
 """Meshes up to this size keep a link between every two nodes; larger ones dial when there is something to say."""
 CHANGE_DELAY_S = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One node as seen from here; `since` is monotonic seconds, `reason` why it is absent or not used."""
-
-    id: NodeId
-    name: str
-    state: State
-    usable: bool
-    advert: Advert | None
-    addresses: tuple[Address, ...]
-    address: Address | None
-    rtt_s: float | None
-    found_by: FoundBy
-    path: Path
-    reason: str
-    since: float
-
-
-@dataclass(slots=True)
-class _Known:
-    """What is remembered of a peer beside its row."""
-
-    found_by: FoundBy = "gossip"
-    proven: Address | None = None
-    trouble: str = ""
-    since: float = field(default_factory=time.monotonic)
 
 
 class Membership:
@@ -121,14 +89,25 @@ class Membership:
             now=time.monotonic(),
         )
         self._adverts: dict[NodeId, tuple[Advert, bytes]] = {}
-        self._known: dict[NodeId, _Known] = {keeper.id: _Known(found_by="self")}
+        self._known: dict[NodeId, Known] = {keeper.id: Known(found_by="self")}
         self._version = 0
         self._socket: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._telling: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._pulling: set[NodeId] = set()
-        self._dialling: set[NodeId] = set()
+        self._contact = Contact(
+            me=keeper.id,
+            core=self._core,
+            pool=pool,
+            settings=settings,
+            rng=rng,
+            addresses=self.addresses,
+            barred=lambda node: keeper.statements.revoked(node) is not None,
+            feed=self._feed,
+            trouble=self._trouble,
+            even_out=self._even_out,
+        )
         self._view: tuple[Member, ...] | None = None
         self.dropped = 0
 
@@ -139,17 +118,15 @@ class Membership:
         self._socket = await listening(host, port, socket.SOCK_DGRAM)
         asyncio.get_running_loop().add_reader(self._socket, self._readable)
         self._feed(None)
-        self._start(self._sync_now_and_then())
-        self._start(self._reconnect_now_and_then())
+        self._start(self._contact.even_out_now_and_then())
+        self._start(self._contact.reconnect_now_and_then())
 
     async def stop(self, reason: str | None) -> None:
         """Say goodbye (unless `reason` is None) and be silent."""
         if reason is not None:
             self._feed(Leaving(reason))
-            goodbye = updates.encode(self._core.roster.get(self._keeper.id).word)  # type: ignore[union-attr]
-            goodbye = updates.encode(
-                updates.left(self._keeper.key.sign, self._key, *self._version_of_mine(), reason[:32])
-            )
+            left = updates.left(self._keeper.key.sign, self._key, *self._version_of_mine(), reason[:32])
+            goodbye = updates.encode(left)
             calls = [self._tell(link, goodbye) for link in self._pool.links()[:64]]
             await asyncio.gather(*calls, return_exceptions=True)
         for handle in (self._timer, self._telling):
@@ -194,7 +171,7 @@ class Membership:
 
     def _member(self, row: Row) -> Member:
         is_self = row.id == self._keeper.id
-        known = self._known.setdefault(row.id, _Known())
+        known = self._known.setdefault(row.id, Known())
         held = self._adverts.get(row.id)
         link = None if is_self else self._pool.get(row.id)
         path: Path = "self" if is_self else "direct" if link is not None else "none"
@@ -239,7 +216,7 @@ class Membership:
 
     def found(self, node: NodeId, found_by: FoundBy) -> None:
         """How a peer was found; the first answer stays."""
-        known = self._known.setdefault(node, _Known(found_by=found_by))
+        known = self._known.setdefault(node, Known(found_by=found_by))
         if known.found_by == "gossip":
             known.found_by = found_by
         self._touch()
@@ -247,34 +224,31 @@ class Membership:
     def link_up(self, link: Link) -> None:
         """A link to a peer came up: it is there, whatever was said; even out the views."""
         peer = link.peer
-        known = self._known.setdefault(peer.id, _Known(found_by="inbound"))
+        known = self._known.setdefault(peer.id, Known(found_by="inbound"))
         known.trouble = ""
         if link.dialled and peer.address is not None:
             known.proven = peer.address
         elif peer.address is not None and peer.port and known.proven is None:
             known.proven = (peer.address[0], peer.port)
         self._touch()
-        self._start(self._sync(link))
+        self._start(self._even_out(link))
 
     def link_lost(self, link: Link, reason: str) -> None:
         """A peer's link ended: do not use it until it is heard from, and see whether it can be dialled."""
         node = link.peer.id
-        self._known.setdefault(node, _Known()).trouble = f"its connection ended: {reason}"
-        self._touch()
+        self._trouble(node, f"its connection ended: {reason}")
         if self._keeper.statements.revoked(node) is None:
-            self._start(self._redial(node))
+            self._start(self._contact.redial(node))
 
     def link_silent(self, link: Link) -> None:
         """A peer stopped answering heartbeats."""
-        self._known.setdefault(link.peer.id, _Known()).trouble = "it stopped answering"
-        self._touch()
+        self._trouble(link.peer.id, "it stopped answering")
         self._feed(Broken(link.peer.id, refused=False))
 
     def failed(self, node: NodeId, error: MeshError) -> None:
         """A request to a peer failed for a reason of the network."""
         if isinstance(error, PeerLost):
-            self._known.setdefault(node, _Known()).trouble = str(error)[:200]
-            self._touch()
+            self._trouble(node, str(error))
             self._feed(Broken(node, refused=False))
 
     def revoked(self, node: NodeId) -> None:
@@ -291,7 +265,7 @@ class Membership:
             case StreamPing():
                 return Reply(Done(), ())
             case RosterSync():
-                self._merge(incoming.body, incoming.peer.id)
+                self._merge(incoming.body)
                 rows = [updates.encode(update) for update in self._core.rows()] if incoming.request.full else []
                 return Reply(RosterSync(), (messages.pack_batch(rows),))
             case AdvertPull():
@@ -321,13 +295,13 @@ class Membership:
             case Send(peer, packet):
                 self._send(peer, updates.encode(packet))
             case PingStream(peer):
-                self._start(self._ping_stream(peer))
+                self._start(self._contact.ping(peer))
             case Changed(row, before):
                 self._row_changed(row, before)
 
     def _row_changed(self, row: Row, before: State | None) -> None:
         if row.id != self._keeper.id:
-            known = self._known.setdefault(row.id, _Known())
+            known = self._known.setdefault(row.id, Known())
             if row.state != before:
                 known.since = time.monotonic()
                 log.info("%s is %s%s", self._name_of(row.id), row.state, f" ({row.reason})" if row.reason else "")
@@ -398,22 +372,19 @@ class Membership:
 
     # --- over links ---
 
-    async def _sync(self, link: Link) -> None:
-        """Even out the views with one peer."""
+    async def _even_out(self, link: Link) -> None:
+        """Exchange views with one peer."""
         rows = [updates.encode(update) for update in self._core.rows()]
         received = await link.call(RosterSync(), (messages.pack_batch(rows),), timeout_s=CALL_S)
-        self._merge(received.body, link.peer.id)
+        self._merge(received.body)
 
-    def _merge(self, body: memoryview, source: NodeId) -> None:
-        news = []
-        for item in messages.unpack_batch(body, item_bytes_max=UPDATE_BYTES_MAX):
-            update = updates.decode_update(item)
-            if isinstance(update, updates.Alive | updates.Left):
-                node = identity.id_text(raw_id(update.key))
-                if self._keeper.statements.grant(node) is None and self._keeper.statements.revoked(node) is None:
-                    log.debug("node %s is in the view of %s and has no grant here yet", node[:8], source[:8])
-            news.append(update)
-        self._feed(Merged(tuple(news)))
+    def _trouble(self, node: NodeId, why: str) -> None:
+        self._known.setdefault(node, Known()).trouble = why[:200]
+        self._touch()
+
+    def _merge(self, body: memoryview) -> None:
+        items = messages.unpack_batch(body, item_bytes_max=UPDATE_BYTES_MAX)
+        self._feed(Merged(tuple(updates.decode_update(item) for item in items)))
 
     def _want_advert(self, row: Row) -> None:
         held = self._adverts.get(row.id)
@@ -470,74 +441,8 @@ class Membership:
                 log.warning("%s", error)
         self._touch()
         linked = sum(row.state == "alive" for row in self._core.roster) <= LINKED_MAX
-        if linked and self._pool.get(node) is None and node not in self._dialling:
-            self._start(self._connect(node))
-
-    async def _connect(self, node: NodeId) -> None:
-        """Have a link to a member, so that its end is noticed when it comes; the smaller id dials first."""
-        self._dialling.add(node)
-        try:
-            if self._keeper.id > node:
-                await asyncio.sleep(0.2 + self._rng.random() * 0.2)
-            if self._pool.get(node) is None and self._keeper.statements.revoked(node) is None:
-                await self._pool.link(node, self.addresses(node))
-        finally:
-            self._dialling.discard(node)
-
-    async def _redial(self, node: NodeId) -> None:
-        """The link broke. A refused connection says that the agent is gone; one that comes up, that it is not."""
-        await asyncio.sleep(0.05 + self._rng.random() * 0.1)
-        for attempt in range(3):
-            row = self._core.roster.get(node)
-            if row is None or row.state in ("dead", "left") or self._pool.get(node) is not None:
-                return
-            try:
-                await self._pool.link(node, self.addresses(node))
-                return
-            except MeshError as error:
-                refused = isinstance(error, PeerLost) and "refused" in str(error).lower()
-                self._known.setdefault(node, _Known()).trouble = str(error)[:200]
-                self._touch()
-                self._feed(Broken(node, refused=refused and attempt == 0))
-            await asyncio.sleep(0.5 * 2**attempt)
-
-    async def _ping_stream(self, node: NodeId) -> None:
-        link = await self._pool.link(node, self.addresses(node))
-        await link.call(StreamPing(), timeout_s=self._settings.probe_timeout_s * 2)
-        self._feed(StreamAnswered(node))
-
-    # --- now and then ---
-
-    async def _sync_now_and_then(self) -> None:
-        while True:
-            scale = max(1.0, math.log2(max(self._core.nodes, 1)) - 5)
-            await asyncio.sleep(self._settings.sync_interval_s * scale * self._rng.uniform(0.7, 1.3))
-            links = self._pool.links()
-            if links:
-                try:
-                    await self._sync(self._rng.sample(links, 1)[0])
-                except MeshError as error:
-                    log.debug("views were not evened out: %s", error)
-
-    async def _reconnect_now_and_then(self) -> None:
-        """A verdict never forbids a dial: members that are missing are tried again, for ever."""
-        while True:
-            await asyncio.sleep(self._settings.reconnect_interval_s * self._rng.uniform(0.5, 1.5))
-            linked = {link.peer.id for link in self._pool.links()}
-            missing = [
-                row.id
-                for row in self._core.roster
-                if row.id not in linked
-                and row.id != self._keeper.id
-                and row.state != "left"
-                and self._keeper.statements.revoked(row.id) is None
-            ]
-            if missing:
-                node = self._rng.sample(missing, 1)[0]
-                try:
-                    await self._pool.link(node, self.addresses(node))
-                except MeshError as error:
-                    self._known.setdefault(node, _Known()).trouble = str(error)[:200]
+        if linked:
+            self._start(self._contact.connect(node))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(self._quietly(work))
@@ -550,8 +455,3 @@ class Membership:
             await work
         except MeshError as error:
             log.debug("%s", error)
-
-
-def peers_of(view: Sequence[Member]) -> list[tuple[NodeId, tuple[Address, ...]]]:
-    """Who to remember for the next start: nodes that were there lately, and where."""
-    return [(m.id, m.addresses) for m in view if m.path != "self" and m.addresses and m.state != "left"]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import assert_never
 
 from meshnode.config import Membership as Settings
@@ -32,6 +31,7 @@ from meshnode.membership.events import (
     Send,
     StreamAnswered,
 )
+from meshnode.membership.probe import Probe, Relay
 from meshnode.membership.roster import IdText, Roster, Row, raw_id
 from meshnode.membership.suspicion import CONFIRMATIONS, Suspicion
 from meshnode.membership.updates import (
@@ -58,27 +58,6 @@ BROKEN_SUSPICION = 0.4
 """A suspicion backed by a connection that was actively refused lasts this share of the shortest one."""
 GOSSIP_DEAD_S = 30.0
 NACK_AT = 0.6
-
-
-@dataclass(slots=True)
-class _Probe:
-    target: NodeId
-    seq: int
-    began: float
-    indirect_at: float
-    ends: float
-    asked: bool = False
-    helpers: int = 0
-    nacks: int = 0
-
-
-@dataclass(slots=True)
-class _Relay:
-    """A ping on behalf of another."""
-
-    asker: NodeId
-    asker_seq: int
-    nack_at: float
 
 
 class Swim:
@@ -110,11 +89,11 @@ class Swim:
         self._seq = rng.randrange(2**31)
         self._news = News(settings.retransmit_mult)
         self._round: list[NodeId] = []
-        self._probe: _Probe | None = None
+        self._probe: Probe | None = None
         self._probe_at = now + rng.uniform(0, settings.probe_interval_s)
         self._gossip_at = now
         self._suspicions: dict[NodeId, Suspicion] = {}
-        self._relays: dict[int, _Relay] = {}
+        self._relays: dict[int, Relay] = {}
         self._died: dict[NodeId, float] = {}
         self._leaving = False
         self.roster.put(self._own_row())
@@ -204,7 +183,7 @@ class Swim:
             return
         self._seq = (self._seq + 1) % 2**32
         ends = now + period_s * 0.95
-        self._probe = _Probe(target, self._seq, now, min(now + settings.probe_timeout_s, ends), ends)
+        self._probe = Probe(target, self._seq, now, min(now + settings.probe_timeout_s, ends), ends)
         effects.append(Send(target, Ping(self._seq, self._take(target))))
 
     def _next_target(self) -> NodeId | None:
@@ -220,7 +199,7 @@ class Swim:
             if row is not None and row.state in ("alive", "suspect"):
                 return node
 
-    def _ask_helpers(self, probe: _Probe, effects: list[Effect]) -> None:
+    def _ask_helpers(self, probe: Probe, effects: list[Effect]) -> None:
         probe.asked = True
         others = [r.id for r in self.roster if r.state == "alive" and r.id not in (self.me, probe.target)]
         helpers = self._rng.sample(others, min(self._settings.indirect_probes, len(others)))
@@ -233,7 +212,7 @@ class Swim:
             effects.append(Send(helper, request))
         effects.append(PingStream(probe.target))
 
-    def _failed(self, now: float, probe: _Probe, effects: list[Effect]) -> None:
+    def _failed(self, now: float, probe: Probe, effects: list[Effect]) -> None:
         # Helpers that say neither ack nor nack are evidence against our own network or speed.
         missing = probe.helpers - probe.nacks
         self._ail(missing if probe.helpers else 0)
@@ -275,7 +254,7 @@ class Swim:
                 row = self.roster.get(node)
                 if row is not None and node != self.me and len(self._relays) < 1024:
                     self._seq = (self._seq + 1) % 2**32
-                    self._relays[self._seq] = _Relay(sender, seq, now + NACK_AT * timeout_ms / 1000)
+                    self._relays[self._seq] = Relay(sender, seq, now + NACK_AT * timeout_ms / 1000)
                     effects.append(Send(node, Ping(self._seq, self._take(node))))
             case Nack(seq):
                 if self._probe is not None and self._probe.seq == seq:

@@ -16,7 +16,7 @@ from meshnode.catalog.manifest import Manifest
 from meshnode.config import Routing
 from meshnode.errors import MeshError, NoCapacity, NoNodeInZone, PeerLost
 from meshnode.links.link import Link, Reply
-from meshnode.membership.gossip import Member
+from meshnode.membership.view import Member
 from meshnode.routing import policy
 from meshnode.routing.estimates import Estimates
 from meshnode.routing.policy import Decision, PeerFacts, Ranked, TaskFacts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from meshnode.errors import InvalidInput
-from meshnode.membership.gossip import Member
+from meshnode.membership.view import Member
 
 ID_PREFIX_MIN = 4
 

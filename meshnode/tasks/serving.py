@@ -14,7 +14,8 @@ from pathlib import Path
 
 from meshnode.catalog.manifest import Manifest
 from meshnode.errors import NoNodeInZone, PermissionDenied, Refused
-from meshnode.execution.supervisor import Execution, Job, ModelFile
+from meshnode.execution.job import Job, ModelFile
+from meshnode.execution.supervisor import Execution
 from meshnode.links.link import Reply
 from meshnode.tasks.zones import in_zone
 from meshnode.wire.messages import Digest, Infer, Inferred, NodeId, QuoteAsk, TaskId

@@ -1,0 +1,81 @@
+"""The lives of an agent in one process: take the home, belong to a mesh, run, and begin anew after a join."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from meshnode.agent import Agent, Peers, node_name
+from meshnode.config import Settings
+from meshnode.errors import MeshError, PermissionDenied
+from meshnode.execution.devices import Devices
+from meshnode.trust import invites
+from meshnode.trust.joining import redeem
+from meshnode.trust.keeper import Keeper
+
+log = logging.getLogger(__name__)
+
+Announce = Callable[[dict[str, Any]], None]
+
+
+async def run(home: Path, settings: Settings, *, token: str | None, announce: Announce) -> None:
+    """Run the agent of a home until it is told to stop.
+
+    `announce` gets one map an event, `{"event": "ready", …}` first. Raises HomeError, ConfigError, TokenRefused,
+    PermissionDenied, PeerLost when it cannot begin.
+    """
+    keeper = await asyncio.to_thread(Keeper.open, home)
+    devices = asyncio.ensure_future(asyncio.to_thread(Devices.probe))
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        peers = await _belong(keeper, settings, token)
+        while not stopping.is_set():
+            agent = Agent(home, settings, keeper, await devices, stopping)
+            try:
+                await agent.start(peers)
+                announce(agent.ready())
+                await agent.ended()
+            finally:
+                await agent.stop()
+            peers = agent.joined
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        keeper.close()
+
+
+async def _belong(keeper: Keeper, settings: Settings, token: str | None) -> Peers:
+    """Be in a mesh: the one from last time, the token's, or a new mesh of one. Returns peers to try first."""
+    name = node_name(settings)
+    if token is not None:
+        if keeper.belongs:
+            invite = _peek(token)
+            if invite is None or keeper.statements.mesh_id.startswith(invite.mesh_prefix):
+                log.info("already in the mesh of this token")
+                return ()
+            if len(keeper.statements.members()) > 1:
+                raise PermissionDenied(
+                    f"this home is already in the mesh {keeper.statements.mesh_name!r}",
+                    hint="`meshnode leave` first, or use another --home",
+                )
+        joined = await redeem(keeper, token, name)
+        keeper.adopt(joined.membership, "")
+        return joined.peers
+    if not keeper.belongs:
+        keeper.found(f"{name}'s mesh", name)
+    return ()
+
+
+def _peek(token: str) -> invites.Invite | None:
+    """What a token says, also when it has expired: a member that is started again with its old token is no joiner."""
+    with suppress(MeshError):
+        return invites.parse(token, now=0.0)
+    return None
