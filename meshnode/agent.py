@@ -91,7 +91,9 @@ class Agent:
             requests=messages.decode_peer_request,
             replies=messages.decode_peer_reply,
         )
-        pool = Pool(keeper, side, opened=self._link_up, lost=self._link_lost, silent=self._link_silent)
+        pool = Pool(
+            keeper, side, opened=self._link_up, lost=self._link_lost, silent=lambda link: membership.link_silent(link)
+        )
         membership = Membership(keeper, pool, settings.membership, rng, name=name, changed=self._view_changed)
         store = Store(home / "models", settings.catalog)
         catalog = Catalog()
@@ -263,7 +265,7 @@ class Agent:
                 self.node.pool.unlisten()
                 continue
             return address
-        raise AssertionError("the loop returns or raises")
+        raise AssertionError
 
     # --- links ---
 
@@ -283,7 +285,7 @@ class Agent:
         return await self._peer_door.handle(incoming)
 
     def _link_up(self, link: Link) -> None:
-        log.info("linked with %s (%s) at %s", link.peer.name, link.peer.id[:8], link.peer.address)
+        log.info("linked with %s (%s)", link.peer.name, link.peer.id[:8])
         self.node.trust.link_up(link)
         self.node.membership.link_up(link)
 

@@ -11,21 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
-from meshnode.errors import (
-    DeadlineExceeded,
-    MeshError,
-    PeerSilent,
-    PermissionDenied,
-    ProtocolError,
-    from_wire,
-)
+from meshnode.errors import DeadlineExceeded, MeshError, PeerSilent, PermissionDenied, ProtocolError, from_wire
 from meshnode.links.heartbeat import Heartbeat
-from meshnode.links.side import Incoming, Peer, Prove, Received, Reply, Side, lost
+from meshnode.links.pump import Pump
+from meshnode.links.side import Incoming, Peer, Prove, Received, Reply, Side, lost, peer_of
 from meshnode.wire import messages
 from meshnode.wire.flow import Buffer, Crediting, FrameWriter
 from meshnode.wire.frames import Control, FrameReader, Landed, Message, Type
@@ -33,8 +26,6 @@ from meshnode.wire.messages import AnyMessage, Hello, NodeId
 
 log = logging.getLogger(__name__)
 
-PUMP_S = 0.001
-"""The pump gives the event loop a turn after so long."""
 DRAIN_S = 1.0
 
 __all__ = ["Incoming", "Link", "Peer", "Received", "Reply", "Side", "lost"]
@@ -73,8 +64,7 @@ class Link(asyncio.BufferedProtocol):
         self._reader = FrameReader(side.settings)
         self._writer = FrameWriter(side.settings)
         self._crediting = Crediting(side.settings)
-        self._paused = False
-        self._pumping = False
+        self._pump = Pump(self._writer, self._loop)
         self._next_stream = 1 if dialled else 2
         self._calls: dict[int, asyncio.Future[Received]] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
@@ -184,7 +174,7 @@ class Link(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The handshake is over: prove the peer, then say HELLO."""
         transport = cast(asyncio.Transport, transport)  # uvloop's is one in everything but its base class
-        self._transport = transport
+        self._transport = self._pump.transport = transport
         high = self._settings.high_water_bytes
         transport.set_write_buffer_limits(high=high, low=high // 2)
         tls = transport.get_extra_info("ssl_object")
@@ -197,7 +187,8 @@ class Link(asyncio.BufferedProtocol):
         if self._features:
             hello = messages.with_features(hello, self._features)
         self._send(Type.HELLO, header=messages.encode(hello))
-        self._beat = self._loop.call_later(self._settings.handshake_s, self._no_hello)
+        no_hello = ProtocolError(f"no HELLO within {self._settings.handshake_s} s")
+        self._beat = self._loop.call_later(self._settings.handshake_s, self._fail, no_hello)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go."""
@@ -221,10 +212,6 @@ class Link(asyncio.BufferedProtocol):
             return
         self._pump()
 
-    def eof_received(self) -> bool:
-        """An end without CLOSE is a broken connection."""
-        return False
-
     def connection_lost(self, error: Exception | None) -> None:
         """Every open call fails now; whatever was being served is cancelled."""
         if self._beat is not None:
@@ -247,36 +234,16 @@ class Link(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """The transport's buffer is above the high-water mark."""
-        self._paused = True
+        self._pump.paused = True
 
     def resume_writing(self) -> None:
         """It is below the low one again."""
-        self._paused = False
+        self._pump.paused = False
         self._pump()
-
-    # --- out ---
 
     def _send(self, kind: Type, stream: int = 0, header: bytes = b"", aux: int = 0) -> None:
         self._writer.control(kind, stream, header, aux)
         self._pump()
-
-    def _pump(self) -> None:
-        """Write while the transport takes it and the loop's other work has its turn."""
-        if self._paused or self._pumping or self._transport is None or self._transport.is_closing():
-            return
-        self._pumping = True
-        stop_at = None
-        try:
-            while not self._paused and (data := self._writer.next_bytes()) is not None:
-                self._transport.write(data)
-                now = time.perf_counter()
-                if stop_at is None:
-                    stop_at = now + PUMP_S
-                elif now > stop_at:
-                    self._loop.call_soon(self._pump)
-                    break
-        finally:
-            self._pumping = False
 
     # --- in ---
 
@@ -352,21 +319,8 @@ class Link(asyncio.BufferedProtocol):
             raise ProtocolError(f"{hello.name} speaks versions {hello.versions}, this one {messages.PROTOCOL_VERSION}")
         if self._proven is not None and hello.id != self._proven:
             raise ProtocolError(f"the HELLO of node {self._proven[:8]} names node {hello.id[:8]}")
-        address = None
-        if self._transport is not None and not self._side.local:
-            name = self._transport.get_extra_info("peername")
-            address = (str(name[0]), int(name[1])) if name else None
-        self._peer = Peer(
-            id=NodeId(hello.id),
-            name=hello.name,
-            boot=hello.boot,
-            root=hello.root,
-            port=hello.port,
-            address=address,
-            local=self._side.local,
-            features=frozenset(hello.features),
-            software=hello.software,
-        )
+        address = self._transport.get_extra_info("peername") if self._transport is not None else None
+        self._peer = peer_of(hello, None if self._side.local or not address else address, local=self._side.local)
         self._arm()
         if not self._ready.done():
             self._ready.set_result(None)
@@ -382,9 +336,6 @@ class Link(asyncio.BufferedProtocol):
         self._closing = True
         if self._transport is not None:
             self._transport.close()
-
-    def _no_hello(self) -> None:
-        self._fail(ProtocolError(f"no HELLO within {self._settings.handshake_s} s"))
 
     def _fail(self, error: MeshError) -> None:
         log.info("the link to %s is closed: %s", self._who(), error)

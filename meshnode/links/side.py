@@ -76,6 +76,21 @@ class Side:
     local: bool = False
 
 
+def peer_of(hello: Hello, address: tuple[Any, ...] | None, *, local: bool) -> Peer:
+    """The other side by its HELLO and the address that it called from or was dialled at."""
+    return Peer(
+        id=NodeId(hello.id),
+        name=hello.name,
+        boot=hello.boot,
+        root=hello.root,
+        port=hello.port,
+        address=(str(address[0]), int(address[1])) if address else None,
+        local=local,
+        features=frozenset(hello.features),
+        software=hello.software,
+    )
+
+
 def lost(text: str, *, sent: bool) -> PeerLost:
     """A PeerLost that says whether the request may have arrived."""
     error = PeerLost(text)

@@ -23,7 +23,8 @@ from meshnode.links.link import Incoming, Link, Reply
 from meshnode.links.pool import Address, Pool, listening
 from meshnode.membership import advert as adverts
 from meshnode.membership import updates
-from meshnode.membership.advert import ADVERT_BYTES_MAX, Advert, Content
+from meshnode.membership.advert import Advert, Content
+from meshnode.membership.book import AdvertBook
 from meshnode.membership.contact import Contact
 from meshnode.membership.events import (
     Advertised,
@@ -88,14 +89,13 @@ class Membership:
             id_text=identity.id_text,
             now=time.monotonic(),
         )
-        self._adverts: dict[NodeId, tuple[Advert, bytes]] = {}
+        self._adverts = AdvertBook(keeper.id, pool, rng, row=self._core.roster.get, learnt=self._advert_learnt)
         self._known: dict[NodeId, Known] = {keeper.id: Known(found_by="self")}
         self._version = 0
         self._socket: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._telling: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pulling: set[NodeId] = set()
         self._contact = Contact(
             me=keeper.id,
             core=self._core,
@@ -125,7 +125,7 @@ class Membership:
         """Say goodbye (unless `reason` is None) and be silent."""
         if reason is not None:
             self._feed(Leaving(reason))
-            left = updates.left(self._keeper.key.sign, self._key, *self._version_of_mine(), reason[:32])
+            left = updates.left(self._keeper.key.sign, self._key, *self._core.version, reason[:32])
             goodbye = updates.encode(left)
             calls = [self._tell(link, goodbye) for link in self._pool.links()[:64]]
             await asyncio.gather(*calls, return_exceptions=True)
@@ -139,11 +139,6 @@ class Membership:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
             self._socket = None
-
-    def _version_of_mine(self) -> tuple[int, int]:
-        row = self._core.roster.get(self._keeper.id)
-        assert row is not None, "a node always holds itself"
-        return row.version
 
     async def _tell(self, link: Link, update: bytes) -> None:
         await link.call(RosterSync(full=False), (messages.pack_batch([update]),), timeout_s=0.5)
@@ -165,7 +160,7 @@ class Membership:
         """Where a node may be reached, what worked last first."""
         known, held = self._known.get(node), self._adverts.get(node)
         found = dict.fromkeys([known.proven] if known is not None and known.proven else [])
-        for address in held[0].addresses if held is not None else ():
+        for address in held.addresses if held is not None else ():
             found[address] = None
         return tuple(address for address in found if address is not None)
 
@@ -182,10 +177,10 @@ class Membership:
         )
         return Member(
             id=row.id,
-            name=held[0].name if held is not None else row.id[:8],
+            name=held.name if held is not None else row.id[:8],
             state="left" if revoked and row.state == "alive" else row.state,
             usable=row.state == "alive" and not known.trouble and not revoked and (is_self or held is not None),
-            advert=held[0] if held is not None else None,
+            advert=held,
             addresses=addresses,
             address=known.proven or next(iter(addresses), None),
             rtt_s=0.0 if is_self else link.rtt_s if link is not None else None,
@@ -211,7 +206,7 @@ class Membership:
             epoch=self._sealer.epoch,
             epoch_key=self._epoch_public,
         )
-        self._adverts[self._keeper.id] = (advert, adverts.seal(advert, self._keeper.key.sign))
+        self._adverts.put_own(advert, adverts.seal(advert, self._keeper.key.sign))
         self._feed(Advertised(self._version))
 
     def found(self, node: NodeId, found_by: FoundBy) -> None:
@@ -270,8 +265,8 @@ class Membership:
                 return Reply(RosterSync(), (messages.pack_batch(rows),))
             case AdvertPull():
                 ids = messages.unpack_batch(incoming.body, item_bytes_max=64)
-                found = [self._adverts.get(NodeId(id.decode("ascii", "replace"))) for id in ids]
-                return Reply(Adverts(), (messages.pack_batch([it[1] for it in found if it is not None]),))
+                found = [self._adverts.bytes_of(NodeId(id.decode("ascii", "replace"))) for id in ids]
+                return Reply(Adverts(), (messages.pack_batch([data for data in found if data is not None]),))
         raise ProtocolError(f"{type(incoming.request).__name__} is not about membership")
 
     # --- the core ---
@@ -307,13 +302,13 @@ class Membership:
                 log.info("%s is %s%s", self._name_of(row.id), row.state, f" ({row.reason})" if row.reason else "")
                 if row.state == "alive" and before in ("dead", "left"):
                     known.trouble = ""
-            if row.state == "alive" and row.advert > 0:
-                self._want_advert(row)
+            if row.state == "alive" and self._adverts.wants(row):
+                self._start(self._adverts.pull(row.id))
         self._touch()
 
     def _name_of(self, node: NodeId) -> str:
         held = self._adverts.get(node)
-        return f"{held[0].name} ({node[:8]})" if held is not None else node[:8]
+        return f"{held.name} ({node[:8]})" if held is not None else node[:8]
 
     def _touch(self) -> None:
         self._view = None
@@ -363,12 +358,10 @@ class Membership:
 
     def _heard(self, peer: NodeId) -> None:
         """First-hand: the peer said something."""
-        known = self._known.get(peer)
-        if known is not None and known.trouble and self._pool.get(peer) is not None:
-            link = self._pool.get(peer)
-            if link is not None and not link.silent:
-                known.trouble = ""
-                self._touch()
+        known, link = self._known.get(peer), self._pool.get(peer)
+        if known is not None and known.trouble and link is not None and not link.silent:
+            known.trouble = ""
+            self._touch()
 
     # --- over links ---
 
@@ -378,6 +371,17 @@ class Membership:
         received = await link.call(RosterSync(), (messages.pack_batch(rows),), timeout_s=CALL_S)
         self._merge(received.body)
 
+    def _advert_learnt(self, advert: Advert) -> None:
+        node = NodeId(advert.id)
+        if self._keeper.statements.revoked(node) is None:
+            try:
+                self._sealer.set_peer(node, advert.epoch, advert.epoch_key)
+            except ProtocolError as error:
+                log.warning("%s", error)
+        self._touch()
+        if sum(row.state == "alive" for row in self._core.roster) <= LINKED_MAX:
+            self._start(self._contact.connect(node))
+
     def _trouble(self, node: NodeId, why: str) -> None:
         self._known.setdefault(node, Known()).trouble = why[:200]
         self._touch()
@@ -385,64 +389,6 @@ class Membership:
     def _merge(self, body: memoryview) -> None:
         items = messages.unpack_batch(body, item_bytes_max=UPDATE_BYTES_MAX)
         self._feed(Merged(tuple(updates.decode_update(item) for item in items)))
-
-    def _want_advert(self, row: Row) -> None:
-        held = self._adverts.get(row.id)
-        if held is not None and (held[0].boot, held[0].version) >= (row.gen, row.advert):
-            return
-        if row.id not in self._pulling:
-            self._pulling.add(row.id)
-            self._start(self._pull(row.id))
-
-    async def _pull(self, node: NodeId) -> None:
-        """Get a node's newest advert: from itself when there is a link, else from whoever is linked."""
-        try:
-            for attempt in range(6):
-                own = self._pool.get(node)
-                others = [link for link in self._pool.links() if link.peer.id != node]
-                self._rng.shuffle(others)
-                for link in ([own] if own is not None else []) + others[:2]:
-                    try:
-                        received = await link.call(
-                            AdvertPull(), (messages.pack_batch([node.encode()]),), timeout_s=CALL_S
-                        )
-                    except MeshError:
-                        continue
-                    for data in messages.unpack_batch(received.body, item_bytes_max=ADVERT_BYTES_MAX):
-                        self._take_advert(data)
-                row, held = self._core.roster.get(node), self._adverts.get(node)
-                if row is None or (held is not None and (held[0].boot, held[0].version) >= (row.gen, row.advert)):
-                    return
-                await asyncio.sleep(0.1 * 2**attempt)
-        finally:
-            self._pulling.discard(node)
-
-    def _take_advert(self, data: bytes) -> None:
-        try:
-            advert = adverts.unseal(
-                data,
-                lambda key, message, signature: identity.verify(SPKI_PREFIX + key, message, signature),
-                lambda key: identity.node_id(SPKI_PREFIX + key),
-            )
-        except ProtocolError as error:
-            log.warning("an advert was refused: %s", error)
-            return
-        node = NodeId(advert.id)
-        held = self._adverts.get(node)
-        if node == self._keeper.id or (
-            held is not None and (held[0].boot, held[0].version) >= (advert.boot, advert.version)
-        ):
-            return
-        self._adverts[node] = (advert, data)
-        if self._keeper.statements.revoked(node) is None:
-            try:
-                self._sealer.set_peer(node, advert.epoch, advert.epoch_key)
-            except ProtocolError as error:
-                log.warning("%s", error)
-        self._touch()
-        linked = sum(row.state == "alive" for row in self._core.roster) <= LINKED_MAX
-        if linked:
-            self._start(self._contact.connect(node))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(self._quietly(work))

@@ -142,6 +142,11 @@ class Swim:
         return held + [row.against for row in self.roster if row.against is not None]
 
     @property
+    def version(self) -> tuple[int, int]:
+        """(gen, inc) of this node."""
+        return (self._gen, self._inc)
+
+    @property
     def nodes(self) -> int:
         """Members that count: alive or suspect, this one included."""
         return sum(row.state in ("alive", "suspect") for row in self.roster)

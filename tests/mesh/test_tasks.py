@@ -147,7 +147,7 @@ def test_a_file_that_is_no_model_is_refused(mesh_rig: Rig, tmp_path: Path, kind:
 
 
 def test_the_demo_holds_its_promise() -> None:
-    """`meshnode demo` classifies every held-out digit across four agents, one killed: exit 0 says lost 0 and wrong 0."""
+    """`meshnode demo` classifies every held-out digit across four agents, one killed; exit 0 means lost 0, wrong 0."""
     done = subprocess.run(
         [sys.executable, "-m", "meshnode.cli.main", "demo"], capture_output=True, text=True, timeout=300
     )
