@@ -27,7 +27,7 @@ from meshnode.edge.peers import PeerDoor
 from meshnode.errors import ConfigError, MeshError, TransferFailed
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
-from meshnode.links.link import Incoming, Link, Reply
+from meshnode.links.link import Link
 from meshnode.links.local import LocalServer
 from meshnode.links.pool import BULK, Address, Pool
 from meshnode.links.side import Side
@@ -86,7 +86,7 @@ class Agent:
         name = node_name(settings)
         side = Side(
             hello=self._hello,
-            handler=self._from_peer,
+            handler=lambda incoming: self._peer_door.handle(incoming),
             settings=settings.links,
             requests=messages.decode_peer_request,
             replies=messages.decode_peer_reply,
@@ -280,9 +280,6 @@ class Agent:
             software=f"meshnode/{__version__}",
             body_bytes_max=self._settings.links.body_bytes_max,
         )
-
-    async def _from_peer(self, incoming: Incoming) -> Reply:
-        return await self._peer_door.handle(incoming)
 
     def _link_up(self, link: Link) -> None:
         log.info("linked with %s (%s)", link.peer.name, link.peer.id[:8])

@@ -17,12 +17,18 @@ from meshnode.links.link import Link
 from meshnode.links.pool import Address, Pool
 from meshnode.membership.events import Broken, Event, StreamAnswered
 from meshnode.membership.swim import Swim
-from meshnode.wire.messages import NodeId, StreamPing
+from meshnode.wire.messages import NodeId, RosterSync, StreamPing, pack_batch
 from meshnode.wire.rng import Rng
 
 log = logging.getLogger(__name__)
 
 REDIALS = 3
+TELL_S = 0.5
+
+
+async def tell(link: Link, update: bytes) -> None:
+    """Tell one peer one thing, over its link."""
+    await link.call(RosterSync(full=False), (pack_batch([update]),), timeout_s=TELL_S)
 
 
 @dataclass(slots=True)

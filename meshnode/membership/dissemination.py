@@ -1,7 +1,8 @@
 """Which news to tell next: the newest word about each node, those told least often first. A core.
 
-An update is told `mult` x log10(N + 1) times; hearing it from another counts as two tellings, for it is spreading
-without us. A newer word about a node replaces the older one, so there is never more than one entry a node.
+An update is told `mult` x log10(N + 1) times, at least eight; hearing it from another counts as two tellings, for it
+is spreading without us. A newer word about a node replaces the older one, so there is never more than one entry a
+node.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from meshnode.membership.updates import AnyUpdate, encode
 from meshnode.wire.messages import NodeId
 
 HEARD_COUNTS = 2
+TOLD_MIN = 8
+"""In small meshes too, so that the early stop on hearing it back leaves nobody out."""
 
 
 @dataclass(slots=True)
@@ -65,4 +68,4 @@ class News:
         return tuple(chosen)
 
     def _limit(self, nodes: int) -> int:
-        return max(3, math.ceil(self.mult * math.log10(nodes + 1)))
+        return max(TOLD_MIN, math.ceil(self.mult * math.log10(nodes + 1)))

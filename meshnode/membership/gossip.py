@@ -25,7 +25,7 @@ from meshnode.membership import advert as adverts
 from meshnode.membership import updates
 from meshnode.membership.advert import Advert, Content
 from meshnode.membership.book import AdvertBook
-from meshnode.membership.contact import Contact
+from meshnode.membership.contact import Contact, tell
 from meshnode.membership.events import (
     Advertised,
     Broken,
@@ -127,7 +127,7 @@ class Membership:
             self._feed(Leaving(reason))
             left = updates.left(self._keeper.key.sign, self._key, *self._core.version, reason[:32])
             goodbye = updates.encode(left)
-            calls = [self._tell(link, goodbye) for link in self._pool.links()[:64]]
+            calls = [tell(link, goodbye) for link in self._pool.links()[:64]]
             await asyncio.gather(*calls, return_exceptions=True)
         for handle in (self._timer, self._telling):
             if handle is not None:
@@ -139,9 +139,6 @@ class Membership:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
             self._socket = None
-
-    async def _tell(self, link: Link, update: bytes) -> None:
-        await link.call(RosterSync(full=False), (messages.pack_batch([update]),), timeout_s=0.5)
 
     # --- the view ---
 
@@ -261,7 +258,7 @@ class Membership:
                 return Reply(Done(), ())
             case RosterSync():
                 self._merge(incoming.body)
-                rows = [updates.encode(update) for update in self._core.rows()] if incoming.request.full else []
+                rows = [updates.encode(update) for update in self._core.roster.news()] if incoming.request.full else []
                 return Reply(RosterSync(), (messages.pack_batch(rows),))
             case AdvertPull():
                 ids = messages.unpack_batch(incoming.body, item_bytes_max=64)
@@ -282,8 +279,7 @@ class Membership:
             self._timer = None
         due = self._core.next_deadline()
         if due is not None:
-            delay_s = max(0.0, due - time.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._feed, None)
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - time.monotonic()), self._feed, None)
 
     def _do(self, effect: Effect) -> None:
         match effect:
@@ -299,16 +295,14 @@ class Membership:
             known = self._known.setdefault(row.id, Known())
             if row.state != before:
                 known.since = time.monotonic()
-                log.info("%s is %s%s", self._name_of(row.id), row.state, f" ({row.reason})" if row.reason else "")
+                held = self._adverts.get(row.id)
+                name = f"{held.name} ({row.id[:8]})" if held is not None else row.id[:8]
+                log.info("%s is %s%s", name, row.state, f" ({row.reason})" if row.reason else "")
                 if row.state == "alive" and before in ("dead", "left"):
                     known.trouble = ""
             if row.state == "alive" and self._adverts.wants(row):
                 self._start(self._adverts.pull(row.id))
         self._touch()
-
-    def _name_of(self, node: NodeId) -> str:
-        held = self._adverts.get(node)
-        return f"{held.name} ({node[:8]})" if held is not None else node[:8]
 
     def _touch(self) -> None:
         self._view = None
@@ -367,9 +361,13 @@ class Membership:
 
     async def _even_out(self, link: Link) -> None:
         """Exchange views with one peer."""
-        rows = [updates.encode(update) for update in self._core.rows()]
+        rows = [updates.encode(update) for update in self._core.roster.news()]
         received = await link.call(RosterSync(), (messages.pack_batch(rows),), timeout_s=CALL_S)
+        version = self._core.version
         self._merge(received.body)
+        if self._core.version != version:
+            # The peer held us for dead, and would not hear the refutation by gossip.
+            await tell(link, updates.encode(self._core.word))
 
     def _advert_learnt(self, advert: Advert) -> None:
         node = NodeId(advert.id)

@@ -42,11 +42,6 @@ class Row:
         """(gen, inc)"""
         return (self.gen, self.inc)
 
-    @property
-    def news(self) -> AnyUpdate:
-        """The strongest update about it."""
-        return self.against if self.against is not None else self.word
-
 
 def raw_id(key: bytes) -> bytes:
     """The 32 bytes of the id that follows from an Ed25519 key."""
@@ -67,6 +62,10 @@ class Roster:
     def get(self, node: NodeId) -> Row | None:
         """The row of a node."""
         return self.rows.get(node)
+
+    def news(self) -> list[AnyUpdate]:
+        """Each node's own word, then the accusations that hold, so that a receiver knows whom they are about."""
+        return [row.word for row in self] + [row.against for row in self if row.against is not None]
 
     def subject(self, update: AnyUpdate) -> NodeId:
         """Whom an update is about."""

@@ -5,8 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from meshnode.config import Membership
+
 CONFIRMATIONS = 2
 """So many accusers beside the first bring it down to its shortest."""
+
+
+def shortest_s(settings: Membership, nodes: int) -> float:
+    """The shortest suspicion in a mesh of so many nodes."""
+    return settings.suspicion_mult * max(1.0, math.log10(max(nodes, 1))) * settings.probe_interval_s
 
 
 @dataclass(slots=True)

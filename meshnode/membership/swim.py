@@ -33,7 +33,7 @@ from meshnode.membership.events import (
 )
 from meshnode.membership.probe import Probe, Relay
 from meshnode.membership.roster import IdText, Roster, Row, raw_id
-from meshnode.membership.suspicion import CONFIRMATIONS, Suspicion
+from meshnode.membership.suspicion import CONFIRMATIONS, Suspicion, shortest_s
 from meshnode.membership.updates import (
     Ack,
     Alive,
@@ -136,15 +136,15 @@ class Swim:
             self._time(now, effects)
         return effects
 
-    def rows(self) -> list[AnyUpdate]:
-        """Everything that is held, for anti-entropy: each node's own word, then the accusation that holds."""
-        held: list[AnyUpdate] = [row.word for row in self.roster]
-        return held + [row.against for row in self.roster if row.against is not None]
-
     @property
     def version(self) -> tuple[int, int]:
         """(gen, inc) of this node."""
         return (self._gen, self._inc)
+
+    @property
+    def word(self) -> AnyUpdate:
+        """What this node says of itself."""
+        return self._own_row().word
 
     @property
     def nodes(self) -> int:
@@ -222,7 +222,8 @@ class Swim:
         missing = probe.helpers - probe.nacks
         self._ail(missing if probe.helpers else 0)
         row = self.roster.get(probe.target)
-        if row is not None and row.state == "alive":
+        if row is not None and row.state in ("alive", "suspect"):
+            # Of a node that others suspect already this is a confirmation, which shortens the suspicion.
             self._learn(now, (updates.suspect(self._sign, *self._accusation(row)),), effects)
 
     def _gossip(self, now: float, effects: list[Effect]) -> None:
@@ -330,7 +331,7 @@ class Swim:
         """Suspicion timers and tombstones follow the row."""
         if row.state == "suspect":
             assert isinstance(update, Suspect)
-            min_s = self._suspicion_s()
+            min_s = shortest_s(self._settings, self.nodes)
             # With too few others to confirm it, waiting for confirmations would only make it long.
             max_s = min_s if self.nodes - 2 < CONFIRMATIONS else min_s * self._settings.suspicion_max_mult
             self._suspicions[row.id] = Suspicion(row.version, now, min_s, max_s, {update.accuser})
@@ -343,17 +344,16 @@ class Swim:
             if row.state == "alive" and row.id not in self._round:
                 self._round.insert(self._rng.randrange(len(self._round) + 1), row.id)
 
-    def _suspicion_s(self) -> float:
-        settings = self._settings
-        return settings.suspicion_mult * max(1.0, math.log10(max(self.nodes, 1))) * settings.probe_interval_s
-
     def _about_me(self, update: AnyUpdate, effects: list[Effect]) -> None:
         """Refute what is said against this start of us; be newer than whatever an earlier start said."""
         version = (update.gen, update.inc)
         mine = (self._gen, self._inc)
         if isinstance(update, Alive) and version == mine:
             return
-        if version < mine or self._leaving:
+        if self._leaving:
+            return
+        if version < mine:
+            self._news.put(self.me, self.word)  # whoever told this has not heard our newer word
             return
         if update.gen > self._gen:
             self._gen, self._inc = update.gen + 1, 0
