@@ -51,10 +51,7 @@ from meshnode.wire.messages import Digest, Hello, NodeId, Piece, PieceAsk, Piece
 
 log = logging.getLogger(__name__)
 
-DRAIN_S = 3.0
-ADVERTISE_S = 1.0
-SERVICE_NEWS = 1.25
-"""A learnt run time is advertised anew when it changed by this factor."""
+DRAIN_S, ADVERTISE_S = 3.0, 1.0
 PORT_TRIES = 20
 Announce = Callable[[dict[str, Any]], None]
 
@@ -101,13 +98,13 @@ class Agent:
             settings.execution,
             devices,
             folder=home / "worker",
-            hold_s=settings.routing.hold_s,
             changed=self._advertise_now.set,
         )
         fetcher = Fetcher(store, settings.catalog, self._ask_piece, self._holders)
         serving = Serving(
             self_id=keeper.id,
             zone=self._zone(),
+            hold_s=settings.routing.hold_s,
             execution=execution,
             roles_of=self._roles_of,
             manifest=catalog.of_digest,

@@ -1,7 +1,8 @@
 """Running transfers: the shell around `meshnode.catalog.transfer`, from peers into the store.
 
-Two tasks that want the same model wait for the same transfer. What was verified and written before a restart is not
-fetched again.
+Two tasks that want the same model wait for the same transfer; a task that gives up leaves it running. What was
+verified and written before a restart is not fetched again. Hashing and writing happen in threads: pieces arrive while
+small requests are served.
 """
 
 from __future__ import annotations
@@ -9,24 +10,46 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import assert_never
 
-from meshnode.catalog import transfer
-from meshnode.catalog.manifest import Manifest
+from meshnode.catalog.manifest import File, Manifest
+from meshnode.catalog.partial import Partial
+from meshnode.catalog.pieces import in_thread
 from meshnode.catalog.store import Store
-from meshnode.catalog.transfer import AskList, AskPiece, Check, Complete, GiveUp, Transfer, Write
+from meshnode.catalog.transfer import (
+    LIST,
+    AskList,
+    AskPiece,
+    Check,
+    Complete,
+    Effect,
+    Event,
+    Failed,
+    GiveUp,
+    Holders,
+    ListCame,
+    OnDisk,
+    PieceCame,
+    Transfer,
+    Write,
+)
 from meshnode.config import Catalog as Settings
-from meshnode.errors import HomeError, MeshError, ProtocolError
+from meshnode.errors import HomeError, MeshError, ModelRefused, TransferFailed
 from meshnode.wire.messages import Digest, NodeId, PieceAsk, PieceListAsk
 
 log = logging.getLogger(__name__)
 
+REFRESH_S = 1.0
+"""Who holds the model is looked up anew so often while it moves."""
 Ask = Callable[[NodeId, PieceAsk | PieceListAsk], Awaitable[bytes]]
 """Ask a peer for a piece or a piece list; its bytes, or a MeshError."""
 HoldersOf = Callable[[Digest], Sequence[NodeId]]
+Progress = Callable[[int, int], None]
+"""(bytes done, bytes in all)"""
 
 
 class Fetcher:
@@ -38,16 +61,24 @@ class Fetcher:
         self._ask = ask
         self._holders = holders
         self._running: dict[Digest, asyncio.Task[None]] = {}
+        self._watching: dict[Digest, list[Progress]] = {}
+        self._refused: dict[tuple[File, ...], str] = {}
 
-    async def ensure(self, manifest: Manifest) -> Path:
-        """The .onnx file of a model, fetched when it is not here. Raises TransferFailed, HomeError."""
+    async def ensure(self, manifest: Manifest, on_progress: Progress | None = None) -> Path:
+        """The .onnx file of a model, hashed since the start, and fetched when it is not here.
+
+        Raises TransferFailed (also when this node's disk has no room: another node's may), and ModelRefused when the
+        manifest contradicts itself.
+        """
         digest = manifest.digest
-        if not self._store.has(digest):
+        if not self._store.proven(digest):
             task = self._running.get(digest)
             if task is None:
-                task = asyncio.ensure_future(self._fetch(manifest))
+                task = asyncio.ensure_future(self._provide(manifest))
                 self._running[digest] = task
                 task.add_done_callback(lambda done: self._ended(digest, done))
+            if on_progress is not None:
+                self._watching.setdefault(digest, []).append(on_progress)
             await asyncio.shield(task)
         return self._store.path(digest)
 
@@ -60,85 +91,130 @@ class Fetcher:
 
     def _ended(self, digest: Digest, task: asyncio.Task[None]) -> None:
         del self._running[digest]
+        self._watching.pop(digest, None)
         if not task.cancelled():
             task.exception()  # whoever waited has seen it
 
-    async def _fetch(self, manifest: Manifest) -> None:
-        folder = self._store.begin(manifest)
-        core = Transfer(manifest, self._settings)
-        events: asyncio.Queue[transfer.Event] = asyncio.Queue()
-        asking: set[asyncio.Task[None]] = set()
+    async def _provide(self, manifest: Manifest) -> None:
+        if self._store.has(manifest.digest):
+            try:
+                if await self._store.verify(manifest.digest):
+                    return
+            except TransferFailed:
+                if self._store.has(manifest.digest):
+                    raise
+        if manifest.files in self._refused:
+            raise ModelRefused(self._refused[manifest.files])
+        try:
+            partial = self._store.begin(manifest)
+        except HomeError as error:
+            raise _not_here(error) from error
+        try:
+            await _Run(self, manifest, partial).run()
+        except ModelRefused as error:  # the manifest contradicts itself: never fetch all of it again
+            self._refused[manifest.files] = str(error)
+            await asyncio.to_thread(partial.discard)
+            raise
+        except HomeError as error:  # a full disk is worse than a fetch from the start
+            await asyncio.to_thread(partial.discard)
+            raise _not_here(error) from error
+        finally:
+            self._store.end(partial)
+
+    def _moved(self, digest: Digest, done: int, total: int) -> None:
+        for watch in self._watching.get(digest, ()):
+            watch(done, total)
+
+
+def _not_here(error: HomeError) -> TransferFailed:
+    """This node cannot keep the model; the task may go elsewhere."""
+    return TransferFailed(f"this node cannot keep the model: {error}", hint=error.hint)
+
+
+class _Run:
+    """One transfer, from its first question to the model in the store."""
+
+    def __init__(self, fetcher: Fetcher, manifest: Manifest, partial: Partial) -> None:
+        self._fetcher = fetcher
+        self._manifest = manifest
+        self._partial = partial
+        self._core = Transfer(manifest, fetcher._settings)
+        self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
+        self._asking: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Raises TransferFailed, HomeError, ModelRefused."""
         began = time.monotonic()
-        events.put_nowait(transfer.Holders(tuple(self._holders(manifest.digest))))
+        event: Event | Exception = self._present()
         try:
             while True:
-                effects = core.handle(time.monotonic(), await events.get())
-                while effects:
-                    effect = effects.pop(0)
-                    match effect:
-                        case AskList() | AskPiece():
-                            task = asyncio.ensure_future(self._request(manifest, effect, events))
-                            asking.add(task)
-                            task.add_done_callback(asking.discard)
-                        case Check(file):
-                            path = folder / manifest.files[file].path
-                            held = await asyncio.to_thread(_held, path, core.hashes(file), manifest.piece_bytes)
-                            core.have(file, held)
-                            events.put_nowait(transfer.Holders(tuple(self._holders(manifest.digest))))
-                        case Write(file, index, data):
-                            offset = index * manifest.piece_bytes
-                            await asyncio.to_thread(_write, folder / manifest.files[file].path, offset, data)
-                        case Complete():
-                            await self._store.finish(manifest, folder)
-                            log.info(
-                                "fetched %s:%s, %s bytes in %.2f s",
-                                manifest.name,
-                                manifest.version,
-                                core.fetched_bytes,
-                                time.monotonic() - began,
-                            )
-                            return
-                        case GiveUp(error):
-                            raise error
+                if isinstance(event, Exception):
+                    raise event
+                for effect in self._core.handle(time.monotonic(), event):
+                    if await self._act(effect):
+                        name, version = self._manifest.name, self._manifest.version
+                        took_s = time.monotonic() - began
+                        log.info("fetched %s:%s, %d bytes in %.2f s", name, version, self._core.fetched_bytes, took_s)
+                        return
+                event = await self._next_event()
         finally:
-            for task in asking:
+            for task in self._asking:
                 task.cancel()
-            await asyncio.gather(*asking, return_exceptions=True)
+            await asyncio.gather(*self._asking, return_exceptions=True)
 
-    async def _request(
-        self, manifest: Manifest, effect: AskList | AskPiece, events: asyncio.Queue[transfer.Event]
-    ) -> None:
-        index = -1 if isinstance(effect, AskList) else effect.index
+    async def _next_event(self) -> Event | Exception:
+        deadline = self._core.next_deadline()
+        limit_s = REFRESH_S if deadline is None else min(REFRESH_S, max(0.0, deadline - time.monotonic()))
         try:
-            async with asyncio.timeout(self._settings.piece_timeout_s):
+            async with asyncio.timeout(limit_s):
+                return await self._events.get()
+        except TimeoutError:
+            return self._present()
+
+    def _present(self) -> Holders:
+        """Who has it, in an order of our own: not every receiver begins with the same holder."""
+        nodes = list(self._fetcher._holders(self._manifest.digest))
+        random.shuffle(nodes)
+        return Holders(tuple(nodes))
+
+    async def _act(self, effect: Effect) -> bool:
+        """Do what the core says; True when the model is there."""
+        match effect:
+            case AskList() | AskPiece():
+                task = asyncio.ensure_future(self._request(effect))
+                self._asking.add(task)
+                task.add_done_callback(self._asking.discard)
+            case Check(file, hashes):
+                held = await in_thread(lambda stop: self._partial.held(file, hashes, stop))
+                self._events.put_nowait(OnDisk(file, tuple(held)))
+            case Write(file, index, data):
+                await asyncio.to_thread(self._partial.write, file, index, data)
+                self._fetcher._moved(self._manifest.digest, self._core.done_bytes, self._manifest.size)
+            case Complete():
+                await self._fetcher._store.finish(self._partial)
+                return True
+            case GiveUp(error):
+                raise error
+            case _:
+                assert_never(effect)
+        return False
+
+    async def _request(self, effect: AskList | AskPiece) -> None:
+        """Put one question to a holder and its answer among the events."""
+        holder, file, digest = effect.holder, effect.file, self._manifest.digest
+        index = LIST if isinstance(effect, AskList) else effect.index
+        event: Event | Exception
+        try:
+            async with asyncio.timeout(self._fetcher._settings.piece_timeout_s):
                 if isinstance(effect, AskList):
-                    message = PieceListAsk(model=manifest.digest, file=effect.file)
-                    data = await self._ask(effect.holder, message)
-                    events.put_nowait(transfer.ListCame(effect.holder, effect.file, data))
+                    data = await self._fetcher._ask(holder, PieceListAsk(model=digest, file=file))
+                    event = ListCame(holder, file, data)
                 else:
-                    ask = PieceAsk(model=manifest.digest, file=effect.file, piece=effect.index)
-                    data = await self._ask(effect.holder, ask)
-                    events.put_nowait(transfer.PieceCame(effect.holder, effect.file, effect.index, data))
+                    data = await self._fetcher._ask(holder, PieceAsk(model=digest, file=file, piece=index))
+                    sha256 = await asyncio.to_thread(lambda: hashlib.sha256(data).digest())
+                    event = PieceCame(holder, file, index, data, sha256)
         except (MeshError, TimeoutError) as error:
-            reason = str(error) or "no answer"
-            events.put_nowait(transfer.Failed(effect.holder, effect.file, index, reason))
-
-
-def _held(path: Path, hashes: list[bytes], piece_bytes: int) -> list[int]:
-    """Which pieces of a half-fetched file are right."""
-    if not path.exists():
-        return []
-    with path.open("rb") as file:
-        return [i for i, expected in enumerate(hashes) if hashlib.sha256(file.read(piece_bytes)).digest() == expected]
-
-
-def _write(path: Path, offset: int, data: bytes) -> None:
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            if os.pwrite(fd, data, offset) != len(data):
-                raise ProtocolError(f"{path.name}: a piece was written in part")
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise HomeError(f"the model cannot be stored: {error.strerror}", hint="is the disk full?") from error
+            event = Failed(holder, file, index, str(error) or "no answer in time")
+        except Exception as error:  # a bug in what asks: end the transfer with it instead of waiting for ever
+            event = error
+        self._events.put_nowait(event)

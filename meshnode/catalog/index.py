@@ -38,21 +38,26 @@ class Catalog:
     _statements: dict[tuple[str, int], bytes] = field(default_factory=dict)
 
     def refresh(self, statements: Iterable[tuple[ModelStatement, NodeId]]) -> None:
-        """Read the statements that hold, with their publishers. Of two with one name and version the older holds."""
+        """Read the statements that hold, oldest first, with their publishers.
+
+        Of two with one name and version the older has the name; the other is still found by its digest. Of two with
+        one digest the older says how the files travel, so that all nodes cut them into the same pieces.
+        """
         found: dict[tuple[str, int], Manifest] = {}
         self._statements = {}
+        self._by_digest = {}
         for statement, publisher in statements:
             try:
                 manifest = from_map(statement.body, publisher)
             except MeshError as error:
                 log.warning("a model of node %s is left out: %s", publisher[:8], error)
                 continue
+            self._by_digest.setdefault(manifest.digest, manifest)
             key = (manifest.name, manifest.version)
             if key not in found:
                 found[key] = manifest
                 self._statements[key] = statement.id
         self._manifests = tuple(found[key] for key in sorted(found))
-        self._by_digest = {manifest.digest: manifest for manifest in self._manifests}
         self._by_name = {manifest.name: manifest for manifest in self._manifests}  # sorted: the newest version stays
 
     def manifests(self) -> tuple[Manifest, ...]:
@@ -61,7 +66,8 @@ class Catalog:
 
     def resolve(self, wanted: str) -> Manifest:
         """`name`, `name:version` or a digest. Raises ModelNotFound."""
-        return self._by_name.get(wanted) or resolve(self._manifests, wanted)
+        named = self._by_name.get(wanted) or self._by_digest.get(Digest(wanted))
+        return named or resolve(self._manifests, wanted)
 
     def of_digest(self, digest: Digest) -> Manifest:
         """Raises ModelNotFound."""

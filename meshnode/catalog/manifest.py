@@ -16,20 +16,26 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from meshnode.errors import InvalidInput, ModelNotFound, ProtocolError
+from meshnode.errors import InvalidInput, ModelNotFound, ModelRefused, ProtocolError
 from meshnode.wire.messages import Digest, NodeId
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 FILES_MAX = 256
-METADATA_BYTES_MAX = 4096
+PIECES_MAX = 1 << 20
+"""Of all files together: 32 MiB of hashes, 1 TiB at the usual piece size."""
+MANIFEST_BYTES_MAX = 30 * 1024
+"""A statement has at most 32 KiB, with its envelope."""
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
-Path = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")]
+FileName = Annotated[str, Meta(pattern=rf"\A{FILE_NAME.pattern}\Z")]
+Word = Annotated[str, Meta(max_length=256)]
 
 
 class File(msgspec.Struct, frozen=True):
     """One file of a model; the first is the .onnx. `pieces` is the SHA-256 of its piece hashes, one after the other."""
 
-    path: Path
+    path: FileName
     size: Annotated[int, Meta(ge=0, le=2**46)]
     sha256: Hash
     pieces: Hash
@@ -52,12 +58,12 @@ class Manifest(msgspec.Struct, frozen=True):
     inputs: Annotated[tuple[Tensor, ...], Meta(max_length=1024)]
     outputs: Annotated[tuple[Tensor, ...], Meta(max_length=1024)]
     piece_bytes: Annotated[int, Meta(ge=4096, le=2**26)]
-    memory_bytes: Annotated[int, Meta(ge=0)] = 0
-    run_us: int | None = None
-    metadata: dict[str, str] = {}
-    provider: str = ""
-    runtime: str = ""
-    created: int = 0
+    memory_bytes: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    run_us: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    metadata: Annotated[dict[Word, Word], Meta(max_length=64)] = {}
+    provider: Word = ""
+    runtime: Word = ""
+    created: Annotated[int, Meta(ge=0, le=2**53)] = 0
     publisher: str = ""
     """Who signed it; filled in from the statement, never believed from the map."""
 
@@ -72,9 +78,19 @@ class Manifest(msgspec.Struct, frozen=True):
         return sum(file.size for file in self.files)
 
     def to_map(self) -> dict[str, Any]:
-        """The body of the statement."""
+        """The body of the statement. Raises ModelRefused when the mesh would not take it."""
         body: dict[str, Any] = msgspec.to_builtins(self, builtin_types=(bytes,))
         del body["publisher"]
+        nbytes = len(msgspec.msgpack.encode(body))
+        if nbytes > MANIFEST_BYTES_MAX:
+            raise ModelRefused(
+                f"the model's description takes {nbytes} bytes, and at most {MANIFEST_BYTES_MAX} may travel",
+                hint="fewer files, inputs and outputs, or shorter names",
+            )
+        try:
+            from_map(body, NodeId(self.publisher))
+        except ProtocolError as error:
+            raise ModelRefused(f"the model cannot be described to the mesh: {error}") from error
         return body
 
 
@@ -89,15 +105,28 @@ def digest_of(files: Iterable[File]) -> Digest:
 def from_map(body: Mapping[str, Any], publisher: NodeId) -> Manifest:
     """The manifest of a `model` statement's body. Raises ProtocolError."""
     try:
-        return msgspec.convert({**body, "publisher": publisher}, Manifest)
+        manifest = msgspec.convert({**body, "publisher": publisher}, Manifest)
     except msgspec.ValidationError as error:
         raise ProtocolError(f"not a model manifest: {error}") from error
+    if DIGEST.fullmatch(manifest.name):
+        raise ProtocolError("not a model manifest: its name looks like a digest")
+    if len({file.path.lower() for file in manifest.files}) != len(manifest.files):
+        raise ProtocolError("not a model manifest: two files have the same name")
+    pieces = sum(piece_count(file, manifest.piece_bytes) for file in manifest.files)
+    if pieces > PIECES_MAX:
+        raise ProtocolError(f"not a model manifest: {pieces} pieces, at most {PIECES_MAX} are allowed")
+    return manifest
+
+
+def piece_count(file: File, piece_bytes: int) -> int:
+    """In how many pieces a file travels; the last may be shorter."""
+    return -(-file.size // piece_bytes)
 
 
 def model_name(text: str) -> str:
     """A name made of a file's name or a user's word. Raises InvalidInput when it cannot be one."""
     name = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")
-    if not NAME.fullmatch(name):
+    if not NAME.fullmatch(name) or DIGEST.fullmatch(name):
         raise InvalidInput(
             f"{text!r} cannot be a model's name", hint="up to 64 lower-case letters, digits, '.', '_' and '-'"
         )
@@ -106,7 +135,7 @@ def model_name(text: str) -> str:
 
 def resolve(manifests: Sequence[Manifest], wanted: str) -> Manifest:
     """`name` (its newest version), `name:version`, or a digest. Raises ModelNotFound with names that are close."""
-    if re.fullmatch(r"[0-9a-f]{64}", wanted):
+    if DIGEST.fullmatch(wanted):
         found = [m for m in manifests if m.digest == wanted]
     else:
         name, _, version = wanted.partition(":")

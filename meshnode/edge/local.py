@@ -159,20 +159,20 @@ async def _model_add(node: Node, args: AddModel) -> JSON:
             created=int(time.time()),
             publisher=node.keeper.id,
         )
+        known = node.catalog.find(manifest.name, manifest.version)
+        if known is not None and known.digest != manifest.digest:
+            raise InvalidInput(
+                f"{manifest.name}:{manifest.version} is another model in this mesh ({known.digest[:12]})",
+                hint="choose another --version, or leave it out for the next one",
+            )
+        if known is None:
+            statement = node.keeper.publish_model(manifest.to_map())
+            node.trust.publish([statement.data])
+            node.trust.learnt([statement])
     except BaseException:
         if not node.catalog.knows(stored.digest):
             node.store.remove(stored.digest)
         raise
-    known = node.catalog.find(manifest.name, manifest.version)
-    if known is not None and known.digest != manifest.digest:
-        raise InvalidInput(
-            f"{manifest.name}:{manifest.version} is another model in this mesh ({known.digest[:12]})",
-            hint="choose another --version, or leave it out for the next one",
-        )
-    if known is None:
-        statement = node.keeper.publish_model(manifest.to_map())
-        node.trust.publish([statement.data])
-        node.trust.learnt([statement])
     return documents.model_document(manifest, on_disk=[node.keeper.id], loaded=[])
 
 

@@ -47,7 +47,7 @@ class PeerDoor:
             raise PermissionDenied(f"node {peer[:8]} has no grant in this mesh, or it has expired")
         match request:
             case QuoteAsk():
-                return node.serving.quote(request, peer)
+                return node.serving.quote(request, peer, incoming.link.rtt_s)
             case Infer():
                 return await node.serving.infer(request, incoming.body, peer)
             case VitalsAsk():

@@ -36,10 +36,11 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A submitter was quoted: keep a place for a moment."""
+    """A submitter was quoted: keep a place for a moment, about the two round trips until the task can be here."""
 
     task: TaskId
     model: Digest
+    hold_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,6 @@ class TaskQueue:
 
     settings: Execution
     slots: int
-    hold_s: float
     up: bool = False
     done: int = 0
     _heap: list[tuple[int, float, int, Offer]] = field(default_factory=list)
@@ -156,9 +156,9 @@ class TaskQueue:
                 self._check_room(now)
                 self._waiting[event.task] = event
                 heapq.heappush(self._heap, (_RANK[event.priority], event.deadline, next(self._order), event))
-            case Hold(task, model):
+            case Hold(task, model, hold_s):
                 self._forget_holds(now)
-                self._holds[task] = (now + self.hold_s, model)
+                self._holds[task] = (now + hold_s, model)
             case Finished(task, run_s):
                 ended = self._running.pop(task, None)
                 if ended is not None and run_s is not None:

@@ -63,13 +63,10 @@ class Execution:
         changed: told when providers or loaded models changed.
     """
 
-    def __init__(
-        self, settings: Settings, devices: Devices, *, folder: Path, hold_s: float, changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, settings: Settings, devices: Devices, *, folder: Path, changed: Callable[[], None]) -> None:
         self._settings = settings
         self._machine = devices
         self._folder = folder
-        self._hold_s = hold_s
         self._changed = changed
         self._devices: list[_Device] = []
         self._stopping = False
@@ -112,13 +109,13 @@ class Execution:
         """The learnt run time of a model on the fastest device."""
         return min((s for d in self._devices if (s := d.queue.service_s(model)) is not None), default=None)
 
-    def quote(self, ask: QuoteAsk, *, fetch_bytes: int, size_bytes: int) -> Quote:
-        """How soon the task could be done here; keeps a place for a moment. Raises Refused."""
+    def quote(self, ask: QuoteAsk, *, fetch_bytes: int, size_bytes: int, hold_s: float) -> Quote:
+        """How soon the task could be done here; keeps a place for `hold_s`. Raises Refused."""
         now = time.monotonic()
         model, task = Digest(ask.model), TaskId(ask.task)
         device = self._best(model, now)
         backlog_s, service_s = device.queue.quote(now, model)
-        self._apply(device, Hold(task, model))
+        self._apply(device, Hold(task, model, hold_s))
         load_s = 0.0 if model in device.loaded else size_bytes / LOAD_BYTES_S + 0.01
         return Quote(
             backlog_s=backlog_s,
@@ -126,7 +123,7 @@ class Execution:
             slots=device.queue.slots,
             load_s=load_s,
             fetch_bytes=fetch_bytes,
-            hold_s=self._hold_s,
+            hold_s=hold_s,
         )
 
     async def run(self, job: Job) -> Done:
@@ -223,7 +220,7 @@ class Execution:
     # --- one device ---
 
     def _add(self, provider: str, slots: int, address_space_bytes: int | None) -> None:
-        queue = TaskQueue(self._settings, slots, self._hold_s)
+        queue = TaskQueue(self._settings, slots)
         process = WorkerProcess(
             provider=provider,
             threads=self._settings.threads,

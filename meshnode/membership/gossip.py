@@ -52,8 +52,7 @@ from meshnode.wire.rng import Rng
 log = logging.getLogger(__name__)
 
 DATAGRAMS_A_TURN = 64
-UPDATE_BYTES_MAX = 512
-CALL_S = 5.0
+UPDATE_BYTES_MAX, CALL_S = 512, 5.0
 LINKED_MAX = 32
 """Meshes up to this size keep a link between every two nodes; larger ones dial when there is something to say."""
 CHANGE_DELAY_S = 0.05

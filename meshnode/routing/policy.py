@@ -36,15 +36,22 @@ Reason = Literal[
     "tried",
     "deadline",
     "ejected",
+    "suspect",
 ]
 
 WARM, ON_DISK, FETCH = 1.0, 0.2, 0.05
 """Weight of a peer in the draw by where the model is."""
-POWER = {"mains": 1.0, "battery": 1.3, "unknown": 1.0}
+POWER = {"mains": 1.0, "battery": 1.3}
+"""How much dearer a second is there."""
 LINK_BYTES_S = 100e6
 """What a link is believed to carry before it was measured."""
 LOAD_BYTES_S = 500e6
 RTT_PRIOR_S = 0.002
+SERVICE_PRIOR_S = 0.05
+NEVER_S = 1e9
+"""What a time that makes no sense counts as."""
+EJECTED_SHARE = 3
+"""At most one in so many peers is left out for its failures: when most seem to fail, the fault is here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,8 @@ class PeerFacts:
     """What is known of a node without asking it.
 
     `service_s` is what the model is believed to take there; `weight` scales the draw (newcomers, past failures),
-    never the estimate; `correction` is how much longer it took than it said, lately.
+    never the estimate; `correction` is how many times longer it took than it said, lately, and `shortfall_s` how many
+    seconds longer than even that explains. `suspect` and `ejected` peers are left out while others are there.
     """
 
     id: NodeId
@@ -88,6 +96,7 @@ class PeerFacts:
     bytes_s: float | None = None
     weight: float = 1.0
     correction: float = 1.0
+    shortfall_s: float = 0.0
     ejected: bool = False
 
 
@@ -110,10 +119,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A node and when it would be done, seconds from now."""
+    """A node and when it would be done, seconds from now. `score_s` is what is compared: a battery makes it dearer."""
 
     peer: PeerFacts
     estimate_s: float
+    score_s: float
     terms: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -135,8 +145,7 @@ def route(
         else:
             excluded[peer.id] = reason
     here = next((peer for peer in eligible if peer.is_self), None)
-    others = [peer for peer in eligible if not peer.is_self]
-    fit = [peer for peer in others if not peer.ejected and not peer.suspect] or others
+    fit = _trusted([peer for peer in eligible if not peer.is_self], excluded)
     if here is not None and own is not None:
         mine_s = estimate(task, here, own).estimate_s
         if not fit or mine_s <= min(_floor_s(task, peer) for peer in fit):
@@ -145,6 +154,20 @@ def route(
     if here is not None and own is not None:
         candidates.append(here)
     return Decision("ask" if candidates else "none", tuple(candidates), excluded)
+
+
+def _trusted(others: list[PeerFacts], excluded: dict[NodeId, Exclusion]) -> list[PeerFacts]:
+    """Without those that failed lately, as long as enough others are left."""
+    failing = sorted((peer for peer in others if peer.ejected), key=lambda peer: (-peer.correction, peer.id))
+    out = {peer.id for peer in failing[: len(others) // EJECTED_SHARE]}
+    rest = [peer for peer in others if peer.id not in out]
+    fit = [peer for peer in rest if not peer.suspect] or rest
+    for peer in others:
+        if peer.id in out:
+            excluded[peer.id] = Exclusion("ejected", "it failed several times in a row and is tried again later")
+        elif peer.suspect and len(fit) < len(rest):
+            excluded[peer.id] = Exclusion("suspect", "it broke or fell silent a moment ago, and others are there")
+    return [peer for peer in fit if peer.id not in excluded]
 
 
 def draw(peers: Sequence[PeerFacts], count: int, rng: Rng) -> list[PeerFacts]:
@@ -164,7 +187,8 @@ def draw(peers: Sequence[PeerFacts], count: int, rng: Rng) -> list[PeerFacts]:
 def capacity(peer: PeerFacts) -> float:
     """Runs a second, scaled by where the model is and by how far the peer is trusted."""
     warm = WARM if peer.loaded else ON_DISK if peer.on_disk else FETCH
-    return max(1e-9, peer.slots / max(peer.service_s, 1e-6) * warm * peer.weight)
+    service_s = max(_finite(peer.service_s, SERVICE_PRIOR_S), 1e-6)
+    return max(1e-9, max(1, peer.slots) / service_s * warm * min(1.0, _finite(peer.weight, 0.0)))
 
 
 def pick(
@@ -174,35 +198,50 @@ def pick(
     rng: Rng,
     settings: Routing,
 ) -> list[Ranked]:
-    """Those that gave a quote, best first. Ties break at random; staying here is preferred to a small gain."""
+    """Those that gave a quote, best first. Ties break at random; staying here is preferred to a small gain.
+
+    One that would be done in time comes before all that would not.
+    """
     ranked = [estimate(task, peer, quotes[peer.id]) for peer in peers if peer.id in quotes]
     if not ranked:
         return []
-    best_s = min(r.estimate_s for r in ranked)
-    band = best_s * (1 + settings.tie_band)
-    order = list(ranked)
-    rng.shuffle(order)
-    order.sort(key=lambda r: best_s if r.estimate_s <= band else r.estimate_s)
+    rng.shuffle(ranked)
+    best_s = min((r.score_s for r in ranked if not _late(task, r)), default=min(r.score_s for r in ranked))
+    band_s = best_s * (1 + settings.tie_band)
+    order = sorted(ranked, key=lambda r: (_late(task, r), best_s if r.score_s <= band_s else r.score_s))
     here = next((r for r in order if r.peer.is_self), None)
-    if here is not None:
-        margin_s = max(settings.hysteresis * here.estimate_s, settings.hysteresis_s)
-        if here.estimate_s - best_s <= margin_s:
+    if here is not None and _late(task, here) == _late(task, order[0]):
+        margin_s = max(settings.hysteresis * here.score_s, settings.hysteresis_s)
+        if here.score_s - best_s <= margin_s:
             order.remove(here)
             order.insert(0, here)
     return order
 
 
+def _late(task: TaskFacts, ranked: Ranked) -> bool:
+    return ranked.estimate_s > task.remaining_s
+
+
 def estimate(task: TaskFacts, peer: PeerFacts, quote: Quote) -> Ranked:
     """When the peer would be done. Waiting, moving bytes and fetching the model overlap, so the longest counts."""
     rtt_s = 0.0 if peer.is_self else _finite(peer.rtt_s, RTT_PRIOR_S)
-    transfer_s = 0.0 if peer.is_self else task.input_bytes / (peer.bytes_s or LINK_BYTES_S)
-    wait_s = _finite(quote.backlog_s, 1e9) * peer.correction
-    fetch_s = _finite(quote.load_s, 1e9) + quote.fetch_bytes / LINK_BYTES_S
-    service_s = _finite(quote.service_s, 1e9) * peer.correction
-    power = POWER["battery" if peer.battery else "mains"]
-    total_s = (rtt_s + max(wait_s, transfer_s, fetch_s) + service_s) * power
+    transfer_s = _transfer_s(task, peer)
+    correction = _finite(peer.correction, 1.0)
+    wait_s = _finite(quote.backlog_s, NEVER_S) * correction
+    fetch_s = _finite(quote.load_s, NEVER_S) + quote.fetch_bytes / LINK_BYTES_S
+    service_s = _finite(quote.service_s, NEVER_S) * correction
+    shortfall_s = _finite(peer.shortfall_s, 0.0)
+    total_s = rtt_s + max(wait_s, transfer_s, fetch_s) + service_s + shortfall_s
     terms = {"rtt_s": rtt_s, "wait_s": wait_s, "transfer_s": transfer_s, "fetch_s": fetch_s, "service_s": service_s}
-    return Ranked(peer, total_s, terms)
+    if shortfall_s:
+        terms["shortfall_s"] = shortfall_s
+    return Ranked(peer, total_s, total_s * POWER["battery" if peer.battery else "mains"], terms)
+
+
+def _transfer_s(task: TaskFacts, peer: PeerFacts) -> float:
+    if peer.is_self:
+        return 0.0
+    return task.input_bytes / max(1.0, _finite(peer.bytes_s, LINK_BYTES_S))
 
 
 def _finite(value: float | None, otherwise: float) -> float:
@@ -213,9 +252,9 @@ def _finite(value: float | None, otherwise: float) -> float:
 def _floor_s(task: TaskFacts, peer: PeerFacts) -> float:
     """The soonest a peer could be done by what is known without asking: as if it were idle."""
     load_s = 0.0 if peer.loaded else task.model_bytes / (LOAD_BYTES_S if peer.on_disk else LINK_BYTES_S)
-    transfer_s = task.input_bytes / (peer.bytes_s or LINK_BYTES_S)
+    service_s = _finite(peer.service_s, SERVICE_PRIOR_S) * _finite(peer.correction, 1.0)
     # One round trip for the quote, one for the task.
-    return 2 * _finite(peer.rtt_s, RTT_PRIOR_S) + max(load_s, transfer_s) + peer.service_s * peer.correction
+    return 2 * _finite(peer.rtt_s, RTT_PRIOR_S) + max(load_s, _transfer_s(task, peer)) + service_s
 
 
 def _exclusion(task: TaskFacts, peer: PeerFacts, settings: Routing, exclude: frozenset[NodeId]) -> Exclusion | None:
@@ -235,7 +274,7 @@ def _exclusion(task: TaskFacts, peer: PeerFacts, settings: Routing, exclude: fro
     if not peer.can_run:
         return Exclusion("model", "it has no worker that runs models")
     if not peer.is_self and peer.battery and _finite(peer.battery_percent, 100.0) < settings.battery_percent_min:
-        return Exclusion("battery", f"on battery at {peer.battery_percent:g} %")
+        return Exclusion("battery", f"on battery at {peer.battery_percent:g} %, and takes no work of others")
     if not peer.loaded and peer.memory_free is not None:
         needed = int(task.model_memory_bytes * settings.memory_factor)
         if peer.memory_free < needed:

@@ -252,6 +252,8 @@ class Chooser:
             service_s=SERVICE_PRIOR_S if known_s is None else known_s,
             rtt_s=0.0 if is_self else member.rtt_s,
             weight=self.estimates.weight(member.id),
+            shortfall_s=self.estimates.shortfall_s(member.id),
+            ejected=self.estimates.ejected(member.id, now),
             correction=belief.correction,
         )
 

@@ -305,6 +305,8 @@ class Lifecycle:
             where = f"it was running on {self._name}"
         elif self._history:
             where = f"no node took it; last: {self._history[-1].name}: {self._history[-1].outcome}"
+        elif self.state is State.ROUTING:
+            where = "no node was chosen yet"
         else:
             return NoCapacity(
                 "no node could take the task before its deadline",

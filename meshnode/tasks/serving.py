@@ -20,6 +20,8 @@ from meshnode.links.link import Reply
 from meshnode.tasks.zones import in_zone
 from meshnode.wire.messages import Digest, Infer, Inferred, NodeId, QuoteAsk, TaskId
 
+HOLD_MIN_S = 0.002
+
 RolesOf = Callable[[NodeId], frozenset[str]]
 """The roles of a member's grant; empty for a node that is not one, or no longer."""
 
@@ -30,6 +32,7 @@ class Serving:
 
     Args:
         zone: this node's own zone, as granted.
+        hold_s: the longest that a quoted place is kept.
         manifest: of a digest; raises ModelNotFound when no such model is in the mesh.
         on_disk: whether the digest is in the store.
         ensure: the path of a model in the store, fetched when it is missing.
@@ -38,6 +41,7 @@ class Serving:
 
     self_id: NodeId
     zone: str
+    hold_s: float
     execution: Execution
     roles_of: RolesOf
     manifest: Callable[[Digest], Manifest]
@@ -45,11 +49,17 @@ class Serving:
     ensure: Callable[[Manifest], Awaitable[Path]]
     willing: Callable[[], str]
 
-    def quote(self, ask: QuoteAsk, submitter: NodeId) -> Reply:
-        """How soon this node could finish the task. Raises Refused, PermissionDenied, NoNodeInZone, ModelNotFound."""
+    def quote(self, ask: QuoteAsk, submitter: NodeId, rtt_s: float | None = None) -> Reply:
+        """How soon this node could finish the task; a place is kept for two round trips to the submitter.
+
+        Raises Refused, PermissionDenied, NoNodeInZone, ModelNotFound.
+        """
         manifest = self._admit(submitter, ask.zone, Digest(ask.model))
+        hold_s = self.hold_s if rtt_s is None else min(self.hold_s, max(2 * rtt_s, HOLD_MIN_S))
         missing = not self.on_disk(manifest.digest)
-        quote = self.execution.quote(ask, fetch_bytes=manifest.size if missing else 0, size_bytes=manifest.size)
+        quote = self.execution.quote(
+            ask, fetch_bytes=manifest.size if missing else 0, size_bytes=manifest.size, hold_s=hold_s
+        )
         return Reply(quote, ())
 
     async def infer(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
