@@ -46,6 +46,8 @@ POWER = {"mains": 1.0, "battery": 1.3}
 LINK_BYTES_S = 100e6
 """What a link is believed to carry before it was measured."""
 LOAD_BYTES_S = 500e6
+CLAIM_MAX = 1e12
+"""Larger than any second or byte rate that is meant, and small enough that sums of it stay numbers."""
 RTT_PRIOR_S = 0.002
 SERVICE_PRIOR_S = 0.05
 NEVER_S = 1e9
@@ -245,8 +247,8 @@ def _transfer_s(task: TaskFacts, peer: PeerFacts) -> float:
 
 
 def _finite(value: float | None, otherwise: float) -> float:
-    """A claim of a peer, or what is believed instead when it makes no sense."""
-    return value if value is not None and math.isfinite(value) and value >= 0 else otherwise
+    """A claim of a peer within reason, or what is believed instead when it makes no sense."""
+    return min(value, CLAIM_MAX) if value is not None and math.isfinite(value) and value >= 0 else otherwise
 
 
 def _floor_s(task: TaskFacts, peer: PeerFacts) -> float:
