@@ -358,7 +358,7 @@ class Agent:
 
     async def _rejoin(self, token: str) -> str:
         joined = await redeem(self._keeper, token, node_name(self._settings))
-        self._keeper.adopt(joined.membership, "")
+        self._keeper.adopt(joined.membership)
         self.joined = joined.peers
         asyncio.get_running_loop().call_later(0.1, self._again.set)  # once the answer is written
         return self._keeper.statements.mesh_name

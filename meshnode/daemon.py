@@ -67,7 +67,7 @@ async def _belong(keeper: Keeper, settings: Settings, token: str | None) -> Peer
                     hint="`meshnode leave` first, or use another --home",
                 )
         joined = await redeem(keeper, token, name)
-        keeper.adopt(joined.membership, "")
+        keeper.adopt(joined.membership)
         return joined.peers
     if not keeper.belongs:
         keeper.found(f"{name}'s mesh", name)

@@ -9,14 +9,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from meshnode.config import Links
 from meshnode.errors import ProtocolError
 from meshnode.membership import updates
-from meshnode.trust import identity, sealing
+from meshnode.trust import identity
 from meshnode.wire import frames, messages, tensors
-from meshnode.wire.messages import NodeId
 
 FOLDER = Path(__file__).parent.parent / "protocols" / "vectors"
 
@@ -113,22 +111,3 @@ def test_updates(row: dict[str, Any]) -> None:
     assert (row["means"]["gen"], row["means"]["inc"]) == (update.gen, update.inc)
     assert updates.genuine(update, identity.verify, key)
     assert data == updates.encode(update)
-
-
-@pytest.mark.parametrize("row", rows("sealing"))
-def test_sealing(row: dict[str, Any]) -> None:
-    """The datagram opens at its receiver, and only once."""
-    good = next(r for r in json.loads((FOLDER / "sealing.json").read_text()) if "means" in r)["means"]
-    receiver = sealing.Sealer(X25519PrivateKey.from_private_bytes(b"\x03" * 32), NodeId(good["receiver"]), "00" * 32, 4)
-    sender = sealing.Sealer(X25519PrivateKey.from_private_bytes(b"\x02" * 32), NodeId(good["sender"]), "00" * 32, 3)
-    receiver.set_peer(NodeId(good["sender"]), 3, sender.public)
-    data = bytes.fromhex(row["hex"])
-    if "must_reject" in row:
-        with pytest.raises(ProtocolError):
-            receiver.open(data)
-        return
-    sender.set_peer(NodeId(good["receiver"]), 4, receiver.public)
-    assert (good["sender"], bytes.fromhex(good["plain"])) == receiver.open(data)
-    with pytest.raises(ProtocolError, match="replayed"):
-        receiver.open(data)
-    assert data == sender.seal(NodeId(good["receiver"]), bytes.fromhex(good["plain"]))

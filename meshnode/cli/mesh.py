@@ -155,7 +155,7 @@ async def _join_alone(keeper: Any, token: str) -> str:
     if keeper.belongs and len(keeper.statements.members()) > 1:
         raise HomeError(f"this home is already in the mesh {keeper.statements.mesh_name!r}", hint="use another --home")
     joined = await redeem(keeper, token, node_name(config.load(keeper.home)))
-    keeper.adopt(joined.membership, "")
+    keeper.adopt(joined.membership)
     if joined.peers:
         from meshnode.membership.discovery import packed_peers
         from meshnode.trust.files import write_checked

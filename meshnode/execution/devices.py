@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ import numpy as np
 import psutil
 
 log = logging.getLogger(__name__)
+
+NVIDIA_SIGNS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
+"""Of a driver on Linux, and of one behind the Windows subsystem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,8 @@ class Devices:
         return Power(source, round(float(battery.percent), 1))
 
     def _find_gpus(self) -> None:
+        if sys.platform == "linux" and not any(map(os.path.exists, NVIDIA_SIGNS)):
+            return  # importing NVML's bindings costs 15 MB; without a driver they have nothing to say
         try:
             import pynvml
 

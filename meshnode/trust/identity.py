@@ -15,7 +15,8 @@ import logging
 import os
 import ssl
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -42,6 +43,15 @@ ALPN = "meshnode/1"
 LEAF_DAYS = 365
 EARLY = timedelta(days=1)
 LATE = timedelta(days=30)
+_UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the X.509 parser raises about foreign bytes."""
 _NO_CHECK_TIME = 0x200000
 """OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python's ssl has no name for."""
 
@@ -193,14 +203,28 @@ def base_context(*, server: bool, key: Ed25519PrivateKey | None = None, leaf: by
     if server:
         context.num_tickets = 0  # a resumed session would skip the certificate
     if key is not None and leaf is not None:
-        # ssl loads keys from files only; this one lives for a moment in a folder that nobody else can open.
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "pair.pem")
-            pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode() + _pem(leaf)
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(pem)
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + _pem(leaf).encode()
+        with _as_file(pem) as path:
             context.load_cert_chain(path)
     return context
+
+
+@contextmanager
+def _as_file(data: bytes) -> Iterator[str]:
+    """A path for what reads only files, as ssl reads keys: in memory where that can be, so that no disk sees it."""
+    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
+        fd = os.memfd_create("meshnode", os.MFD_CLOEXEC)
+        try:
+            os.write(fd, data)
+            yield f"/proc/self/fd/{fd}"
+        finally:
+            os.close(fd)
+        return
+    with tempfile.TemporaryDirectory() as folder:  # 0700
+        path = os.path.join(folder, "pair.pem")
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+        yield path
 
 
 def _pem(der: bytes) -> str:
@@ -223,16 +247,13 @@ def peer_identity(
     """
     if leaf is None:
         raise PermissionDenied("the peer showed no certificate")
+    node = leaf_id(leaf)
     try:
         certificate = x509.load_der_x509_certificate(leaf)
-        public = certificate.public_key()
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (ValueError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
+    except _UNREADABLE as error:
         raise PermissionDenied("the peer's certificate is not one of a meshnode") from error
-    if not isinstance(public, Ed25519PublicKey):
-        raise PermissionDenied("the peer's key is not an Ed25519 key")
-    node = node_id(public_der(public))
     if uris != [_name(mesh_id, node)]:
         raise PermissionDenied(f"the peer's certificate names {uris}, its key is node {node[:8]} of mesh {mesh_id[:8]}")
     if expected is not None and node != expected:
@@ -245,10 +266,21 @@ def peer_identity(
     return node
 
 
+def leaf_id(leaf: bytes) -> NodeId:
+    """The node id that follows from the key of a DER certificate, whoever signed it. Raises PermissionDenied."""
+    try:
+        public = x509.load_der_x509_certificate(leaf).public_key()
+    except _UNREADABLE as error:
+        raise PermissionDenied("the peer's certificate cannot be read") from error
+    if not isinstance(public, Ed25519PublicKey):
+        raise PermissionDenied("the peer's key is not an Ed25519 key")
+    return node_id(public_der(public))
+
+
 def _signed_by(certificate: x509.Certificate, root: bytes) -> bool:
     try:
         certificate.verify_directly_issued_by(x509.load_der_x509_certificate(root))
-    except (ValueError, TypeError, InvalidSignature):
+    except (*_UNREADABLE, TypeError, InvalidSignature):
         return False
     return True
 

@@ -8,7 +8,6 @@ travels: the joiner shows an HMAC over both sides of the connection, so that who
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import ipaddress
@@ -29,6 +28,10 @@ EPOCH = 1_577_836_800
 HINTS_MAX = 3
 _FIXED = struct.Struct(">BB16s32s16sIB")
 _DOMAIN = b"meshnode/join/1\0"
+CHARS_MIN = len(PREFIX) + -(-(_FIXED.size + 4) * 8 // 5)
+"""Of a token without any address."""
+TAG_BYTES = 8
+_AGAIN = "copy it again, whole: it is one line"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,13 @@ class Invite:
         return hmac.digest(self.secret, b"meshnode/invite/1", "sha256")
 
 
+def tag(key: bytes) -> bytes:
+    """Which invite a joiner means: 8 bytes that only the holders of its token can name, and that prove nothing."""
+    return hmac.digest(key, b"meshnode/invite/tag/1", "sha256")[:TAG_BYTES]
+
+
 def mint(invite: Invite) -> str:
-    """The token's text: 136 characters with one IPv4 hint."""
+    """The token's text: 138 characters with one IPv4 hint."""
     payload = _FIXED.pack(
         VERSION,
         KIND_SINGLE,
@@ -61,7 +69,7 @@ def mint(invite: Invite) -> str:
     for host, port in invite.hints[:HINTS_MAX]:
         packed = ipaddress.ip_address(host).packed
         payload += struct.pack(">B", len(packed)) + packed + struct.pack(">H", port)
-    return PREFIX + base64.b32encode(payload + _check(payload)).decode().lower().rstrip("=")
+    return PREFIX + _text(payload + _check(payload))
 
 
 def parse(text: str, *, now: float) -> Invite:
@@ -72,25 +80,21 @@ def parse(text: str, *, now: float) -> Invite:
             "this is not an invite token", hint=f"a token begins with {PREFIX!r}; `meshnode invite` makes one"
         )
     body = text.removeprefix(PREFIX)
-    body = body[:-1] if len(body) % 8 in (1, 3, 6) else body  # lengths that base32 cannot have: a token that was cut
+    whole = body if len(body) % 8 not in (1, 3, 6) else body[:-1]  # lengths that base32 does not have
     try:
-        data = base64.b32decode(body.upper() + "=" * (-len(body) % 8))
-    except binascii.Error:
-        data = b""
-    expected = _length(data)
-    if data and expected is not None and len(text) < expected:
-        raise TokenRefused(
-            f"the token is incomplete: {len(text)} of {expected} characters", hint="copy it whole, it is one line"
-        )
+        data = base64.b32decode(whole.upper() + "=" * (-len(whole) % 8))
+    except ValueError as error:
+        raise TokenRefused("the token is damaged: it has characters that no token has", hint=_AGAIN) from error
     payload, check = data[:-4], data[-4:]
-    if len(payload) < _FIXED.size or not hmac.compare_digest(check, _check(payload)):
-        shorter = f" ({len(text)} characters)" if len(text) < 120 else ""
-        raise TokenRefused(
-            f"the token is damaged or incomplete{shorter}: its checksum is wrong", hint="copy it again, whole"
-        )
+    right = len(payload) >= _FIXED.size and hmac.compare_digest(check, _check(payload)) and _text(data) == body
+    if not right:
+        raise TokenRefused(_what_is_wrong(len(text), data), hint=_AGAIN)
     version, kind, mesh, inviter, secret, expires, hints = _FIXED.unpack_from(payload)
     if version != VERSION or kind != KIND_SINGLE:
-        raise TokenRefused(f"a token of version {version}.{kind}; this meshnode knows {VERSION}.{KIND_SINGLE}")
+        raise TokenRefused(
+            f"the token has version {version}.{kind}; this meshnode knows {VERSION}.{KIND_SINGLE}",
+            hint="update meshnode on this machine",
+        )
     invite = Invite(mesh.hex(), id_text(inviter), secret, expires + EPOCH, _hints(payload[_FIXED.size :], hints))
     if now >= invite.expires_at:
         raise TokenRefused(f"the token expired {ago(now - invite.expires_at)}: ask for a new one")
@@ -111,16 +115,29 @@ def _hints(data: bytes, count: int) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-def _length(data: bytes) -> int | None:
-    """How many characters the token should have, told by what is there of it."""
+def _text(data: bytes) -> str:
+    return base64.b32encode(data).decode().lower().rstrip("=")
+
+
+def _what_is_wrong(chars: int, data: bytes) -> str:
     if len(data) < _FIXED.size:
-        return None
+        return f"the token is incomplete: {chars} of at least {CHARS_MIN} characters"
+    # How long it should be is told by what is there of it.
     size, rest = _FIXED.size, data[_FIXED.size :]
     for _ in range(data[_FIXED.size - 1]):
         width = rest[0] if rest else 4
         size += 3 + width
         rest = rest[3 + width :]
-    return len(PREFIX) + -(-(size + 4) * 8 // 5)
+    expected = _chars(size)
+    if chars < expected:
+        return f"the token is incomplete: {chars} of {expected} characters"
+    if chars > expected:
+        return f"the token is damaged: it has {chars} characters, and should have {expected}"
+    return "the token is damaged: its checksum is wrong"
+
+
+def _chars(payload_bytes: int) -> int:
+    return len(PREFIX) + -(-(payload_bytes + 4) * 8 // 5)
 
 
 def _check(payload: bytes) -> bytes:

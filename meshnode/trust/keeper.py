@@ -1,13 +1,14 @@
 """What a home folder keeps about trust: keys, certificate, the statement set, and who may use the folder.
 
-    node.key  admin.key  node.crt  trust  boot  agent.lock
+    node.key  admin.key  trust  boot  agent.lock
 
-Every change is on disk before it is acted upon. One agent holds the lock of a home at a time.
+`trust` holds this node's certificate and all statements in one file, so that entering a mesh is one rename: a crash
+leaves the old mesh or the new one. What this node says itself is on disk before it holds; what peers say holds even
+when the disk is full, for a revocation must. One agent has the lock of a home at a time.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import secrets
@@ -22,9 +23,9 @@ from typing import Any
 import msgpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from meshnode.errors import HomeError, MeshError, PermissionDenied, ProtocolError
-from meshnode.trust import identity, statements
-from meshnode.trust.files import move_aside, read_checked, write_atomic, write_checked
+from meshnode.errors import HomeError, MeshError, PermissionDenied
+from meshnode.trust import form, identity
+from meshnode.trust.files import move_aside, read_checked, take_lock, write_checked
 from meshnode.trust.statements import Statement, StatementSet
 from meshnode.wire.messages import NodeId
 
@@ -36,12 +37,29 @@ EPOCH = 1_577_836_800
 ADMIN_ROLES = ("admin", "operator", "publisher", "submitter", "worker")
 
 
+KEPT = ("trust", "invites", "admin.key", "node.key")
+"""What `leave` puts away, in this order: without `trust` the node is in no mesh, wherever it is interrupted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What a join brings: the node's certificate and everything the mesh knows about trust."""
+    """What a join brings: the node's certificate and everything the mesh knows about trust.
+
+    `mesh_prefix` is the beginning of the mesh id (hex) that the token pinned.
+    """
 
     leaf: bytes
     statements: tuple[bytes, ...]
+    mesh_prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """What can be told about a home without its lock."""
+
+    id: NodeId
+    mesh_id: str | None
+    mesh_name: str | None
 
 
 class Keeper:
@@ -53,10 +71,11 @@ class Keeper:
         self.spki = identity.public_der(key)
         self.id: NodeId = identity.node_id(self.spki)
         self.admin_key: Ed25519PrivateKey | None = None
-        self.statements = self._empty()
+        self.statements = _empty()
         self.leaf: bytes | None = None
         self.boot = 0
         self._lock = lock
+        self._unsaved = False
 
     @classmethod
     def open(cls, home: Path) -> Keeper:
@@ -66,7 +85,7 @@ class Keeper:
             home.chmod(0o700)
         except OSError as error:
             raise HomeError(f"the home {home} cannot be used: {error.strerror}") from error
-        lock = _take_lock(home / "agent.lock")
+        lock = take_lock(home / "agent.lock")
         try:
             keeper = cls(home, lock, identity.load_or_create_key(home / "node.key"))
             keeper._read()
@@ -75,8 +94,27 @@ class Keeper:
             raise
         return keeper
 
+    @staticmethod
+    def peek(home: Path) -> Peek | None:
+        """What a home says about itself, beside a running agent too; None when no agent ever ran on it.
+
+        Raises HomeError when it is damaged. Changes nothing.
+        """
+        if not (home / "node.key").exists():
+            return None
+        node = identity.node_id(identity.public_der(identity.load_key(home / "node.key")))
+        held, leaf = _read_trust(home / "trust")
+        if leaf is None:
+            return Peek(node, None, None)
+        return Peek(node, held.mesh_id, held.mesh_name)
+
     def close(self) -> None:
-        """Give the lock back."""
+        """Give the lock back; what a full disk refused before is written, if it can be now."""
+        if self._unsaved:
+            try:
+                self._save()
+            except HomeError as error:
+                log.error("statements that came from peers are not on disk: %s", error)
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -89,72 +127,75 @@ class Keeper:
         return self.leaf is not None and len(self.statements) > 0
 
     def found(self, mesh_name: str, node_name: str) -> None:
-        """Make a mesh of one: an admin key, a genesis, and this node's own grant and certificate."""
-        self.admin_key = identity.load_or_create_key(self.home / "admin.key")
-        admin = identity.public_der(self.admin_key)
-        root = identity.make_root(self.admin_key, mesh_name)
-        genesis = statements.make_statement(
-            "genesis",
-            statements.genesis_body(mesh_name, admin, root, secrets.token_bytes(32)),
-            mesh="",
-            issuer=admin,
-            sign=self.admin_key.sign,
-            issued_at=int(time.time()),
-            nonce=secrets.token_bytes(16),
+        """Make a mesh of one: an admin key, a genesis, and this node's own grant and certificate. Raises HomeError."""
+        admin = identity.load_or_create_key(self.home / "admin.key")
+        spki = identity.public_der(admin)
+        root = identity.make_root(admin, mesh_name)
+        founded = _empty()
+        genesis = self._sign(
+            "genesis", form.genesis_body(mesh_name, spki, root, secrets.token_bytes(32)), admin, spki, mesh=""
         )
-        self.statements = self._empty()
-        self.statements.add(genesis)
-        self._grant(self.id, node_name, ADMIN_ROLES, ())
-        self._save_leaf(self._issue(self.spki))
-        self._save()
+        founded.add(genesis)
+        body = form.grant_body(self.id, node_name, ADMIN_ROLES, (), int(time.time()) + GRANT_S)
+        founded.add(self._sign("grant", body, admin, spki, mesh=founded.mesh_id))
+        leaf = identity.issue_leaf(admin, root, self.spki, founded.mesh_id, now=datetime.now(UTC))
+        self._save(founded, leaf)
+        self.admin_key, self.statements, self.leaf = admin, founded, leaf
 
-    def adopt(self, membership: Membership, mesh_prefix: str) -> None:
-        """Enter another mesh with what its inviter sent. Raises PermissionDenied when it does not hold together."""
-        adopted = self._empty()
-        for data in membership.statements:
-            adopted.add(data)
-        if not adopted.mesh_id.startswith(mesh_prefix):
-            raise PermissionDenied("the inviter answered for another mesh than the token's")
+    def adopt(self, membership: Membership, mesh_prefix: str = "") -> None:
+        """Enter another mesh with what its inviter sent.
+
+        `mesh_prefix` is one more pin beside the token's, for a caller that has it. Raises PermissionDenied when what
+        came does not hold together (then nothing has changed), and HomeError.
+        """
+        adopted = _empty()
+        _, refused = adopted.merge(membership.statements)
+        if refused:
+            raise PermissionDenied(f"the inviter sent a statement that does not hold: {refused[0]}") from refused[0]
+        for prefix in (membership.mesh_prefix, mesh_prefix):
+            if not adopted.mesh_id.startswith(prefix):
+                raise PermissionDenied("the inviter answered for another mesh than the token's")
         if adopted.grant(self.id) is None:
             raise PermissionDenied("the inviter sent no valid grant for this node")
-        identity.peer_identity(
-            membership.leaf,
-            mesh_id=adopted.mesh_id,
-            roots=adopted.admins().values(),
-            expected=self.id,
-            revoked=lambda _: None,
-            now=datetime.now(UTC),
-        )
-        self.statements = adopted
-        if (self.home / "admin.key").exists():
-            self._put_away("admin.key")  # the key of the mesh of one that is left behind
-        self.admin_key = None
-        self._save()
-        self._save_leaf(membership.leaf)
+        self._check_leaf(adopted, membership.leaf)
+        self._save(adopted, membership.leaf)
+        self.statements, self.leaf, self.admin_key = adopted, membership.leaf, None
+        for name in ("invites", "admin.key"):  # of the mesh of one that is left behind
+            if (self.home / name).exists():
+                move_aside(self.home / name, "left")
 
     def leave(self) -> Statement:
-        """Revoke this node and forget the mesh; the key is put away, for a revoked id cannot come back."""
-        statement = self._state("revoke", statements.revoke_node_body(self.id, "left"), self.key, self.spki)
-        for name in ("node.key", "admin.key", "node.crt", "trust"):
+        """Revoke this node and forget the mesh; the key is put away, for a revoked id cannot come back.
+
+        Returns the revocation, which the caller spreads. Raises HomeError.
+        """
+        statement = self._state("revoke", form.revoke_node_body(self.id, "left"), self.key, self.spki, save=False)
+        for name in KEPT:
             if (self.home / name).exists():
-                self._put_away(name)
+                move_aside(self.home / name, "left")
         self.leaf = None
+        self._unsaved = False
         return statement
 
     def admit(self, spki: bytes, name: str, roles: Iterable[str], zones: Iterable[str]) -> tuple[bytes, Statement]:
-        """Make another node a member: its certificate and its grant. Raises PermissionDenied without the admin key."""
-        statement = self._grant(identity.node_id(spki), name, roles, zones)
-        self._save()
-        return self._issue(spki), statement
+        """Make another node a member: its certificate and its grant.
+
+        Raises PermissionDenied without the admin key, ProtocolError for a name or zones out of bounds, HomeError.
+        """
+        admin = self._admin("admit a node")
+        key = identity.public_der(admin)
+        leaf = identity.issue_leaf(
+            admin, self.statements.admins()[key], spki, self.statements.mesh_id, now=datetime.now(UTC)
+        )
+        body = form.grant_body(identity.node_id(spki), name, roles, zones, int(time.time()) + GRANT_S)
+        return leaf, self._state("grant", body, admin, key)
 
     # --- saying ---
 
     def revoke(self, node: NodeId, reason: str) -> Statement:
         """Throw a node out, for good. Raises PermissionDenied without the admin key."""
         admin = self._admin("revoke a node")
-        statement = self._state("revoke", statements.revoke_node_body(node, reason), admin, identity.public_der(admin))
-        self._save()
-        return statement
+        return self._state("revoke", form.revoke_node_body(node, reason[:256]), admin, identity.public_der(admin))
 
     def check_may_publish(self) -> None:
         """Raises PermissionDenied when this node may not add models."""
@@ -171,35 +212,28 @@ class Keeper:
     def publish_model(self, manifest: Mapping[str, Any]) -> Statement:
         """Make a model known. Raises PermissionDenied, and ProtocolError when the manifest is too large."""
         self.check_may_publish()
-        statement = self._state("model", manifest, self.key, self.spki)
-        self._save()
-        return statement
+        return self._state("model", manifest, self.key, self.spki)
 
     def remove_model(self, statement_id: bytes) -> Statement:
         """Take a model back: its publisher may, and an admin. Raises PermissionDenied."""
         subject = self.statements.get(statement_id)
-        body = statements.revoke_statement_body(statement_id)
+        body = form.revoke_statement_body(statement_id)
         if subject is not None and subject.issuer == self.spki:
-            statement = self._state("revoke", body, self.key, self.spki)
-        else:
-            admin = self._admin("remove a model that another node added")
-            statement = self._state("revoke", body, admin, identity.public_der(admin))
-        self._save()
-        return statement
+            return self._state("revoke", body, self.key, self.spki)
+        admin = self._admin("remove a model that another node added")
+        return self._state("revoke", body, admin, identity.public_der(admin))
 
     def merge(self, data: Iterable[bytes]) -> list[Statement]:
-        """Take in statements from a peer; those that were new. Bad ones are counted, logged and left out."""
-        new = []
-        for item in data:
+        """Take in statements from a peer; those that were new. Bad ones are logged and left out. Never raises."""
+        new, refused = self.statements.merge(data)
+        for error in refused:
+            log.warning("a statement from a peer was refused: %s", error)
+        if new or self._unsaved:
             try:
-                statement = self.statements.add(item)
-            except MeshError as error:
-                log.warning("a statement from a peer was refused: %s", error)
-                continue
-            if statement is not None:
-                new.append(statement)
-        if new:
-            self._save()
+                self._save()
+            except HomeError as error:
+                self._unsaved = True
+                log.error("statements from a peer hold but are not on disk yet: %s", error)
         return new
 
     # --- being believed ---
@@ -233,106 +267,105 @@ class Keeper:
         revocation = self.statements.revoked(node)
         return None if revocation is None else revocation.reason
 
-    def _empty(self) -> StatementSet:
-        return StatementSet(identity.verify, identity.node_id)
-
     def _leaf(self) -> bytes:
         if self.leaf is None:
             raise PermissionDenied("this node belongs to no mesh yet")
         return self.leaf
 
     def _admin(self, what: str) -> Ed25519PrivateKey:
-        if self.admin_key is None:
+        if self.admin_key is None or identity.public_der(self.admin_key) not in self.statements.admins():
             holders = [g for g in self.statements.members() if "admin" in g.roles]
             where = ", ".join(f"{g.name} ({g.node[:8]})" for g in holders) or "the founder"
             raise PermissionDenied(
-                f"this node holds no admin key, and only an admin may {what}", hint=f"do it on {where}"
+                f"this node holds no live admin key, and only an admin may {what}", hint=f"do it on {where}"
             )
         return self.admin_key
 
-    def _grant(self, node: NodeId, name: str, roles: Iterable[str], zones: Iterable[str]) -> Statement:
-        admin = self._admin("admit a node")
-        body = statements.grant_body(node, name, roles, zones, int(time.time()) + GRANT_S)
-        return self._state("grant", body, admin, identity.public_der(admin))
-
-    def _issue(self, spki: bytes) -> bytes:
-        admin = self._admin("admit a node")
-        root = self.statements.admins()[identity.public_der(admin)]
-        return identity.issue_leaf(admin, root, spki, self.statements.mesh_id, now=datetime.now(UTC))
-
-    def _state(self, kind: str, body: Mapping[str, Any], key: Ed25519PrivateKey, issuer: bytes) -> Statement:
-        data = statements.make_statement(
+    def _sign(self, kind: str, body: Mapping[str, Any], key: Ed25519PrivateKey, issuer: bytes, *, mesh: str) -> bytes:
+        return form.make_statement(
             kind,
             body,
-            mesh=self.statements.mesh_id,
+            mesh=mesh,
             issuer=issuer,
             sign=key.sign,
             issued_at=int(time.time()),
-            nonce=secrets.token_bytes(16),
+            nonce=secrets.token_bytes(form.NONCE_BYTES),
         )
+
+    def _state(
+        self, kind: str, body: Mapping[str, Any], key: Ed25519PrivateKey, issuer: bytes, *, save: bool = True
+    ) -> Statement:
+        """Say something: on disk first, then it holds."""
+        data = self._sign(kind, body, key, issuer, mesh=self.statements.mesh_id)
+        if save:
+            self._save(also=data)
         statement = self.statements.add(data)
         assert statement is not None, "a fresh nonce makes a new statement"
         return statement
 
+    def _check_leaf(self, held: StatementSet, leaf: bytes) -> None:
+        identity.peer_identity(
+            leaf,
+            mesh_id=held.mesh_id,
+            roots=held.admins().values(),
+            expected=self.id,
+            revoked=lambda _: None,
+            now=datetime.now(UTC),
+        )
+
     def _read(self) -> None:
         self.boot = _next_boot(self.home / "boot")
-        if (self.home / "admin.key").exists():
-            self.admin_key = identity.load_key(self.home / "admin.key")
-        payload = read_checked(self.home / "trust")
-        if payload is not None:
-            try:
-                for data in msgpack.unpackb(payload):
-                    self.statements.add(data)
-            except (ValueError, TypeError, MeshError, msgpack.UnpackException) as error:
-                log.warning("%s does not hold together (%s): moved aside", self.home / "trust", error)
-                move_aside(self.home / "trust")
-                self.statements = self._empty()
-        if (self.home / "node.crt").exists():
-            self.leaf = (self.home / "node.crt").read_bytes()
-        if self.leaf is not None and len(self.statements) == 0:
+        self.statements, self.leaf = _read_trust(self.home / "trust")
+        if self.leaf is not None and identity.leaf_id(self.leaf) != self.id:
             raise HomeError(
-                f"{self.home / 'trust'} is lost or damaged, and this node cannot know who belongs to its mesh",
-                hint="restore it from a backup, or move the home away and join again with a new token",
+                f"the certificate in {self.home / 'trust'} is not for the key in {self.home / 'node.key'}",
+                hint="restore both from one backup, or move the home away and join again with a new token",
             )
+        if (self.home / "admin.key").exists():
+            key = identity.load_key(self.home / "admin.key")
+            if identity.public_der(key) in self.statements.admins():
+                self.admin_key = key
 
-    def _save(self) -> None:
-        write_checked(self.home / "trust", msgpack.packb([data for _, data in self.statements.items()]))
-
-    def _save_leaf(self, leaf: bytes) -> None:
-        write_atomic(self.home / "node.crt", leaf)
-        self.leaf = leaf
-
-    def _put_away(self, name: str) -> None:
-        (self.home / name).replace(self.home / f"{name}.left-{int(time.time())}")
+    def _save(self, held: StatementSet | None = None, leaf: bytes | None = None, also: bytes | None = None) -> None:
+        statements = [data for _, data in (held or self.statements).items()]
+        if also is not None:
+            statements.append(also)
+        write_checked(self.home / "trust", msgpack.packb({"leaf": leaf or self.leaf, "statements": statements}))
+        self._unsaved = False
 
 
-def _take_lock(path: Path) -> int:
+def _empty() -> StatementSet:
+    return StatementSet(identity.verify, identity.node_id)
+
+
+def _read_trust(path: Path) -> tuple[StatementSet, bytes | None]:
+    """The statements and the certificate that a home keeps. Raises HomeError; never forgets a mesh by itself."""
+    held = _empty()
+    payload = read_checked(path, precious=True)
+    if payload is None:
+        return held, None
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise HomeError(f"the home {path.parent} cannot be used: {error.strerror}") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "another process"
-        os.close(fd)
+        stored = msgpack.unpackb(payload)
+        leaf, statements = stored["leaf"], stored["statements"]
+        _, refused = held.merge(statements)
+        if refused:
+            raise refused[0]
+        if not isinstance(leaf, bytes):
+            raise TypeError("it holds no certificate")
+    except (ValueError, TypeError, KeyError, MeshError, msgpack.UnpackException) as error:
         raise HomeError(
-            f"an agent already runs on the home {path.parent} (process {holder})",
-            hint="stop it first, or start this one with another --home and --listen",
+            f"{path} does not hold together: {error}",
+            hint="restore it from a backup, or move the home away and join again with a new token",
         ) from error
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, str(os.getpid()).encode(), 0)
-    return fd
+    return held, leaf
 
 
 def _next_boot(path: Path) -> int:
     """Count this start: a restart must be newer than everything said about the start before."""
     payload = read_checked(path)
-    try:
-        last = int(payload) if payload is not None else 0
-    except ValueError as error:
-        raise ProtocolError(f"{path} holds no number") from error
+    if payload is not None and not payload.isdigit():
+        raise HomeError(f"{path} holds no number", hint="move the file away; the agent starts a new count")
     # A lost counter must not run backwards: seconds of real time are ahead of any count of starts.
-    boot = last + 1 if payload is not None else int(time.time()) - EPOCH
+    boot = max(1, int(time.time()) - EPOCH) if payload is None else int(payload) + 1
     write_checked(path, str(boot).encode())
     return boot

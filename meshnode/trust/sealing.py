@@ -1,8 +1,9 @@
 """Datagrams between two nodes: sealed with a key that only these two have, and that lives as long as one start of each.
 
 Each start draws an X25519 epoch key, published in the node's signed advert. The key of a direction is HKDF-SHA256
-over the shared secret, with both ids, both epochs and the mesh in it. ChaCha20-Poly1305 with a counter as the nonce;
-the counter may not repeat under a key, and does not, because a restart draws a new one. Datagram:
+over the shared secret, with both ids, both epochs and the mesh in it. ChaCha20-Poly1305 with a counter as the nonce.
+The counter is one for all peers and never goes back, so it cannot repeat under a key, also when a peer is forgotten
+and learnt again; a restart draws a new key. Datagram:
 
     magic "mn" | version 1 | sender 8 bytes of its id | epoch u32 | counter u64 | ciphertext | tag 16
 
@@ -34,7 +35,11 @@ TAG_BYTES = 16
 OVERHEAD_BYTES = HEADER.size + TAG_BYTES
 WINDOW_BITS = 1024
 PEERS_MAX = 2048
+FORGOTTEN_MAX = 8192
+"""Peers whose keys were dropped and of whom the last counter is still known."""
 COUNTER_MAX = 2**48
+EPOCH_MAX = 2**32 - 1
+_ALL_SEEN = (1 << WINDOW_BITS) - 1
 
 
 @dataclass(slots=True)
@@ -43,7 +48,6 @@ class _Peer:
     epoch: int
     sending: ChaCha20Poly1305
     receiving: ChaCha20Poly1305
-    counter: int = 0
     highest: int = -1
     seen: int = 0
 
@@ -55,8 +59,12 @@ class _Peer:
         return behind < WINDOW_BITS and not self.seen >> behind & 1
 
     def accept(self, counter: int) -> None:
-        if counter > self.highest:
-            self.seen = (self.seen << (counter - self.highest) | 1) & ((1 << WINDOW_BITS) - 1)
+        """Remember a counter that opened."""
+        if (ahead := counter - self.highest) >= WINDOW_BITS:
+            self.seen = 1  # not shifted: a member may send any counter, and the shift would be as long
+            self.highest = counter
+        elif ahead > 0:
+            self.seen = (self.seen << ahead | 1) & _ALL_SEEN
             self.highest = counter
         else:
             self.seen |= 1 << (self.highest - counter)
@@ -72,13 +80,23 @@ class Sealer:
         self._me = me
         self._mesh = mesh_id.encode()
         self._prefix = id_bytes(me)[:8]
+        self._counter = 0
         self._peers: OrderedDict[NodeId, _Peer] = OrderedDict()
+        self._forgotten: OrderedDict[NodeId, tuple[int, int]] = OrderedDict()
         self._by_prefix: dict[bytes, NodeId] = {}
 
     def set_peer(self, peer: NodeId, epoch: int, public: bytes) -> None:
-        """Learn a peer's epoch key from its signed advert. An older epoch than the known one is ignored."""
+        """Learn a peer's epoch key from its signed advert. An older epoch than the known one is ignored.
+
+        Raises ProtocolError when the epoch is no u32 or the key is not usable.
+        """
         known = self._peers.get(peer)
         if known is not None and epoch <= known.epoch:
+            return
+        if not 0 <= epoch <= EPOCH_MAX:
+            raise ProtocolError(f"epoch {epoch} of node {peer[:8]} is no 32-bit number")
+        last_epoch, highest = self._forgotten.get(peer, (-1, -1))
+        if epoch < last_epoch:
             return
         try:
             secret = self._private.exchange(X25519PublicKey.from_public_bytes(public))
@@ -89,16 +107,24 @@ class Sealer:
             epoch,
             sending=self._cipher(secret, self._me, self.epoch, peer, epoch),
             receiving=self._cipher(secret, peer, epoch, self._me, self.epoch),
+            # Learnt again within one start: what came before it was forgotten is not accepted twice.
+            highest=highest if epoch == last_epoch else -1,
+            seen=_ALL_SEEN if epoch == last_epoch else 0,
         )
+        self._peers.move_to_end(peer)
+        self._forgotten.pop(peer, None)
         self._by_prefix[id_bytes(peer)[:8]] = peer
         while len(self._peers) > PEERS_MAX:
-            oldest, _ = self._peers.popitem(last=False)
-            self._by_prefix.pop(id_bytes(oldest)[:8], None)
+            self.forget(next(iter(self._peers)))
 
     def forget(self, peer: NodeId) -> None:
         """Drop a peer's keys: nothing of it opens any more."""
-        if self._peers.pop(peer, None) is not None:
+        it = self._peers.pop(peer, None)
+        if it is not None:
             self._by_prefix.pop(id_bytes(peer)[:8], None)
+            self._forgotten[peer] = (it.epoch, it.highest)
+            while len(self._forgotten) > FORGOTTEN_MAX:
+                self._forgotten.popitem(last=False)
 
     def knows(self, peer: NodeId) -> bool:
         """Whether datagrams to this peer can be sealed."""
@@ -108,11 +134,11 @@ class Sealer:
         """A datagram for the peer. Raises KeyError when its epoch key is not known."""
         it = self._peers[peer]
         self._peers.move_to_end(peer)
-        if it.counter >= COUNTER_MAX:
+        if self._counter >= COUNTER_MAX:
             raise ProtocolError("this epoch's counter is used up; restart the agent")
-        header = HEADER.pack(MAGIC, VERSION, self._prefix, self.epoch, it.counter)
-        nonce = struct.pack(">IQ", 0, it.counter)
-        it.counter += 1
+        header = HEADER.pack(MAGIC, VERSION, self._prefix, self.epoch, self._counter)
+        nonce = struct.pack(">IQ", 0, self._counter)
+        self._counter += 1
         return header + it.sending.encrypt(nonce, plain, header)
 
     def open(self, datagram: bytes) -> tuple[NodeId, bytes]:

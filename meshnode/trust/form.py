@@ -1,0 +1,273 @@
+"""One signed statement: its form, its limits, and how it becomes bytes and back.
+
+A statement is a canonical MessagePack map `{body, issued_at, issuer, kind, mesh, nonce, sigs, v}` (keys sorted, no
+floats). Its id is the SHA-256 of the map without `sigs`, so that nobody can bring a revoked statement back under
+another id by adding a signature of his own. Each entry of `sigs` is `[public key DER, signature]` over a domain tag
+and the same bytes; the issuer's must be among them. Whether a statement counts is decided in `standing`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from meshnode.errors import PermissionDenied, ProtocolError
+from meshnode.wire.messages import NodeId
+
+DOMAIN = b"meshnode/statement/1\0"
+VERSION = 1
+NONCE_BYTES = 16
+SIGNATURES_MAX = 16
+STATEMENT_BYTES_MAX = 40 * 1024
+BODY_BYTES_MAX = {"model": 32 * 1024}
+BODY_BYTES_DEFAULT = 4 * 1024
+KINDS = frozenset(
+    {"genesis", "admin_add", "admin_remove", "grant", "revoke", "publisher", "policy", "model", "blueprint"}
+)
+ROLES = frozenset({"worker", "submitter", "publisher", "operator", "admin"})
+DEFAULT_ROLES = ("publisher", "submitter", "worker")
+NAME_CHARS_MAX = 128
+ZONES_MAX = 32
+ZONE_CHARS_MAX = 64
+TIME_MAX = 2**53
+"""Times are UTC seconds that every language's numbers can hold."""
+_NODE = re.compile(r"[a-z2-7]{52}")
+_FIELDS = {"v", "mesh", "kind", "body", "issuer", "issued_at", "nonce", "sigs"}
+
+Verify = Callable[[bytes, bytes, bytes], bool]
+"""(public key DER, message, signature) -> is it right?"""
+Sign = Callable[[bytes], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement as its issuer signed it.
+
+    `id` is 32 bytes, `issuer` a public key in DER, `issued_at` UTC seconds by the issuer's clock.
+    """
+
+    id: bytes
+    data: bytes
+    kind: str
+    mesh: str
+    body: Mapping[str, Any]
+    issuer: bytes
+    issued_at: int
+
+
+def parse(data: bytes) -> Statement:
+    """Read a statement without checking its signatures. Raises ProtocolError."""
+    if len(data) > STATEMENT_BYTES_MAX:
+        raise ProtocolError(f"a statement of {len(data)} bytes; {STATEMENT_BYTES_MAX} are allowed")
+    fields = _unpack(data)
+    if not _is_statement(fields):
+        raise ProtocolError(f"not a statement of version {VERSION}")
+    kind, body = fields["kind"], fields["body"]
+    limit = BODY_BYTES_MAX.get(kind, BODY_BYTES_DEFAULT)
+    if (size := len(canonical(body))) > limit:
+        raise ProtocolError(f"the body of a {kind} statement has {size} bytes; {limit} are allowed")
+    if (shape := _SHAPES.get(kind)) is not None and not shape(body):
+        raise ProtocolError(f"the body of a {kind} statement is malformed")
+    if (kind == "genesis") != (fields["mesh"] == ""):
+        raise ProtocolError("a genesis names no mesh, and everything else does")
+    if kind == "genesis" and fields["issuer"] not in {key for key, _ in body["admins"]}:
+        raise ProtocolError("a genesis is issued by one of its admins")
+    return Statement(
+        hashlib.sha256(_unsigned(fields)).digest(),
+        data,
+        kind,
+        fields["mesh"],
+        body,
+        fields["issuer"],
+        fields["issued_at"],
+    )
+
+
+def check_signatures(statement: Statement, verify: Verify) -> None:
+    """Raises PermissionDenied when one is wrong, ProtocolError when the issuer's is missing or one stands twice."""
+    fields = _unpack(statement.data)
+    signers = [key for key, _ in fields["sigs"]]
+    if statement.issuer not in signers or len(set(signers)) != len(signers):
+        raise ProtocolError("a statement carries its issuer's signature, and each signer's once")
+    message = DOMAIN + _unsigned(fields)
+    if not all(verify(key, message, signature) for key, signature in fields["sigs"]):
+        raise PermissionDenied(f"a signature of a {statement.kind} statement is wrong")
+
+
+def make_statement(
+    kind: str, body: Mapping[str, Any], *, mesh: str, issuer: bytes, sign: Sign, issued_at: int, nonce: bytes
+) -> bytes:
+    """A signed statement. Raises ProtocolError when its body is malformed or too large."""
+    fields: dict[str, Any] = {
+        "v": VERSION,
+        "mesh": mesh,
+        "kind": kind,
+        "body": body,
+        "issuer": issuer,
+        "issued_at": issued_at,
+        "nonce": nonce,
+        "sigs": [],
+    }
+    try:
+        fields["sigs"] = [[issuer, sign(DOMAIN + _unsigned(fields))]]
+        data = canonical(fields)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ProtocolError(f"a {kind} statement cannot hold this: {error}") from error
+    return parse(data).data
+
+
+def canonical(value: Any) -> bytes:
+    """MessagePack with sorted map keys and no floats: one value has one form. Raises TypeError, ValueError."""
+    packed: bytes = msgpack.packb(_ordered(value), use_bin_type=True)
+    return packed
+
+
+def genesis_body(name: str, admin: bytes, root: bytes, random: bytes) -> dict[str, Any]:
+    """A new mesh: its name, its first admin (public key and certificate, DER), and 32 random bytes."""
+    return {"name": name, "admins": [[admin, root]], "random": random}
+
+
+def grant_body(node: NodeId, name: str, roles: Iterable[str], zones: Iterable[str], expires_at: int) -> dict[str, Any]:
+    """A node is a member until `expires_at`."""
+    return {"node": node, "name": name, "roles": sorted(roles), "zones": list(zones), "expires_at": expires_at}
+
+
+def revoke_node_body(node: NodeId, reason: str) -> dict[str, Any]:
+    """A node is out, for good."""
+    return {"node": node, "reason": reason}
+
+
+def revoke_statement_body(statement: bytes) -> dict[str, Any]:
+    """A statement no longer holds."""
+    return {"statement": statement}
+
+
+def admin_add_body(key: bytes, root: bytes) -> dict[str, Any]:
+    """One more admin: public key and certificate, DER."""
+    return {"key": key, "root": root}
+
+
+def admin_remove_body(key: bytes) -> dict[str, Any]:
+    """A key is no admin any more."""
+    return {"key": key}
+
+
+def is_node_id(value: object) -> bool:
+    """Whether this is the text of a node id."""
+    return isinstance(value, str) and _NODE.fullmatch(value) is not None
+
+
+def _unsigned(fields: Mapping[str, Any]) -> bytes:
+    return canonical({key: value for key, value in fields.items() if key != "sigs"})
+
+
+def _unpack(data: bytes) -> dict[str, Any]:
+    """The map, when these are the canonical bytes of one. Raises ProtocolError."""
+    try:
+        fields = msgpack.unpackb(
+            data, strict_map_key=True, max_ext_len=0, max_map_len=4096, object_pairs_hook=_no_duplicates
+        )
+        if isinstance(fields, dict) and canonical(fields) == data:
+            return fields
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise ProtocolError(f"not a statement: {error}") from error
+    raise ProtocolError("not a statement in its canonical form")
+
+
+def _is_statement(fields: Mapping[str, Any]) -> bool:
+    return (
+        set(fields) == _FIELDS
+        and fields["v"] == VERSION
+        and type(fields["v"]) is int
+        and isinstance(fields["mesh"], str)
+        and isinstance(fields["kind"], str)
+        and fields["kind"] in KINDS
+        and isinstance(fields["body"], dict)
+        and isinstance(fields["issuer"], bytes)
+        and _is_time(fields["issued_at"])
+        and isinstance(fields["nonce"], bytes)
+        and len(fields["nonce"]) == NONCE_BYTES
+        and isinstance(fields["sigs"], list)
+        and 1 <= len(fields["sigs"]) <= SIGNATURES_MAX
+        and all(_is_pair_of_bytes(pair) for pair in fields["sigs"])
+    )
+
+
+def _is_pair_of_bytes(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(part, bytes) for part in value)
+
+
+def _is_time(value: object) -> bool:
+    return type(value) is int and 0 <= value <= TIME_MAX
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= NAME_CHARS_MAX and value.isprintable()
+
+
+def _is_genesis(body: Mapping[str, Any]) -> bool:
+    admins, random = body.get("admins"), body.get("random")
+    return (
+        _is_name(body.get("name"))
+        and isinstance(admins, list)
+        and 1 <= len(admins) <= SIGNATURES_MAX
+        and all(_is_pair_of_bytes(pair) for pair in admins)
+        and isinstance(random, bytes)
+        and len(random) == 32
+    )
+
+
+def _is_grant(body: Mapping[str, Any]) -> bool:
+    roles, zones = body.get("roles"), body.get("zones")
+    return (
+        is_node_id(body.get("node"))
+        and _is_name(body.get("name"))
+        and _is_time(body.get("expires_at"))
+        and isinstance(roles, list)
+        and len(roles) <= 16
+        and all(isinstance(role, str) for role in roles)
+        and isinstance(zones, list)
+        and len(zones) <= ZONES_MAX
+        and all(isinstance(zone, str) and 0 < len(zone) <= ZONE_CHARS_MAX for zone in zones)
+    )
+
+
+def _is_revoke(body: Mapping[str, Any]) -> bool:
+    if "node" in body:
+        reason = body.get("reason")
+        return is_node_id(body["node"]) and isinstance(reason, str) and len(reason) <= 256 and "statement" not in body
+    return isinstance(body.get("statement"), bytes) and len(body["statement"]) == 32
+
+
+_SHAPES: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
+    "genesis": _is_genesis,
+    "grant": _is_grant,
+    "revoke": _is_revoke,
+    "admin_add": lambda body: isinstance(body.get("key"), bytes) and isinstance(body.get("root"), bytes),
+    "admin_remove": lambda body: isinstance(body.get("key"), bytes),
+}
+"""What a body must have. More keys than these are a newer version's, and are kept."""
+
+
+def _ordered(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError("keys of a statement are text")
+        return {key: _ordered(value[key]) for key in sorted(value)}
+    if isinstance(value, (list, tuple)):
+        return [_ordered(item) for item in value]
+    if value is None or isinstance(value, (bool, int, str, bytes)):
+        return value
+    raise TypeError(f"a statement holds no {type(value).__name__}")
+
+
+def _no_duplicates(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key stands twice")
+    return result

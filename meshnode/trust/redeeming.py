@@ -1,0 +1,206 @@
+"""Showing a token to its inviter: the joiner's side, and how join messages travel.
+
+Nothing is told to a machine whose key is not the one in the token. Of several addresses all are tried, each a little
+after the one before, and the first that proves to be the inviter is the only one that hears the proof.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import struct
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from meshnode.errors import MeshError, PeerLost, PermissionDenied, ProtocolError, TokenRefused, from_wire
+from meshnode.trust import identity, invites
+from meshnode.trust.invites import Invite
+from meshnode.trust.keeper import Keeper, Membership
+from meshnode.trust.statements import STATEMENTS_MAX
+from meshnode.wire.messages import NodeId
+
+VERSION = 1
+HANDSHAKE_S = 5.0
+EXCHANGE_S = 30.0
+"""For a statement set of a large mesh over a slow line."""
+STAGGER_S = 0.3
+"""The next address is tried beside the first after so long."""
+REQUEST_BYTES_MAX = 2048
+REPLY_BYTES_MAX = 256 * 1024 * 1024
+ANSWER_STATEMENTS_MAX = 2 * STATEMENTS_MAX
+_LENGTH = struct.Struct(">I")
+Address = tuple[str, int]
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What redeeming a token brought."""
+
+    membership: Membership
+    inviter: NodeId
+    peers: tuple[tuple[NodeId, tuple[Address, ...]], ...]
+
+
+async def redeem(keeper: Keeper, token: str, name: str) -> Joined:
+    """Show the token to its inviter. Nothing is written; `Keeper.adopt` does that.
+
+    Raises TokenRefused, PermissionDenied, PeerLost when no address of the token answers, ProtocolError, and what the
+    inviter answered.
+    """
+    invite = invites.parse(token, now=time.time())
+    if not invite.hints:
+        raise TokenRefused("the token names no address of its inviter", hint="ask for a new one")
+    reader, writer = await _reach(invite)
+    try:
+        async with asyncio.timeout(EXCHANGE_S):
+            return await _exchange(keeper, invite, name, reader, writer)
+    except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+        raise PeerLost(
+            f"the inviter hung up: {error or type(error).__name__}", hint="ask for a new token if this one was used up"
+        ) from error
+    finally:
+        await hang_up(writer)
+
+
+async def _reach(invite: Invite) -> Streams:
+    """A connection to the inviter itself. Raises TokenRefused when only others answered, else PeerLost."""
+    failures: list[str] = []
+    impostor: TokenRefused | None = None
+    dials: set[asyncio.Task[Streams]] = set()
+    won: Streams | None = None
+    try:
+        for index, (host, port) in enumerate(invite.hints):
+            dials.add(asyncio.ensure_future(_dial(invite, host, port)))
+            last = index == len(invite.hints) - 1
+            while dials and won is None:
+                done, dials = await asyncio.wait(
+                    dials, timeout=None if last else STAGGER_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    error = task.exception()
+                    if error is None and won is None:
+                        won = task.result()
+                    elif error is None:
+                        task.result()[1].close()
+                    elif isinstance(error, TokenRefused):
+                        impostor = error
+                    else:
+                        failures.append(str(error))
+                if not last:
+                    break
+            if won is not None:
+                return won
+    finally:
+        for task in dials:
+            task.cancel()
+        for outcome in await asyncio.gather(*dials, return_exceptions=True):
+            if not isinstance(outcome, BaseException):
+                outcome[1].close()
+    if impostor is not None:
+        raise impostor
+    raise PeerLost(
+        f"the inviter did not answer ({'; '.join(failures)})",
+        hint="is its agent running, and are both machines on one network? "
+        "the port of a token that was used or withdrawn is closed: then ask for a new one",
+    )
+
+
+async def _dial(invite: Invite, host: str, port: int) -> Streams:
+    context = identity.base_context(server=False)
+    try:
+        async with asyncio.timeout(HANDSHAKE_S):
+            reader, writer = await asyncio.open_connection(host, port, ssl=context)
+    except (OSError, TimeoutError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or "no answer"
+        raise PeerLost(f"{host}:{port}: {reason}") from error
+    try:
+        tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
+        if identity.leaf_id(tls.getpeercert(binary_form=True) or b"") == invite.inviter:
+            return reader, writer
+    except PermissionDenied:
+        pass  # a key of another kind is another machine's
+    writer.transport.abort()
+    raise TokenRefused(
+        f"the machine that answered at {host}:{port} is not the inviter; nothing was told to it",
+        hint="someone else has its address; do not go on until you know who",
+    )
+
+
+async def _exchange(
+    keeper: Keeper, invite: Invite, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> Joined:
+    nonce = (await receive(reader, REQUEST_BYTES_MAX)).get("nonce")
+    if not isinstance(nonce, bytes) or len(nonce) != 32:
+        raise ProtocolError("the inviter did not begin with a nonce")
+    send(
+        writer,
+        {
+            "v": VERSION,
+            "invite": invites.tag(invite.key),
+            "spki": keeper.spki,
+            "name": name,
+            "proof": invites.proof(invite.key, invite.inviter, keeper.spki, nonce),
+            "possession": keeper.key.sign(invites.possession(keeper.spki, invite.inviter, nonce)),
+        },
+    )
+    await writer.drain()
+    answer = await receive(reader, REPLY_BYTES_MAX)
+    if isinstance(error := answer.get("error"), dict):
+        raise _told(error)
+    return _joined(answer, invite)
+
+
+def _told(wire: dict[str, Any]) -> MeshError:
+    try:
+        return from_wire(wire)
+    except (ValueError, TypeError) as error:
+        raise ProtocolError("the inviter refused, and its reason is malformed") from error
+
+
+def _joined(answer: dict[str, Any], invite: Invite) -> Joined:
+    try:
+        statements = tuple(answer["statements"])
+        peers = tuple((NodeId(peer), tuple((str(h), int(p)) for h, p in rows)) for peer, rows in answer["peers"])
+        leaf = answer["leaf"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"the inviter's answer is malformed: {error}") from error
+    if not isinstance(leaf, bytes) or not all(isinstance(s, bytes) for s in statements):
+        raise ProtocolError("the inviter's answer is malformed")
+    return Joined(Membership(leaf, statements, invite.mesh_prefix), invite.inviter, peers)
+
+
+# --- join messages ---
+
+
+def send(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+    """Write a u32 length and a MessagePack map."""
+    data: bytes = msgpack.packb(message)
+    writer.write(_LENGTH.pack(len(data)) + data)
+
+
+async def receive(reader: asyncio.StreamReader, bytes_max: int) -> dict[str, Any]:
+    """Read what `send` wrote. Raises ProtocolError, IncompleteReadError when the other side hung up, OSError."""
+    (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+    if length > bytes_max:
+        raise ProtocolError(f"a join message of {length} bytes; {bytes_max} are allowed")
+    data = await reader.readexactly(length)
+    try:
+        message = msgpack.unpackb(data, max_array_len=ANSWER_STATEMENTS_MAX, max_map_len=16, max_ext_len=0)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise ProtocolError(f"a join message is malformed: {error}") from error
+    if not isinstance(message, dict):
+        raise ProtocolError("a join message is not a map")
+    return message
+
+
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    """Close, and do not wait long for a peer that does not."""
+    writer.close()
+    with suppress(OSError, TimeoutError):
+        async with asyncio.timeout(1.0):
+            await writer.wait_closed()
