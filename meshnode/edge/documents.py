@@ -65,6 +65,8 @@ def _node(node: Node, member: Member, vitals: Vitals | None, manifests: dict[Dig
     advert = member.advert
     free = dict(enumerate(vitals.gpu_free_bytes)) if vitals else {}
     host, port = member.address or ("", 0)
+    link = node.pool.get(member.id)
+    rtt_s = link.rtt_s if link is not None else None
     row: dict[str, Any] = {
         "id": member.id,
         "name": member.name,
@@ -83,7 +85,7 @@ def _node(node: Node, member: Member, vitals: Vitals | None, manifests: dict[Dig
         "in_flight": vitals.in_flight if vitals else None,
         "backlog_s": vitals.backlog_s if vitals else None,
         "tasks_done": vitals.tasks_done if vitals else None,
-        "rtt_ms": None if member.rtt_s is None else round(member.rtt_s * 1000, 3),
+        "rtt_ms": None if rtt_s is None else round(rtt_s * 1000, 3),
         "models": [],
         "usable": member.usable,
         "found_by": member.found_by,

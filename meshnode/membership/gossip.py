@@ -179,7 +179,6 @@ class Membership:
             advert=held,
             addresses=addresses,
             address=known.proven or next(iter(addresses), None),
-            rtt_s=0.0 if is_self else link.rtt_s if link is not None else None,
             found_by=known.found_by,
             path=path,
             reason="revoked" if revoked else reason,

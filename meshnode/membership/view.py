@@ -27,7 +27,6 @@ class Member:
     advert: Advert | None
     addresses: tuple[Address, ...]
     address: Address | None
-    rtt_s: float | None
     found_by: FoundBy
     path: Path
     reason: str

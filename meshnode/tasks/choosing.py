@@ -234,6 +234,7 @@ class Chooser:
         belief = self.estimates.of(member.id)
         advertised_s = held.service_s if held is not None else None
         known_s = belief.service_s.get(digest, advertised_s)
+        link = None if is_self else self.linked(member.id)
         return PeerFacts(
             member.id,
             is_self=is_self,
@@ -250,7 +251,7 @@ class Chooser:
             battery_percent=advert.power.percent,
             slots=advert.slots,
             service_s=SERVICE_PRIOR_S if known_s is None else known_s,
-            rtt_s=0.0 if is_self else member.rtt_s,
+            rtt_s=0.0 if is_self else link.rtt_s if link is not None else None,
             weight=self.estimates.weight(member.id),
             shortfall_s=self.estimates.shortfall_s(member.id),
             ejected=self.estimates.ejected(member.id, now),
