@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Any
 
 import msgspec
@@ -49,7 +50,7 @@ class Tensor(msgspec.Struct, frozen=True):
     shape: Annotated[tuple[int | str | None, ...], Meta(max_length=64)]
 
 
-class Manifest(msgspec.Struct, frozen=True):
+class Manifest(msgspec.Struct, frozen=True, dict=True):
     """See the module's docstring. Sizes are bytes, `created` is UTC seconds, `run_us` a first measurement."""
 
     name: Annotated[str, Meta(pattern=rf"\A{NAME.pattern}\Z")]
@@ -67,12 +68,12 @@ class Manifest(msgspec.Struct, frozen=True):
     publisher: str = ""
     """Who signed it; filled in from the statement, never believed from the map."""
 
-    @property
+    @cached_property
     def digest(self) -> Digest:
         """The model's identity, hex."""
         return digest_of(self.files)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)

@@ -161,6 +161,12 @@ class Chooser:
         others = [peer.id for peer in decision.candidates if peer.id != self.self_id]
         if ask_all and decision.kind == "local":
             others = [peer.id for peer in peers if peer.id not in decision.excluded and peer.id != self.self_id]
+        if len(decision.candidates) == 1 and others and not ask_all and not exclude:
+            # The only candidate is not asked whether it will: it says so when the task comes, or refuses with a hint.
+            belief = self.estimates.of(others[0])
+            believed_s = belief.service_s.get(wanted.manifest.digest, SERVICE_PRIOR_S)
+            quotes[others[0]] = Quote(backlog_s=0.0, service_s=believed_s, slots=1)
+            return decision, policy.pick(task, quotes, peers, self.rng, settings), refusals
         await self._ask(ask, others, quotes, refusals)
         return decision, policy.pick(task, quotes, peers, self.rng, settings), refusals
 
