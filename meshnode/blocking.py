@@ -1,30 +1,78 @@
-"""The client for code without an event loop: the same names as `AsyncClient`, and a thread of its own behind them."""
+"""The client for programs without an event loop: the asynchronous one, on a thread of its own."""
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+import weakref
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator
+from concurrent import futures
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, Unpack, cast
 
-from meshnode.client import AsyncClient, Inputs, Result, cancel_all, only_input
+from meshnode.client import options
+from meshnode.client.options import Inputs, TaskOptions
+from meshnode.client.pacing import cancelled
+from meshnode.client.result import Result
+from meshnode.client.task import AsyncClient, check_concurrency
 from meshnode.errors import AgentUnavailable
 
 T = TypeVar("T")
+END_S = 10.0
+
+
+class _Background:
+    """An event loop on a daemon thread, begun with its first work."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self.ended = False
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        with self._lock:
+            if self.ended:
+                work.close()
+                raise AgentUnavailable("this client is closed", hint="make a new one")
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="meshnode-client", daemon=True)
+                self._thread.start()
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def end(self) -> None:
+        """Cancel what is open, hang up, end the thread."""
+        with self._lock:
+            loop, thread, self.ended = self._loop, self._thread, True
+            self._loop = None
+        if loop is None or thread is None:
+            return
+        ending = asyncio.run_coroutine_threadsafe(self._end(), loop)
+        if thread is threading.current_thread():  # collected as garbage there: it cannot wait for itself
+            ending.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
+            return
+        ending.result(END_S)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+    async def _end(self) -> None:
+        await cancelled(task for task in asyncio.all_tasks() if task is not asyncio.current_task())
+        await self._client.close()
 
 
 class Client:
     """The mesh, from any program: the same names as `AsyncClient`, blocking. Safe to use from several threads."""
 
     def __init__(self, home: str | os.PathLike[str] | None = None) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="meshnode-client", daemon=True)
-        self._thread.start()
         self._client = AsyncClient(home)
-        self._closed = False
+        self._background = _Background(self._client)
+        self._finalizer = weakref.finalize(self, self._background.end)
 
     @property
     def home(self) -> Path:
@@ -33,7 +81,7 @@ class Client:
 
     def __enter__(self) -> Client:
         try:
-            self._wait(self._client._connected())
+            self._wait(self._client.connect())
         except BaseException:
             self.close()
             raise
@@ -44,38 +92,65 @@ class Client:
 
     def close(self) -> None:
         """Cancel what is open and end the thread."""
-        if self._closed:
-            return
-        self._closed = True
+        self._finalizer()
 
-        async def end() -> None:
-            await cancel_all([task for task in asyncio.all_tasks() if task is not asyncio.current_task()])
-            await self._client.close()
-
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def infer(self, model: str, inputs: Inputs, **options: Any) -> Result:
+    def infer(self, model: str, inputs: Inputs, **task: Unpack[TaskOptions]) -> Result:
         """See AsyncClient.infer."""
-        return self._wait(self._client.infer(model, inputs, **options))
+        return self._wait(self._client.infer(model, inputs, **task))
 
-    def submit(self, model: str, inputs: Inputs, **options: Any) -> concurrent.futures.Future[Result]:
-        """Like `infer`, without waiting; cancelling the future cancels the task where it runs."""
-        return self._start(self._client.infer(model, inputs, **options))
+    def submit(self, model: str, inputs: Inputs, **task: Unpack[TaskOptions]) -> Future[Result]:
+        """Like `infer`, without waiting; inputs are copied. Cancelling the future cancels the task where it runs."""
+        return self._background.start(self._client.infer(model, options.snapshot(inputs), **task))
 
     def map(
-        self, model: str, batches: Iterable[Inputs], *, concurrency: int = 64, ordered: bool = True, **options: Any
+        self,
+        model: str,
+        batches: Iterable[Inputs],
+        *,
+        concurrency: int = 64,
+        ordered: bool = True,
+        **task: Unpack[TaskOptions],
     ) -> Iterator[Result]:
-        """See AsyncClient.map."""
-        return self._iterate(
-            lambda: self._client.map(model, batches, concurrency=concurrency, ordered=ordered, **options)
-        )
+        """See AsyncClient.map. `batches` is read in the caller's thread, and only as fast as results are taken."""
+        check_concurrency(concurrency)
+        return self._map(model, enumerate(batches), concurrency, ordered, task)
 
-    def stream(self, model: str, frames: Iterable[Inputs], **options: Any) -> Iterator[Result]:
-        """See AsyncClient.stream."""
-        return self._iterate(lambda: self._client.stream(model, frames, **options))
+    def _map(
+        self, model: str, source: Iterator[tuple[int, Inputs]], concurrency: int, ordered: bool, task: TaskOptions
+    ) -> Iterator[Result]:
+        running: deque[Future[Result]] = deque()
+        try:
+            while True:
+                while len(running) < concurrency and (item := next(source, None)) is not None:
+                    work = self._client._indexed(item[0], model, options.snapshot(item[1]), task)
+                    running.append(self._background.start(work))
+                if not running:
+                    return
+                if ordered:
+                    yield running[0].result()
+                    running.popleft()
+                    continue
+                for finished in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
+                    running.remove(finished)
+                    yield finished.result()
+        finally:
+            for future in running:
+                future.cancel()
+
+    def stream(
+        self,
+        model: str,
+        frames: Iterable[Inputs],
+        *,
+        max_age: float = 0.1,
+        keep: Literal["latest", "all"] = "latest",
+        concurrency: int = 4,
+        **task: Unpack[TaskOptions],
+    ) -> Iterator[Result]:
+        """See AsyncClient.stream. `frames` is read in a thread of its own."""
+        check_concurrency(concurrency)
+        results = self._client.stream(model, frames, max_age=max_age, keep=keep, concurrency=concurrency, **task)
+        return self._iterate(results)
 
     def plan(self, model: str, inputs: Inputs, **options: Any) -> dict[str, Any]:
         """See AsyncClient.plan."""
@@ -107,22 +182,15 @@ class Client:
         """See AsyncClient.ask."""
         return self._wait(self._client.ask(verb, **args))
 
-    def _start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        if self._closed:
-            work.close()
-            raise AgentUnavailable("this client is closed")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        future = self._start(work)
+        future = self._background.start(work)
         try:
             return future.result()
         except BaseException:
             future.cancel()
             raise
 
-    def _iterate(self, make: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
-        results = make()
+    def _iterate(self, results: AsyncIterator[T]) -> Iterator[T]:
         try:
             while True:
                 try:
@@ -130,24 +198,24 @@ class Client:
                 except StopAsyncIteration:
                     return
         finally:
-            if not self._closed:
-                self._wait(results.aclose())  # type: ignore[attr-defined]
+            if not self._background.ended:
+                self._wait(_close(results))
 
 
 class Model:
-    """One model of the mesh: `digits(x)` for a single input, `digits(image=x)` for several."""
+    """One model of the mesh: `digits(x)` for a single input, `digits(a=x, b=y)` for several."""
 
     def __init__(self, client: Client, name: str) -> None:
         self._client = client
         self.name = name
-        self._described: dict[str, Any] | None = None
+        self._document: dict[str, Any] | None = None
 
     @property
     def document(self) -> dict[str, Any]:
         """What is known of the model, asked once."""
-        if self._described is None:
-            self._described = self._client.ask("model.show", model=self.name)
-        return self._described
+        if self._document is None:
+            self._document = self._client.ask("model.show", model=self.name)
+        return self._document
 
     @property
     def inputs(self) -> list[dict[str, Any]]:
@@ -164,9 +232,13 @@ class Model:
     def __call__(self, value: Any = None, /, **inputs: Any) -> Result:
         """A single unnamed input, or inputs by name."""
         if value is not None:
-            inputs = {only_input(self.document): value}
+            inputs = dict(options.named(self.document, value, inputs))
         return self._client.infer(self.name, inputs)
 
 
 async def _next(results: AsyncIterator[T]) -> T:
     return await anext(results)
+
+
+async def _close(results: AsyncIterator[T]) -> None:
+    await cast("AsyncGenerator[T, None]", results).aclose()

@@ -16,6 +16,8 @@ from meshnode import config
 from meshnode.blocking import Client
 from meshnode.errors import MeshError
 
+ATTEMPTS_SHOWN = 8
+
 
 @dataclass(slots=True)
 class Context:
@@ -29,9 +31,9 @@ class Context:
 current = Context()
 
 
-def console() -> Console:
-    """Where people read; honours NO_COLOR and the terminal's width."""
-    return Console(highlight=False, soft_wrap=False)
+def console(*, stderr: bool = False) -> Console:
+    """Where people read; honours NO_COLOR and the terminal's width. Brackets in what it is given are only brackets."""
+    return Console(highlight=False, markup=False, emoji=False, stderr=stderr)
 
 
 @contextmanager
@@ -46,9 +48,7 @@ def show(value: Any, text: Callable[[Any], Any]) -> None:
     if current.json:
         emit(value)
     else:
-        rendered = text(value)
-        if rendered is not None:
-            console().print(rendered)
+        console().print(text(printable(value)), soft_wrap=True)
 
 
 def emit(value: Any) -> None:
@@ -58,20 +58,36 @@ def emit(value: Any) -> None:
 
 
 def fail(error: MeshError) -> None:
-    """One line and a hint."""
+    """One line and a hint, and what was tried; with --json one object."""
+    attempts = [
+        {"node": a.node, "name": a.name, "outcome": a.outcome, "seconds": a.seconds, "detail": a.detail}
+        for a in error.attempts
+    ]
+    wire = {key: value for key, value in error.to_wire().items() if key not in ("code", "message", "hint")}
+    fail_with(error.code, str(error), error.hint, **wire | ({"attempts": attempts} if attempts else {}))
+    if not current.json:
+        for attempt in attempts[:ATTEMPTS_SHOWN]:
+            detail = f": {attempt['detail']}" if attempt["detail"] not in ("", str(error)) else ""
+            line = f"tried {attempt['name']}: {attempt['outcome']} after {attempt['seconds']:.3f} s{detail}"
+            sys.stderr.write(f"  {printable(line)}\n")
+
+
+def fail_with(code: str, message: str, hint: str, **more: Any) -> None:
+    """One line and a hint; with --json one object."""
     if current.json:
-        emit({"event": "error", **error.to_wire()})
+        emit({"event": "error", "code": code, "message": message} | ({"hint": hint} if hint else {}) | more)
         return
-    sys.stderr.write(f"meshnode: {_printable(str(error))}\n")
-    if error.hint:
-        sys.stderr.write(f"  {_printable(error.hint)}\n")
-    for attempt in error.attempts[:8]:
-        detail = f": {attempt.detail}" if attempt.detail else ""
-        sys.stderr.write(
-            f"  tried {attempt.name}: {attempt.outcome} after {attempt.seconds:.3f} s{_printable(detail)}\n"
-        )
+    sys.stderr.write(f"meshnode: {printable(message)}\n")
+    if hint:
+        sys.stderr.write(f"  {printable(hint)}\n")
 
 
-def _printable(text: str) -> str:
-    """Without control characters: what a peer says may be shown, and may not move the cursor."""
-    return "".join(c if c.isprintable() else " " for c in text)
+def printable(value: Any) -> Any:
+    """A document without control characters: what a peer says may be shown, and may not move the cursor."""
+    if isinstance(value, str):
+        return value if value.isprintable() else "".join(c if c.isprintable() else " " for c in value)
+    if isinstance(value, dict):
+        return {printable(key): printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [printable(item) for item in value]
+    return value

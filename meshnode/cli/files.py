@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,14 @@ from typing import Any
 import numpy as np
 
 from meshnode.errors import InvalidInput
-from meshnode.wire.tensors import DTYPES, STRING, Array, as_array
+from meshnode.wire.tensors import DTYPES, STRING, Array
 
 IMAGES = (".png", ".jpg", ".jpeg")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+FLOATS = frozenset(word for word in DTYPES if "float" in word or word == "double")
+NOT_NUMBERS: Mapping[Any, Any] = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""JSON has no such numbers; they are written as these strings, and read."""
+OUTPUTS = (".npy", ".npz", ".json")
 Tensor = Mapping[str, Any]
 
 
@@ -42,7 +48,8 @@ def read_inputs(model: Mapping[str, Any], file: str | None, named: Mapping[str, 
 def _read_main(model: Mapping[str, Any], tensors: Mapping[str, Tensor], file: str) -> dict[str, Array]:
     data, suffix = _load(file)
     if suffix == ".npz":
-        return _npz(data, file)
+        arrays = _npz(data, file)
+        return {name: _unpacked(array, tensors[name]) if name in tensors else array for name, array in arrays.items()}
     if suffix == ".json":
         value = _json(data, file)
         if isinstance(value, dict):
@@ -67,7 +74,7 @@ def _read_one(model: Mapping[str, Any], tensor: Tensor, file: str) -> Array:
         arrays = _npz(data, file)
         if len(arrays) != 1:
             raise InvalidInput(f"{file} holds {len(arrays)} arrays, and input {tensor['name']!r} is one")
-        return next(iter(arrays.values()))
+        return _unpacked(next(iter(arrays.values())), tensor)
     return _decode(model, tensor, data, suffix, file)
 
 
@@ -92,12 +99,25 @@ def _decode(model: Mapping[str, Any], tensor: Tensor, data: bytes, suffix: str, 
             array: Array = np.load(io.BytesIO(data), allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
             raise InvalidInput(f"{file} is not a .npy file that can be read: {error}") from error
-        return array
+        return _unpacked(array, tensor)
     if suffix == ".json":
         return _from_json(_json(data, file), tensor, file)
     if suffix in IMAGES:
-        return image_array(data, tensor, model["metadata"], file)
+        return image_array(data, tensor, model.get("metadata", {}), file)
     raise InvalidInput(f"{file}: {suffix or 'no ending'} is not read", hint="give .npy, .npz, .json, .png or .jpg")
+
+
+def _unpacked(array: Array, tensor: Tensor) -> Array:
+    """Types that numpy's files do not know (bfloat16, 4-bit, 8-bit floats) lie in them as floats, exactly."""
+    wanted = DTYPES.get(tensor["dtype"])
+    if wanted is None or not _is_foreign(wanted) or array.dtype != np.float32:
+        return array
+    cast = array.astype(wanted)
+    return cast if np.array_equal(cast.astype(np.float32), array, equal_nan=True) else array
+
+
+def _is_foreign(dtype: np.dtype[Any]) -> bool:
+    return dtype.type.__module__ != "numpy"
 
 
 def _npz(data: bytes, file: str) -> dict[str, Array]:
@@ -116,20 +136,43 @@ def _json(data: bytes, file: str) -> Any:
 
 
 def _from_json(value: Any, tensor: Tensor, file: str) -> Array:
-    """Nested lists as the input's type; a value that the type cannot hold is refused."""
-    if tensor["dtype"] == STRING:
-        return np.array(value, object)
-    wanted = DTYPES.get(tensor["dtype"])
+    """Nested lists as the input's type. A value that the type cannot hold is refused; decimals are rounded to it."""
+    name, word = tensor["name"], tensor["dtype"]
+    wanted = DTYPES.get(word)
+    if word != STRING and (wanted is None or wanted.kind == "c"):
+        raise InvalidInput(f"{file}: input {name!r} is {word}, which JSON cannot give", hint="give it as .npy")
+    given = np.array(value, object)
+    flat = list(given.ravel())
+    if word in FLOATS:
+        flat = [NOT_NUMBERS.get(item, item) if isinstance(item, str) else item for item in flat]
+    if any(isinstance(item, list) for item in flat):
+        raise InvalidInput(f"{file}: input {name!r}: the lists are not of one length each")
+    kinds = (str,) if word == STRING else (bool,) if word == "bool" else (int, float)
+    for item in flat:
+        if not isinstance(item, kinds) or (isinstance(item, bool) and word != "bool"):
+            raise InvalidInput(f"{file}: input {name!r} wants {_called(word)}, not {item!r}")
     if wanted is None:
-        raise InvalidInput(f"input {tensor['name']!r} is {tensor['dtype']}, which JSON cannot give")
-    given = as_array(value, file)
-    if given.dtype.kind not in "biuf":
-        raise InvalidInput(f"{file}: input {tensor['name']!r} wants numbers, not {given.dtype}")
+        return given
     with np.errstate(all="ignore"):
-        array = given.astype(wanted)
-    if wanted.kind in "iub" and not np.array_equal(array.astype(given.dtype), given):
-        raise InvalidInput(f"{file}: input {tensor['name']!r} is {tensor['dtype']}, which cannot hold these values")
-    return array
+        try:
+            array = np.array(flat, np.float64 if word in FLOATS else object).astype(wanted)
+        except (OverflowError, ValueError, TypeError) as error:
+            raise InvalidInput(f"{file}: input {name!r} is {word}, which cannot hold these values: {error}") from error
+    for item, held in zip(flat, map(float, array) if _is_foreign(wanted) else array.tolist(), strict=True):
+        if not _holds(held, item):
+            raise InvalidInput(f"{file}: input {name!r} is {word}, which cannot hold {item!r}")
+    return array.reshape(given.shape)
+
+
+def _holds(held: Any, item: Any) -> bool:
+    """Whether a type kept a value: whole numbers and infinities exactly, other numbers as near as it can."""
+    if not isinstance(item, float) or not isinstance(held, float) or math.isinf(item):
+        return bool(held == item)
+    return math.isnan(held) if math.isnan(item) else math.isfinite(held)
+
+
+def _called(word: str) -> str:
+    return {STRING: "strings", "bool": "true or false"}.get(word, "numbers")
 
 
 def image_array(data: bytes, tensor: Tensor, metadata: Mapping[str, str], file: str) -> Array:
@@ -147,7 +190,7 @@ def image_array(data: bytes, tensor: Tensor, metadata: Mapping[str, str], file: 
         raise InvalidInput(f"input {tensor['name']!r} has {channels} channels, and an image has 1, 3 or 4")
     try:
         with Image.open(io.BytesIO(data)) as opened:
-            picture = ImageOps.exif_transpose(opened).convert(MODES[channels])
+            picture = _eight_bit(ImageOps.exif_transpose(opened)).convert(MODES[channels])
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise InvalidInput(f"{file} is not an image that can be read: {error}") from error
     width = dims["W"] if isinstance(dims["W"], int) else picture.width
@@ -159,6 +202,15 @@ def image_array(data: bytes, tensor: Tensor, metadata: Mapping[str, str], file: 
     if layout == "CHW":
         array = array.transpose(2, 0, 1)
     return np.ascontiguousarray(array[None] if batch else array)
+
+
+def _eight_bit(picture: Any) -> Any:
+    """16-bit greyscale as 8-bit: Pillow's own conversion would cut off everything above 255."""
+    if not picture.mode.startswith("I"):
+        return picture
+    from PIL import Image
+
+    return Image.fromarray((np.asarray(picture).astype(np.uint32).clip(0, 65535) // 257).astype(np.uint8))
 
 
 def _layout(dims: list[Any]) -> str:
@@ -184,40 +236,54 @@ def _scaled(pixels: Array, tensor: Tensor, span: str) -> Array:
     return (low + pixels.astype(np.float32) * ((high - low) / 255)).astype(dtype)
 
 
+def check_writable(path: Path) -> None:
+    """Before anything is run: an ending that is known, in a folder that is there. Raises InvalidInput."""
+    if path.suffix.lower() not in OUTPUTS:
+        raise InvalidInput(f"{path}: outputs are written as .npy, .npz or .json")
+    if not path.parent.is_dir():
+        raise InvalidInput(f"{path} cannot be written: no folder {path.parent}")
+
+
 def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
     """Outputs as .npz, .json, or, when there is one, .npy. Raises InvalidInput."""
+    check_writable(path)
     suffix = path.suffix.lower()
+    if suffix == ".npy" and len(outputs) != 1:
+        raise InvalidInput(f"the model has {len(outputs)} outputs, and .npy holds one", hint="write .npz or .json")
     try:
         if suffix == ".npz":
-            np.savez(path, **{name: _savable(array) for name, array in outputs.items()})  # type: ignore[arg-type]
+            _write_npz(path, outputs)
         elif suffix == ".json":
-            path.write_text(json.dumps({name: to_json(array) for name, array in outputs.items()}))
-        elif suffix == ".npy":
-            if len(outputs) != 1:
-                raise InvalidInput(
-                    f"the model has {len(outputs)} outputs, and .npy holds one", hint="write .npz or .json"
-                )
-            np.save(path, _savable(next(iter(outputs.values()))), allow_pickle=False)
+            path.write_text(json.dumps({name: to_json(array) for name, array in outputs.items()}, allow_nan=False))
         else:
-            raise InvalidInput(f"{path}: outputs are written as .npy, .npz or .json")
+            np.save(path, _savable(next(iter(outputs.values()))), allow_pickle=False)
     except OSError as error:
         raise InvalidInput(f"{path} cannot be written: {error.strerror}") from error
 
 
+def _write_npz(path: Path, outputs: Mapping[str, Array]) -> None:
+    """An archive as `numpy.savez` makes it, which cannot hold an array called "file"."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in outputs.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asanyarray(_savable(array)), allow_pickle=False)
+
+
 def _savable(array: Array) -> Array:
-    """Without pickles: strings as numpy's own, types that numpy does not know as floats."""
+    """Without pickles: strings as numpy's own, types that numpy does not know as floats, which hold them exactly."""
     if array.dtype == object:
         return array.astype(str)
-    return array if array.dtype.type.__module__ == "numpy" else array.astype(np.float32)
+    return array.astype(np.float32) if _is_foreign(array.dtype) else array
 
 
 def to_json(array: Array) -> Any:
-    """Nested lists; NaN and infinities, which JSON does not have, as null."""
-    if array.dtype.kind in "fc" or array.dtype.type.__module__ != "numpy":
-        if array.dtype.kind == "c":
-            return np.stack([array.real, array.imag], -1).tolist()
-        wide = array.astype(np.float64)
-        plain = wide.astype(object)
-        plain[~np.isfinite(wide)] = None
-        return plain.tolist()
-    return array.tolist()
+    """Nested lists; NaN and infinities as the strings that are read back; a complex number as [real, imaginary]."""
+    if array.dtype.kind == "c":
+        return to_json(np.stack([array.real, array.imag], -1))
+    wide = array.astype(np.float64) if _is_foreign(array.dtype) else array
+    if wide.dtype.kind != "f" or np.isfinite(wide).all():
+        return wide.tolist()
+    flat = np.empty(wide.size, object)
+    for i, value in enumerate(wide.reshape(-1).tolist()):
+        flat[i] = value if math.isfinite(value) else "NaN" if math.isnan(value) else f"{'-' * (value < 0)}Infinity"
+    return flat.reshape(wide.shape).tolist()

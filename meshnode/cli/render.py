@@ -1,23 +1,57 @@
-"""Plain data as text for people: tables that fit 80 columns and need no colour."""
+"""Plain data as text for people: fits 80 columns, needs no colour, changes nothing. No I/O."""
 
 from __future__ import annotations
 
+import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 COLOURS = {"alive": "green", "suspect": "yellow", "dead": "red", "left": "dim"}
+WIDTH = 80
+GAP = "  "
+NAME_MAX = 11
+ZONE_MAX = 8
+LAST_MIN = 14
+"""A last column that would be narrower, or break a word, stands on lines of its own, below the row."""
+Cell = str | Text
 
 
-def table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """A table without lines."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", no_wrap=column != "models")
-    return made
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, right: Sequence[str] = (), width: int = WIDTH
+) -> Text:
+    """Rows under a header; the last column takes what is left of the width and wraps."""
+    *columns, last = columns
+    sizes = [max(len(str(cell)) for cell in (name, *(row[i] for row in rows))) for i, name in enumerate(columns)]
+    taken = sum(sizes) + len(GAP) * len(sizes)
+    longest = max((len(str(row[-1])) for row in rows), default=0)
+    word = max((len(word) for row in rows for word in str(row[-1]).split()), default=0)
+    below = width - taken < max(word, min(longest, LAST_MIN))
+    indent = len(GAP) * 2 if below else taken
+    lines = [_line([*columns, *([] if below else [last])], [*sizes, 0], columns, right, style="bold")]
+    for row in rows:
+        wrapped = textwrap.wrap(str(row[-1]), max(LAST_MIN, width - indent)) or [""]
+        style = row[-1].style if isinstance(row[-1], Text) else ""
+        first = [] if below else [Text(wrapped.pop(0), style)]
+        lines.append(_line([*row[:-1], *first], [*sizes, 0], columns, right))
+        lines += [Text(" " * indent + text, style) for text in wrapped if text]
+    return Text("\n").join(lines)
+
+
+def _line(
+    cells: Sequence[Cell], sizes: Sequence[int], columns: Sequence[str], right: Sequence[str], style: str = ""
+) -> Text:
+    line = Text(style=style)
+    for i, cell in enumerate(cells):
+        text = cell if isinstance(cell, Text) else Text(cell)
+        padding = " " * (sizes[i] - len(text))
+        is_right = i < len(columns) and columns[i] in right
+        line.append(GAP if i else "").append(padding if is_right else "").append_text(text)
+        line.append("" if is_right else padding)
+    line.rstrip()
+    return line
 
 
 def size(nbytes: float | None) -> str:
@@ -30,71 +64,88 @@ def size(nbytes: float | None) -> str:
     return f"{nbytes:.0f} B"
 
 
-def share(value: float | None) -> str:
-    """`42 %`."""
-    return "-" if value is None else f"{value * 100:.0f} %"
+def label(name: str, node: str) -> str:
+    """`name (k7q2m4xa)`; a long name is cut, the id never."""
+    return f"{cut(name, NAME_MAX)} ({node[:8]})"
 
 
-def milliseconds(value: float | None) -> str:
-    """`0.3`."""
-    return "-" if value is None else f"{value:.1f}"
+def cut(text: str, most: int) -> str:
+    """At most so many characters; an ellipsis says that some are missing."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def node_label(node: dict[str, Any]) -> str:
-    """`name (k7q2m4xa)`."""
-    return f"{node['name']} ({node['id'][:8]})"
+def count(number: int) -> str:
+    """`1234`, `12k`, `3M`."""
+    return str(number) if number < 10_000 else f"{number // 1000}k" if number < 10_000_000 else f"{number // 10**6}M"
 
 
-def status(document: dict[str, Any]) -> Table:
-    """One row a node."""
+def ago(seconds: float) -> str:
+    """`12 s`, `5 min`, `3 h`, `2 d`."""
+    for unit, scale in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * scale:
+            return f"{seconds / scale:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def milliseconds(value: float) -> str:
+    """`0.05`, `12`."""
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def status(document: Mapping[str, Any], width: int = WIDTH) -> Text:
+    """The mesh in one line, then one row a node; for a node that is away, why."""
     mesh = document["mesh"]
     counts = ", ".join(f"{n} {state}" for state, n in mesh["nodes"].items() if n)
-    made = table("node", "state", "zone", "hardware", "load", "work", "ms", "models", right=("load", "work", "ms"))
-    made.title = Text(f"{mesh['name']} ({mesh['id'][:8]}): {counts}", style="not italic")
-    made.title_justify = "left"
-    for node in document["nodes"]:
-        cpu, gpus = node["cpu"], node["gpus"]
-        hardware = f"{cpu['cores']} cores" if cpu else "-"
-        if gpus and any(p.startswith("CUDA") for p in node["providers"]):
-            hardware += f" + {gpus[0]['name']}" if len(gpus) == 1 else f" + {len(gpus)} GPUs"
-        work = "-" if node["in_flight"] is None else f"{node['in_flight']}/{node['tasks_done']}"
-        models = " ".join(f"{m['name']}{'*' if m['loaded'] else ''}" for m in node["models"])
-        made.add_row(
-            node_label(node) + (" <" if node["self"] else ""),
-            Text(node["state"], style=COLOURS[node["state"]]),
-            node["zone"] or "-",
-            hardware,
-            share(cpu["load"] if cpu else None),
-            work,
-            "-" if node["self"] else milliseconds(node["rtt_ms"]),
-            models or (Text(node["reason"], style="dim") if node["reason"] else "-"),
-        )
-    return made
+    columns = ("node", "state", "zone", "hardware", "load", "work", "ms", "models")
+    rows = [_status_row(node) for node in document["nodes"]]
+    return Text("\n").join(
+        [
+            Text(f"{mesh['name']} ({mesh['id'][:8]}): {counts}"),
+            table(columns, rows, right=("load", "work", "ms"), width=width),
+            Text("< this node · work: in flight/done · ms: round trip · * in memory", style="dim"),
+        ]
+    )
 
 
-def status_legend(document: dict[str, Any]) -> str:
-    """What the signs mean."""
-    return "< this node · work: in flight/done · ms: round trip · * loaded in memory"
+def _status_row(node: Mapping[str, Any]) -> list[Cell]:
+    cpu, gpus = node["cpu"], node["gpus"]
+    away = node["state"] != "alive"
+    hardware = f"{cpu['cores']} cpu" if cpu else "-"
+    if gpus and any(provider.startswith("CUDA") for provider in node["providers"]):
+        hardware += " +gpu" if len(gpus) == 1 else f" +{len(gpus)} gpu"
+    load = cpu["load"] if cpu and not away else None
+    models = ", ".join(model["name"] + ("*" if model["loaded"] else "") for model in node["models"])
+    return [
+        label(node["name"], node["id"]) + ("<" if node["self"] else ""),
+        Text(node["state"], COLOURS.get(node["state"], "")),
+        cut(node["zone"] or "-", ZONE_MAX),
+        hardware,
+        "-" if load is None else f"{load * 100:.0f}%",
+        "-" if away or node["in_flight"] is None else f"{node['in_flight']}/{count(node['tasks_done'])}",
+        "-" if node["self"] or away or node["rtt_ms"] is None else milliseconds(node["rtt_ms"]),
+        Text(node["reason"] or "no reason known", "dim") if away else models or "-",
+    ]
 
 
-def model_list(documents: list[dict[str, Any]]) -> Table | str:
+def model_list(documents: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Text:
     """One row a model."""
     if not documents:
-        return "No models yet. `meshnode model add FILE.onnx` adds one."
-    made = table("model", "size", "inputs", "outputs", "on disk", "loaded", right=("size", "on disk", "loaded"))
-    for model in documents:
-        made.add_row(
+        return Text("No models yet. `meshnode model add FILE.onnx` adds one.")
+    rows = [
+        [
             f"{model['name']}:{model['version']}",
             size(model["size"]),
-            tensors(model["inputs"]),
-            tensors(model["outputs"]),
             str(len(model["on_disk"])),
             str(len(model["loaded"])),
-        )
-    return made
+            f"{tensors(model['inputs'])} -> {tensors(model['outputs'])}",
+        ]
+        for model in documents
+    ]
+    columns = ("model", "size", "on disk", "in memory", "inputs -> outputs")
+    return table(columns, rows, right=("size", "on disk", "in memory"), width=width)
 
 
-def tensors(described: list[dict[str, Any]]) -> str:
+def tensors(described: Sequence[Mapping[str, Any]]) -> str:
     """`image float[batch,1,8,8]`."""
     parts = [
         f"{t['name']} {t['dtype']}[{','.join('?' if d is None else str(d) for d in t['shape'])}]" for t in described
@@ -102,93 +153,98 @@ def tensors(described: list[dict[str, Any]]) -> str:
     return ", ".join(parts[:3]) + (f", … {len(parts) - 3} more" if len(parts) > 3 else "")
 
 
-def model_show(document: dict[str, Any]) -> Table:
-    """Everything about one model."""
-    made = table("", "")
-    made.show_header = False
-    made.add_row("name", f"{document['name']}:{document['version']}")
-    made.add_row("digest", document["digest"])
-    made.add_row("size", f"{document['size']} bytes")
-    made.add_row("memory", f"{size(document['memory_bytes'])} when loaded (measured where it was added)")
-    for what in ("inputs", "outputs"):
-        for tensor in document[what]:
-            made.add_row(what[:-1], tensors([tensor]))
-    for key, value in document["metadata"].items():
-        made.add_row(key, value)
-    made.add_row("publisher", document["publisher"][:8])
-    made.add_row("on disk at", ", ".join(node[:8] for node in document["on_disk"]) or "-")
-    made.add_row("loaded at", ", ".join(node[:8] for node in document["loaded"]) or "-")
-    return made
+def model_show(document: Mapping[str, Any]) -> str:
+    """Everything about one model, one fact a line."""
+    facts = [
+        ("name", f"{document['name']}:{document['version']}"),
+        ("digest", document["digest"]),
+        ("size", f"{document['size']} bytes"),
+    ]
+    if document.get("memory_bytes"):
+        facts.append(("memory", f"{size(document['memory_bytes'])} when loaded, measured where it was added"))
+    facts += [("input", tensors([tensor])) for tensor in document["inputs"]]
+    facts += [("output", tensors([tensor])) for tensor in document["outputs"]]
+    facts += list(document.get("metadata", {}).items())
+    facts += [
+        ("publisher", document.get("publisher", "")[:8] or "-"),
+        ("on disk", ", ".join(node[:8] for node in document["on_disk"]) or "-"),
+        ("in memory", ", ".join(node[:8] for node in document["loaded"]) or "-"),
+    ]
+    wide = max(len(key) for key, _ in facts)
+    return "\n".join(f"{key:<{wide}}{GAP}{value}" for key, value in facts)
 
 
-def members(rows: list[dict[str, Any]]) -> Table:
-    """Who is in, granted by whom."""
-    made = table("member", "roles", "zones", "granted", "expires", "state")
+def members(rows: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Text:
+    """Who is in, granted by whom, until when, to do what."""
+    table_rows: list[list[Cell]] = []
     for row in rows:
-        state = f"revoked: {row['reason']}" if row["revoked"] else row["state"] or "not seen"
-        made.add_row(
-            node_label(row),
-            ",".join(row["roles"]),
-            ",".join(row["zones"]) or "-",
-            _day(row["granted_at"]),
-            _day(row["expires_at"]),
-            state,
-        )
-    return made
+        state = "revoked" if row["revoked"] else row["state"] or "not seen"
+        roles = ", ".join(row["roles"]) + (f"; revoked: {row['reason'] or 'no reason given'}" if row["revoked"] else "")
+        zones = ",".join(row["zones"]) or "-"
+        expires = "-" if row["expires_at"] is None else day(row["expires_at"])
+        coloured = Text(state, "red" if row["revoked"] else COLOURS.get(state, ""))
+        by = str(row["granted_by"])[:8]
+        table_rows.append([label(row["name"], row["id"]), coloured, by, expires, zones, roles])
+    return table(("member", "state", "granted by", "until", "zones", "roles"), table_rows, width=width)
 
 
-def processes(rows: list[dict[str, Any]]) -> Table | str:
+def processes(rows: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Text:
     """Loaded models of this node."""
     if not rows:
-        return "No model is loaded on this node."
-    made = table("model", "memory", "in flight", "last used", "run time", "provider", right=("memory", "in flight"))
-    for row in rows:
-        name = f"{row['name']}:{row['version']}" if row["name"] else row["digest"][:12]
-        service = "-" if row["service_ms"] is None else f"{row['service_ms']:.2f} ms"
-        made.add_row(
-            name,
+        return Text("No model is in this node's memory.")
+    table_rows = [
+        [
+            f"{row['name']}:{row['version']}" if row["name"] else f"{row['digest'][:12]} (removed)",
             size(row["memory_bytes"]),
             str(row["in_flight"]),
-            f"{row['last_used_s']:.0f} s ago",
-            service,
+            f"{ago(row['last_used_s'])} ago",
+            "-" if row["service_ms"] is None else f"{row['service_ms']:.2f} ms",
             row["provider"].removesuffix("ExecutionProvider"),
-        )
-    return made
+        ]
+        for row in rows
+    ]
+    columns = ("model", "memory", "in flight", "last used", "a run takes", "provider")
+    return table(columns, table_rows, right=("memory", "in flight", "a run takes"), width=width)
 
 
-def doctor(rows: list[dict[str, Any]]) -> Table:
+def pings(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line a ping, and the middle one."""
+    lines = [f"{row['seq']}: {row['rtt_ms']:.2f} ms, {row['path']} {row['address'] or ''}".rstrip() for row in rows]
+    middle = sorted(row["rtt_ms"] for row in rows)[len(rows) // 2]
+    return "\n".join([*lines, f"median {middle:.2f} ms of {len(rows)}"])
+
+
+def doctor(rows: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Text:
     """Each check, and the fix of what fails."""
-    made = table("", "check", "found")
-    made.show_header = False
-    marks = {True: Text("ok", style="green"), False: Text("FAIL", style="red"), None: Text("--", style="dim")}
+    marks = {True: Text("ok  ", "green"), False: Text("FAIL", "red"), None: Text("--  ", "dim")}
+    lines = []
     for row in rows:
-        text = row["detail"] + (f"\n-> {row['fix']}" if row["fix"] else "")
-        made.add_row(marks[row["ok"]], row["check"], text)
-    return made
+        wrapped = textwrap.wrap(f"{row['check']}: {row['detail']}", width - 6)
+        lines.append(Text.assemble(marks[row["ok"]], GAP, wrapped[0]))
+        lines += [Text(" " * 6 + text) for text in wrapped[1:]]
+        if row["fix"]:
+            lines += [
+                Text(text)
+                for text in textwrap.wrap(row["fix"], width, initial_indent="      -> ", subsequent_indent=" " * 9)
+            ]
+    return Text("\n").join(lines)
 
 
-def plan(document: dict[str, Any]) -> Table:
-    """Candidates with their estimates, exclusions with their reasons."""
-    made = table(
-        "node",
-        "estimate",
-        "wait",
-        "run",
-        "move",
-        "fetch",
-        "why not",
-        right=("estimate", "wait", "run", "move", "fetch"),
-    )
-    for i, row in enumerate(document["candidates"]):
-        made.add_row(
-            f"{row['name']} ({row['node'][:8]})" + (" <- chosen" if i == 0 else ""),
-            *(f"{row[key] * 1000:.1f} ms" for key in ("estimate_s", "wait_s", "service_s", "transfer_s", "fetch_s")),
-            "",
-        )
-    for row in document["excluded"]:
-        made.add_row(f"{row['name']} ({row['node'][:8]})", "-", "-", "-", "-", "-", f"{row['reason']}: {row['detail']}")
-    return made
+def plan(document: Mapping[str, Any], width: int = WIDTH) -> Text:
+    """Candidates with their estimates, best first; then who was left out, and why."""
+    columns = ("node", "estimate", "wait", "run", "send", "fetch+load", "rtt", "ms")
+    keys = ("estimate_s", "wait_s", "service_s", "transfer_s", "fetch_s", "rtt_s")
+    rows = [
+        [label(row["name"], row["node"]), *(f"{row[key] * 1000:.1f}" for key in keys), "<- chosen" * (not i)]
+        for i, row in enumerate(document["candidates"])
+    ]
+    lines = [table(columns, rows, right=columns[1:-1], width=width)] if rows else [Text("no node can take it now")]
+    lines += [
+        Text(f"not {label(row['name'], row['node'])}: {row['detail'] or row['reason']}") for row in document["excluded"]
+    ]
+    return Text("\n").join(lines)
 
 
-def _day(seconds: int) -> str:
+def day(seconds: float) -> str:
+    """`2026-01-31`, UTC."""
     return time.strftime("%Y-%m-%d", time.gmtime(seconds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,11 +10,22 @@ import numpy as np
 import typer
 
 from meshnode.cli import context, files, render
+from meshnode.cli.completion import node_names
 from meshnode.cli.models import ModelName
 from meshnode.client import Result
+from meshnode.wire.tensors import Array, word_of
 
 TOP = 5
 SHOWN = 16
+TIMEOUT_S = 30.0
+
+
+class Urgency(StrEnum):
+    """The priorities, as typer wants a choice."""
+
+    low = "low"
+    normal = "normal"
+    high = "high"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,29 +43,39 @@ def run(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the outputs: .npy, .npz or .json.")
     ] = None,
-    node: Annotated[str | None, typer.Option(help="Run it on this node only.")] = None,
+    node: Annotated[
+        str | None, typer.Option(help="Run it on this node only (a name or an id).", autocompletion=node_names)
+    ] = None,
     zone: Annotated[str | None, typer.Option(help="Run it in this zone only.")] = None,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds.")] = 30.0,
-    priority: Annotated[str, typer.Option(help="low, normal or high.")] = "normal",
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds until it fails.")] = TIMEOUT_S,
+    priority: Annotated[Urgency, typer.Option(help="Who goes first where tasks wait.")] = Urgency.normal,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show where it would run, and why, without running.")
     ] = False,
 ) -> None:
     """Run one inference where it will be finished first.
 
-    An image is opened with its orientation applied, converted to as many channels as the model's input has, resized
-    with a bilinear filter to its height and width where these are fixed, and scaled from 0..255 to the range in the
-    model's metadata `meshnode.image.range` (0,1 when it has none; uint8 inputs get 0..255). `meshnode.image.layout`
-    is NCHW or NHWC.
+    FILE: .npy and .npz as they are (.npz by input name); .json as nested lists, or as a map of them by input name, cast
+    to the input's type unless that changes a value; .png and .jpg by the image rule.
+
+    The image rule: the picture's orientation is applied; it is converted to as many channels as the model's input has
+    (1 greyscale, 3 RGB, 4 RGBA) and resized with a bilinear filter to the input's height and width where these are
+    fixed. A uint8 input gets 0..255; a float input gets that scaled linearly to `meshnode.image.range` of the model's
+    metadata (0,1 when it has none). `meshnode.image.layout` (NCHW or NHWC) or the axis that is 1, 3 or 4 tells where
+    the channels are; a batch axis of 1 is put in front.
     """
-    if priority not in ("low", "normal", "high"):
-        raise typer.BadParameter(f"priority is low, normal or high, not {priority!r}")
-    options: dict[str, Any] = {"node": node, "zone": zone, "timeout": timeout, "priority": priority}
+    options: dict[str, Any] = {"node": node, "zone": zone, "timeout": timeout, "priority": priority.value}
+    if file is None and not input:
+        raise typer.BadParameter("no input: give a FILE, or -i NAME=FILE for each input")
+    named = dict(_named(text) for text in input)
+    if output is not None:
+        files.check_writable(output)
     with context.client() as client:
         document = client.ask("model.show", model=model)
-        inputs = files.read_inputs(document, file, dict(_named(text) for text in input))
+        inputs = files.read_inputs(document, file, named)
         if dry_run:
-            context.show(client.plan(document["digest"], inputs, **options), render.plan)
+            plan = client.plan(document["digest"], inputs, **options)
+            context.show(plan, lambda plan: render.plan(plan, context.console().width))
             return
         result = client.infer(document["digest"], inputs, **options)
     if output is not None:
@@ -61,7 +83,7 @@ def run(
     if context.current.json:
         context.emit(_document(document, result, with_outputs=output is None))
     else:
-        _print(document, result, with_outputs=output is None)
+        _print(document, result, output)
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -86,36 +108,51 @@ def _document(model: dict[str, Any], result: Result, *, with_outputs: bool) -> d
             for a in result.attempts
         ],
         "outputs": {name: files.to_json(array) for name, array in result.items()} if with_outputs else None,
+        "tensors": {name: {"dtype": word_of(a.dtype), "shape": list(a.shape)} for name, a in result.items()},
     }
 
 
-def _print(model: dict[str, Any], result: Result, *, with_outputs: bool) -> None:
-    console = context.console()
-    if with_outputs:
+def _print(model: dict[str, Any], result: Result, output: Path | None) -> None:
+    if output is None:
         for name, array in result.items():
-            console.print(_summary(name, array), soft_wrap=True)
+            typer.echo(context.printable(summary(name, array)))
+    else:
+        typer.echo(f"wrote {', '.join(result)} to {output}")
     for attempt in result.attempts[:-1]:
-        console.print(f"tried {attempt.name} ({attempt.node[:8]}): {attempt.outcome} after {attempt.seconds:.3f} s")
-    console.print(
-        f"{model['name']}:{model['version']} on {result.node_name} ({result.node[:8]}), "
-        f"{result.provider.removesuffix('ExecutionProvider')}: {result.seconds * 1000:.1f} ms "
-        f"(waited {result.queue_seconds * 1000:.1f}, ran {result.run_seconds * 1000:.2f})",
-        soft_wrap=True,
+        line = f"tried {attempt.name} ({attempt.node[:8]}): {attempt.outcome} after {attempt.seconds:.3f} s"
+        typer.echo(context.printable(line))
+    typer.echo(
+        context.printable(
+            f"{model['name']}:{model['version']} on {result.node_name} ({result.node[:8]}), "
+            f"{result.provider.removesuffix('ExecutionProvider')}: {result.seconds * 1000:.1f} ms "
+            f"(waited {result.queue_seconds * 1000:.1f}, ran {result.run_seconds * 1000:.2f})"
+        )
     )
 
 
-def _summary(name: str, array: Any) -> str:
+def summary(name: str, array: Array) -> str:
     """An output for people: the top classes where it looks like probabilities, else its first values."""
-    title = f"{name} {array.dtype}{list(array.shape)}"
+    title = f"{name} {array.dtype if array.dtype != object else 'string'}{list(array.shape)}"
     flat = array.reshape(-1)
-    looks = (
-        array.dtype.kind == "f" and 2 <= flat.size <= 100_000 and flat.min() >= 0 and abs(float(flat.sum()) - 1) < 1e-3
-    )
-    if looks:
+    if _is_probabilities(flat):
         best = np.argsort(-flat)[:TOP]
         return f"{title}: " + ", ".join(f"{i} ({flat[i] * 100:.1f} %)" for i in best)
-    values = ", ".join(str(v) for v in flat[:SHOWN].tolist())
-    return f"{title}: {values}{', …' if flat.size > SHOWN else ''}"
+    values = ", ".join(_value(value) for value in flat[:SHOWN])
+    return f"{title}: {values}{f', … {flat.size - SHOWN} more' if flat.size > SHOWN else ''}"
+
+
+def _is_probabilities(flat: Array) -> bool:
+    if flat.dtype.kind != "f" or not 2 <= flat.size <= 100_000:
+        return False
+    return bool(np.isfinite(flat).all() and flat.min() >= 0 and abs(float(flat.sum(dtype=np.float64)) - 1) < 1e-3)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return repr(value)
+    return (
+        f"{float(value):.6g}" if getattr(value, "dtype", None) is not None and value.dtype.kind == "f" else str(value)
+    )
 
 
 def demo(

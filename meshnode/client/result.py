@@ -1,0 +1,66 @@
+"""What came of a task: its outputs, and how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from meshnode.errors import Attempt
+from meshnode.wire import tensors
+from meshnode.wire.messages import Submitted
+from meshnode.wire.tensors import Array
+
+
+class Result(Mapping[str, Array]):
+    """The outputs of a task by name, and how it went.
+
+    Attributes:
+        node: the id of the node that ran it; `node_name` its name.
+        attempts: every try, the last one "ok".
+        seconds: from submission to result, as the agent saw it.
+        run_seconds, queue_seconds: at the node that ran it.
+        provider: the ONNX Runtime provider that ran it.
+        model: the digest of the model.
+        index: of a result of `map` or `stream`, which input it belongs to, from 0.
+    """
+
+    __slots__ = (
+        "_outputs",
+        "attempts",
+        "index",
+        "model",
+        "node",
+        "node_name",
+        "provider",
+        "queue_seconds",
+        "run_seconds",
+        "seconds",
+    )
+
+    def __init__(self, message: Submitted, body: memoryview) -> None:
+        self._outputs = tensors.decode(message.outputs, body)
+        self.node = message.node
+        self.node_name = message.name
+        self.model = message.model
+        self.seconds = message.seconds
+        self.run_seconds = message.run_s
+        self.queue_seconds = message.queue_s
+        self.provider = message.provider
+        self.attempts = tuple(Attempt(*row) for row in message.attempts)
+        self.index = 0
+
+    def __getitem__(self, name: str) -> Array:
+        return self._outputs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._outputs)
+
+    def __len__(self) -> int:
+        return len(self._outputs)
+
+    # Two results are never asked for being equal: a mapping's comparison would compare arrays, which have no yes or no.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        outputs = ", ".join(f"{name}: {a.dtype}{list(a.shape)}" for name, a in self._outputs.items())
+        return f"<Result {outputs} from {self.node_name} in {self.seconds * 1000:.1f} ms>"

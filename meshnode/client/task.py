@@ -1,0 +1,295 @@
+"""The client for programs with an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Unpack
+
+import msgspec
+
+from meshnode import config
+from meshnode.client import options
+from meshnode.client.options import DEFAULT_TIMEOUT_S, Inputs, TaskOptions
+from meshnode.client.pacing import cancelled, pace
+from meshnode.client.result import Result
+from meshnode.errors import AgentUnavailable, InvalidInput, PeerLost, ProtocolError, Refused
+from meshnode.links.link import Link
+from meshnode.links.local import connect
+from meshnode.wire.messages import Ask, Document, Plan, Priority, Submit, Submitted
+
+GRACE_S = 1.0
+"""The agent ends a task at its deadline; the client only when the agent does not."""
+RETRY_S = 0.1
+"""Between two looks for an agent that went away."""
+
+
+class AsyncClient:
+    """The mesh, from a program with an event loop.
+
+    Args:
+        home: the agent's home; `MESHNODE_HOME` or the platform's folder when it is left out.
+
+    Every method raises the errors of `meshnode.errors`; `AgentUnavailable` when no agent answers.
+    """
+
+    def __init__(self, home: str | os.PathLike[str] | None = None) -> None:
+        self.home = config.default_home() if home is None else _absolute(home)
+        self._link: Link | None = None
+        self._connecting: asyncio.Task[Link] | None = None
+
+    async def __aenter__(self) -> AsyncClient:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """Reach the agent now rather than with the first request. Raises AgentUnavailable."""
+        await self._connected()
+
+    async def close(self) -> None:
+        """Let go of the agent; what is still open is cancelled there."""
+        if self._connecting is not None:
+            await cancelled([self._connecting])
+            self._connecting = None
+        if self._link is not None:
+            self._link.abort("the client is done")
+            await self._link.closed.wait()
+            self._link = None
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Inputs,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,  # noqa: ASYNC109 - the task's own deadline travels with it
+        node: str | None = None,
+        zone: str | None = None,
+        priority: Priority = "normal",
+        outputs: Sequence[str] = (),
+    ) -> Result:
+        """Run a model on the node that will finish first and return its outputs.
+
+        Args:
+            model: `name`, `name:version` or a digest.
+            inputs: an array for each input of the model, by name; they must not change until this returns.
+            timeout: seconds until the task fails with DeadlineExceeded.
+            node: run it on this node only (a name or an id).
+            zone: run it in this zone only.
+            outputs: the outputs that are wanted; all when empty.
+        """
+        deadline = time.monotonic() + options.checked_timeout(timeout)
+        specs, body = options.encode(inputs)
+        task = secrets.token_hex(16)
+        while True:
+            remaining_s = max(0.0, deadline - time.monotonic())
+            request = Submit(
+                task=task,
+                model=model,
+                inputs=specs,
+                deadline_s=remaining_s,
+                priority=priority,
+                node=node,
+                zone=zone,
+                outputs=tuple(outputs),
+            )
+            try:
+                link = await self._connected()
+                received = await link.call(request, body, timeout_s=remaining_s + GRACE_S)
+            except (AgentUnavailable, PeerLost) as error:
+                # The agent went away: wait for its restart, and ask again with the same task id. One that was never
+                # there is not waited for, and an error with attempts is the agent's answer about its peers.
+                if error.attempts or self._link is None:
+                    raise
+                if time.monotonic() + RETRY_S >= deadline:
+                    raise AgentUnavailable(
+                        f"the agent of {self.home} went away and did not come back in time: {error}",
+                        hint="start it with `meshnode up`",
+                    ) from error
+                await asyncio.sleep(RETRY_S)
+            except Refused as error:
+                # The agent itself is full or stopping, and says when to come again.
+                if error.attempts or error.retry_after_s is None or time.monotonic() + error.retry_after_s >= deadline:
+                    raise
+                await asyncio.sleep(error.retry_after_s)
+            else:
+                if not isinstance(received.message, Submitted):
+                    raise ProtocolError(f"a task was answered with {type(received.message).__name__}")
+                return Result(received.message, received.body)
+
+    async def map(
+        self,
+        model: str,
+        batches: Iterable[Inputs],
+        *,
+        concurrency: int = 64,
+        ordered: bool = True,
+        **task: Unpack[TaskOptions],
+    ) -> AsyncIterator[Result]:
+        """Run many tasks, at most `concurrency` at once; results in the order of the inputs, or as they come.
+
+        `Result.index` counts the inputs. Inputs are copied when they are taken. An error ends it when its turn comes,
+        and cancels what is open.
+        """
+        check_concurrency(concurrency)
+        source = enumerate(batches)
+        running: deque[asyncio.Task[Result]] = deque()
+        try:
+            while True:
+                while len(running) < concurrency and (item := next(source, None)) is not None:
+                    work = self._indexed(item[0], model, options.snapshot(item[1]), task)
+                    running.append(asyncio.ensure_future(work))
+                if not running:
+                    return
+                if ordered:
+                    yield await running[0]
+                    running.popleft()
+                    continue
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for finished in done:
+                    running.remove(finished)
+                    yield finished.result()
+        finally:
+            await cancelled(running)
+
+    async def stream(
+        self,
+        model: str,
+        frames: Iterable[Inputs] | AsyncIterable[Inputs],
+        *,
+        max_age: float = 0.1,
+        keep: Literal["latest", "all"] = "latest",
+        concurrency: int = 4,
+        **task: Unpack[TaskOptions],
+    ) -> AsyncIterator[Result]:
+        """Run a live stream: results in order, `Result.index` counts the frames.
+
+        With keep="latest" only the newest frame waits, and one that is older than `max_age` seconds when its turn
+        comes is dropped here, at the source: nothing piles up. With "all" the source is read only as fast as the mesh
+        answers. A source that blocks is read in a thread. The first error ends it and cancels what is open.
+        """
+        check_concurrency(concurrency)
+
+        def run(index: int, frame: Inputs) -> asyncio.Task[Result]:
+            return asyncio.ensure_future(self._indexed(index, model, frame, task))
+
+        async for result in pace(frames, run, max_age_s=max_age, latest=keep == "latest", concurrency=concurrency):
+            yield result
+
+    async def plan(
+        self,
+        model: str,
+        inputs: Inputs,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,  # noqa: ASYNC109 - the task's own deadline
+        node: str | None = None,
+        zone: str | None = None,
+        priority: Priority = "normal",
+    ) -> dict[str, Any]:
+        """Where a task would run, with every candidate's estimate and every exclusion's reason; nothing is run."""
+        specs, _ = options.encode(inputs)
+        deadline_s = options.checked_timeout(timeout)
+        request = Plan(model=model, inputs=specs, deadline_s=deadline_s, node=node, zone=zone, priority=priority)
+        document: dict[str, Any] = await self._document(request)
+        return document
+
+    async def status(self) -> dict[str, Any]:
+        """The mesh as the agent sees it: the document of `meshnode status --json`."""
+        document: dict[str, Any] = await self.ask("status")
+        return document
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The models of the mesh."""
+        document: list[dict[str, Any]] = await self.ask("models")
+        return document
+
+    async def add_model(
+        self, path: str | os.PathLike[str], *, name: str | None = None, version: int | None = None
+    ) -> dict[str, Any]:
+        """Make an ONNX file known to the mesh; returns the model's document. Raises ModelRefused."""
+        document: dict[str, Any] = await self.ask("model.add", path=str(_absolute(path)), name=name, version=version)
+        return document
+
+    async def remove_model(self, model: str) -> dict[str, Any]:
+        """Take a model out of the mesh."""
+        document: dict[str, Any] = await self.ask("model.remove", model=model)
+        return document
+
+    def model(self, name: str) -> AsyncModel:
+        """A bound handle: `await digits(x)`."""
+        return AsyncModel(self, name)
+
+    async def ask(self, verb: str, **args: Any) -> Any:
+        """Any other verb of the local door; its JSON answer."""
+        return await self._document(Ask(verb=verb, args={k: v for k, v in args.items() if v is not None}))
+
+    # --- inside ---
+
+    async def _document(self, request: Ask | Plan) -> Any:
+        link = await self._connected()
+        try:
+            received = await link.call(request)
+        except PeerLost as error:
+            if link.usable and not link.silent:
+                raise  # the agent's own answer, about a peer
+            raise AgentUnavailable(f"the agent of {self.home} went away: {error}") from error
+        if not isinstance(received.message, Document):
+            raise ProtocolError(f"{type(request).__name__} was answered with {type(received.message).__name__}")
+        return msgspec.json.decode(received.body)
+
+    async def _connected(self) -> Link:
+        """The link to the agent; callers that come together share one attempt."""
+        if self._link is not None and self._link.usable:
+            return self._link
+        if self._connecting is None:
+            self._connecting = asyncio.ensure_future(connect(self.home, config.Links()))
+        connecting = self._connecting
+        try:
+            self._link = await asyncio.shield(connecting)
+        finally:
+            if connecting.done() and self._connecting is connecting:
+                self._connecting = None
+        return self._link
+
+    async def _indexed(self, index: int, model: str, inputs: Inputs, task: TaskOptions) -> Result:
+        result = await self.infer(model, inputs, **task)
+        result.index = index
+        return result
+
+
+class AsyncModel:
+    """One model of the mesh: call it with its inputs."""
+
+    def __init__(self, client: AsyncClient, name: str) -> None:
+        self._client = client
+        self.name = name
+        self._document: dict[str, Any] | None = None
+
+    async def describe(self) -> dict[str, Any]:
+        """The model's document, asked once."""
+        if self._document is None:
+            self._document = await self._client.ask("model.show", model=self.name)
+        return self._document
+
+    async def __call__(self, value: Any = None, /, **inputs: Any) -> Result:
+        """A single unnamed input, or inputs by name."""
+        if value is not None:
+            inputs = dict(options.named(await self.describe(), value, inputs))
+        return await self._client.infer(self.name, inputs)
+
+
+def check_concurrency(concurrency: int) -> None:
+    """Raises InvalidInput."""
+    if concurrency < 1:
+        raise InvalidInput(f"concurrency is at least 1, not {concurrency}")
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    return Path(path).expanduser().absolute()

@@ -1,0 +1,115 @@
+"""What people see: 80 columns, no colour needed, nothing lost, nothing that moves the cursor."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from meshnode.cli import context, render
+from tests.client.door import MODEL
+
+
+def node(name: str, state: str = "alive", **more: Any) -> dict[str, Any]:
+    return {
+        "id": name[0] * 52,
+        "name": name,
+        "self": False,
+        "state": state,
+        "zone": "berlin",
+        "cpu": {"model": "x", "cores": 128, "load": 0.995},
+        "gpus": [{"name": "NVIDIA H200"}],
+        "providers": ["CUDAExecutionProvider"],
+        "in_flight": 12,
+        "tasks_done": 123456,
+        "rtt_ms": 123.4,
+        "models": [{"name": "a-model-with-a-long-name", "loaded": True}, {"name": "digits", "loaded": False}],
+        "reason": None,
+        **more,
+    }
+
+
+def document(*nodes: dict[str, Any]) -> dict[str, Any]:
+    counts = {state: sum(n["state"] == state for n in nodes) for state in ("alive", "suspect", "dead", "left")}
+    return {"mesh": {"id": "f" * 64, "name": "m", "nodes": counts}, "nodes": list(nodes)}
+
+
+def shown(text: Any) -> str:
+    buffer = io.StringIO()
+    Console(file=buffer, width=80, markup=False, emoji=False, highlight=False).print(text, soft_wrap=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["a-very-long-name-of-a-laptop", "b", "c"]])
+def test_status_fits_80_columns(names: list[str]) -> None:
+    """No line is longer than 80, the id and every model are there, and no colour is needed."""
+    text = shown(render.status(document(*(node(name) for name in names))))
+
+    assert [] == [line for line in text.splitlines() if len(line) > 80]
+    assert "\x1b" not in text
+    for name in names:
+        assert f"({name[0] * 8})" in text
+    assert "digits" in text
+    assert "a-model-with-a-long-name*" in text
+    assert "128 cpu +gpu" in text
+
+
+def test_a_node_that_is_away_says_why() -> None:
+    """The reason stands where the models would."""
+    text = shown(render.status(document(node("a", self=True), node("b", "dead", reason="it reset the link"))))
+
+    assert "m (ffffffff): 1 alive, 1 dead" in text
+    assert "it reset the link" in text
+    assert 1 == text.count("digits")
+    assert "a (aaaaaaaa)<" in text
+
+
+def test_what_is_not_known_is_a_dash() -> None:
+    """A node whose advert has not come yet is shown all the same."""
+    row = node("a", zone=None, cpu=None, gpus=[], providers=[], in_flight=None, tasks_done=None, rtt_ms=None, models=[])
+    assert "a (aaaaaaaa)  alive  -     -            -     -   -  -" in shown(render.status(document(row)))
+
+
+def test_brackets_are_only_brackets() -> None:
+    """Shapes and names with brackets are shown as they are."""
+    assert "x float[n] -> y float[n]" in shown(render.model_list([MODEL]))
+    assert "input      x float[n]" in shown(render.model_show(MODEL))
+
+
+def test_a_digest_is_never_cut() -> None:
+    """What people copy stands whole on its line."""
+    assert f"digest     {MODEL['digest']}" in shown(render.model_show(MODEL))
+
+
+def test_names_cannot_move_the_cursor() -> None:
+    """Control characters in what peers say become blanks, wherever they stand."""
+    assert {"a b": ["x [2J", {"n": 1}]} == context.printable({"a\nb": ["x\x1b[2J", {"n": 1}]})
+
+
+def test_empty_lists_say_what_to_do() -> None:
+    """No models, nothing loaded."""
+    assert "meshnode model add" in shown(render.model_list([]))
+    assert "No model" in shown(render.processes([]))
+
+
+def test_the_other_tables() -> None:
+    """ps, members, plan, doctor and ping fit, with their reasons."""
+    ps = {"name": "m", "version": 1, "memory_bytes": 2e6, "in_flight": 1, "last_used_s": 200.0, "service_ms": 0.5}
+    assert "m:1    2.0 MB" in shown(render.processes([{**ps, "provider": "CPUExecutionProvider"}]))
+    member = {"id": "a" * 52, "name": "a", "roles": ["worker"], "zones": [], "granted_by": "g" * 52}
+    rows = [{**member, "granted_at": 0, "expires_at": 86400, "state": None, "revoked": True, "reason": "lost"}]
+    assert "revoked  gggggggg    1970-01-02  -      worker; revoked: lost" in shown(render.members(rows))
+    terms = dict.fromkeys(("estimate_s", "wait_s", "service_s", "transfer_s", "fetch_s", "rtt_s"), 0.001)
+    plan = {
+        "candidates": [{"node": "a" * 52, "name": "a", **terms}],
+        "excluded": [{"node": "b" * 52, "name": "b", "reason": "zone", "detail": "not in zone x"}],
+    }
+    assert "<- chosen" in shown(render.plan(plan))
+    assert "not b (bbbbbbbb): not in zone x" in shown(render.plan(plan))
+    checks = [{"check": "disk", "ok": False, "detail": "full", "fix": "make room " * 20}]
+    text = shown(render.doctor(checks))
+    assert "FAIL  disk: full\n      -> make room" in text
+    assert [] == [line for line in text.splitlines() if len(line) > 80]
+    assert "median 1.00 ms of 1" in render.pings([{"seq": 1, "rtt_ms": 1.0, "path": "direct", "address": None}])
