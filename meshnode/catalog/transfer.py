@@ -223,7 +223,8 @@ class Transfer:
             self._want_again(item)
 
     def _want_again(self, item: _Item) -> None:
-        if item in self._missing and not any(item in it.open for it in self._holders.values() if not it.out):
+        asked = any(item in it.open for it in self._holders.values() if not it.out)
+        if item in self._missing and not asked and item not in self._wanted:
             self._wanted.appendleft(item)
 
     def _take_list(self, holder_id: NodeId, file: int, data: bytes) -> list[Effect]:

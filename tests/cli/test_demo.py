@@ -14,7 +14,7 @@ import pytest
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM in the middle: no process and no folder is left."""
-    words = [sys.executable, "-m", "meshnode.cli.main", "demo", "--nodes", "2", "--tasks", "10000000"]
+    words = [sys.executable, "-m", "meshnode.cli.main", "demo", "--nodes", "2", "--tasks", "100000"]
     demo = subprocess.Popen(
         words,
         stdout=subprocess.PIPE,
