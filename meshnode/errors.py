@@ -203,13 +203,15 @@ class TransferFailed(MeshError):
 class PeerLost(MeshError):
     """The connection to a peer broke or never came up while a request was open.
 
-    `sent` is False when the request certainly did not reach the peer.
+    `sent` is False when the request certainly did not reach the peer; `refused` is True when its address said no,
+    which a host does for a program that is gone.
     """
 
     code = "peer_lost"
     fault = "network"
     retry_elsewhere = True
     sent: bool = True
+    refused: bool = False
 
 
 class PeerSilent(PeerLost):

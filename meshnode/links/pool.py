@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from meshnode.errors import ConfigError, MeshError, PermissionDenied
+from meshnode.errors import ConfigError, MeshError, PeerLost, PermissionDenied
 from meshnode.links.link import Link
 from meshnode.links.side import Prove, Side, lost
 from meshnode.wire.messages import NodeId
@@ -137,8 +137,9 @@ class Pool:
                 await link.opened()
         except (OSError, TimeoutError, ssl.SSLError) as error:
             self._discard(link, "the handshake did not finish")
-            reason = getattr(error, "strerror", None) or str(error) or "no answer"
-            raise lost(f"{address[0]}:{address[1]}: {reason}", sent=False) from error
+            refused = isinstance(error, ConnectionRefusedError)
+            reason = "connection refused" if refused else getattr(error, "strerror", None) or str(error) or "no answer"
+            raise lost(f"{address[0]}:{address[1]}: {reason}", sent=False, refused=refused) from error
         except BaseException:
             self._discard(link, "the dial was given up")
             raise
@@ -237,7 +238,8 @@ class Pool:
         refused = next((error for error in failures if isinstance(error, PermissionDenied)), None)
         if refused is not None:
             raise refused
-        raise lost(f"node {peer[:8]} cannot be reached ({'; '.join(map(str, failures))})", sent=False)
+        gone = any(isinstance(error, PeerLost) and error.refused for error in failures)
+        raise lost(f"node {peer[:8]} cannot be reached ({'; '.join(map(str, failures))})", sent=False, refused=gone)
 
     def _dialled(self, peer: NodeId, kind: str, task: asyncio.Task[Link]) -> None:
         self._dials.pop((peer, kind), None)

@@ -91,8 +91,8 @@ def peer_of(hello: Hello, address: tuple[Any, ...] | None, *, local: bool) -> Pe
     )
 
 
-def lost(text: str, *, sent: bool) -> PeerLost:
-    """A PeerLost that says whether the request may have arrived."""
+def lost(text: str, *, sent: bool, refused: bool = False) -> PeerLost:
+    """A PeerLost that says whether the request may have arrived, and whether the address refused."""
     error = PeerLost(text)
-    error.sent = sent
+    error.sent, error.refused = sent, refused
     return error

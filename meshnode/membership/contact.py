@@ -80,7 +80,7 @@ class Contact:
                 return
             except MeshError as error:
                 self.trouble(node, str(error))
-                refused = isinstance(error, PeerLost) and "refused" in str(error).lower()
+                refused = isinstance(error, PeerLost) and error.refused
                 self.feed(Broken(node, refused=refused and attempt == 0))
             await asyncio.sleep(0.5 * 2**attempt)
 

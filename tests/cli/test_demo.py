@@ -14,20 +14,23 @@ import pytest
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM in the middle: no process and no folder is left."""
-    words = [sys.executable, "-m", "meshnode.cli.main", "demo", "--nodes", "2", "--tasks", "100000"]
+    words = [sys.executable, "-m", "meshnode.cli.main", "demo", "--nodes", "2", "--tasks", "10000000"]
     demo = subprocess.Popen(
         words,
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         env={"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert demo.stdout is not None
+    said = []
     for line in demo.stdout:
+        said.append(line)
         if line.startswith("every agent has the model"):
             break
     children = psutil.Process(demo.pid).children(recursive=True)
-    assert len(children) >= 4, "two agents, each with its worker"
+    assert len(children) >= 4, f"two agents, each with its worker: {said}"
 
     demo.send_signal(number)
 

@@ -1,0 +1,201 @@
+"""Models in a real worker process: results, refusals, and everything that kills, hangs or starves a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+from onnx import TensorProto, helper
+
+from meshnode.config import Execution as Settings
+from meshnode.errors import DeadlineExceeded, InvalidInput, ModelRefused, OutOfMemory, WorkerCrashed
+from meshnode.execution.devices import Devices
+from meshnode.execution.job import Job, ModelFile
+from meshnode.execution.supervisor import CPU, Execution
+from meshnode.wire import tensors
+from meshnode.wire.messages import Digest, TaskId
+
+SETTINGS = Settings(concurrency=2, arena_bytes=8 * 1024 * 1024, cancel_grace_s=0.5)
+value_info = helper.make_tensor_value_info
+
+
+@pytest.fixture
+async def execution(tmp_path: Path) -> AsyncIterator[Execution]:
+    """An execution with a worker that is ready; its processes are gone afterwards."""
+    it = Execution(
+        SETTINGS,
+        Devices(cores=2, memory_total=psutil.virtual_memory().total),
+        folder=tmp_path / "w",
+        changed=lambda: None,
+    )
+    await it.start()
+    try:
+        async with asyncio.timeout(60):
+            await it.ready()
+        yield it
+    finally:
+        await it.stop()
+        assert [] == [
+            p for p in psutil.Process().children(recursive=True) if "meshnode.execution.worker" in p.cmdline()
+        ]
+
+
+def save(folder: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any], initializer: Any = ()) -> ModelFile:
+    graph = helper.make_graph(nodes, "g", inputs, outputs, list(initializer))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = folder / f"{secrets.token_hex(4)}.onnx"
+    onnx.save(model, path)
+    return ModelFile(Digest(secrets.token_hex(32)), path)
+
+
+def echo(folder: Path) -> ModelFile:
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    return save(
+        folder,
+        nodes,
+        [value_info("x", TensorProto.FLOAT, ["b", "n"])],
+        [value_info("y", TensorProto.FLOAT, ["b", "n"])],
+    )
+
+
+def endless(folder: Path) -> ModelFile:
+    """Loops until it is stopped."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["co"]), helper.make_node("Mul", ["v", "v"], ["vo"])],
+        "body",
+        [
+            value_info("i", TensorProto.INT64, []),
+            value_info("c", TensorProto.BOOL, []),
+            value_info("v", TensorProto.FLOAT, []),
+        ],
+        [value_info("co", TensorProto.BOOL, []), value_info("vo", TensorProto.FLOAT, [])],
+    )
+    return save(
+        folder,
+        [helper.make_node("Loop", ["", "go", "x"], ["y"], body=body)],
+        [value_info("x", TensorProto.FLOAT, [])],
+        [value_info("y", TensorProto.FLOAT, [])],
+        [helper.make_tensor("go", TensorProto.BOOL, [], [True])],
+    )
+
+
+async def run(it: Execution, model: ModelFile, inputs: dict[str, Any], within_s: float = 30.0) -> dict[str, Any]:
+    specs, parts = tensors.encode(inputs)
+    body = memoryview(b"".join(parts))
+    task = TaskId(secrets.token_hex(16))
+    done = await it.run(Job(task, model, specs, body, (), time.monotonic() + within_s))
+    return tensors.decode(done.specs, done.body)
+
+
+async def until_running(it: Execution) -> None:
+    async with asyncio.timeout(30):
+        while not it.vitals()[0]:  # noqa: ASYNC110 - a count is watched, and nothing tells of it
+            await asyncio.sleep(0.005)
+
+
+async def test_tensors_of_every_size_come_back(execution: Execution, tmp_path: Path) -> None:
+    """In the message, through the arena, and in a memory file of their own."""
+    model = echo(tmp_path)
+    for count in (0, 1, 5_000, 500_000, 5_000_000):
+        x = np.random.default_rng(1).random((1, count), np.float32)
+        assert np.array_equal(x, (await run(execution, model, {"x": x}))["y"])
+    assert [model.digest] == [loaded.digest for loaded in execution.loaded()]
+    assert (CPU,) == execution.providers
+
+
+async def test_many_tasks_at_once_are_all_answered_right(execution: Execution, tmp_path: Path) -> None:
+    """Results do not get mixed up between the worker's threads."""
+    model = echo(tmp_path)
+    await run(execution, model, {"x": np.zeros((1, 1), np.float32)})
+    inputs = [np.full((1, 20_000), i, np.float32) for i in range(30)]
+    answers = await asyncio.gather(*(run(execution, model, {"x": x}) for x in inputs))
+    assert all(np.array_equal(x, answer["y"]) for x, answer in zip(inputs, answers, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [
+        ({}, "'x' is missing"),
+        ({"z": np.zeros((1, 1), np.float32)}, "no input 'z'"),
+        ({"x": np.zeros((1, 1), np.float64)}, "is double"),
+        ({"x": np.zeros(3, np.float32)}, r"shape \[3\]"),
+    ],
+)
+async def test_bad_input_is_named(execution: Execution, tmp_path: Path, inputs: dict[str, Any], reason: str) -> None:
+    """What is wrong, and what the model wants."""
+    with pytest.raises(InvalidInput, match=reason):
+        await run(execution, echo(tmp_path), inputs)
+
+
+async def test_what_is_no_model_is_refused(execution: Execution, tmp_path: Path) -> None:
+    """Empty, random, truncated, and with an operator that nobody knows: ModelRefused, and the worker lives."""
+    whole = echo(tmp_path).path.read_bytes()
+    custom = save(
+        tmp_path,
+        [helper.make_node("Nonsense", ["x"], ["y"], domain="nowhere")],
+        [value_info("x", TensorProto.FLOAT, [1])],
+        [value_info("y", TensorProto.FLOAT, [1])],
+    )
+    for name, data in (("empty", b""), ("random", os.urandom(1000)), ("cut", whole[:30])):
+        path = tmp_path / name
+        path.write_bytes(data)
+        with pytest.raises(ModelRefused):
+            await execution.probe(path)
+    with pytest.raises(ModelRefused):
+        await execution.probe(custom.path)
+    report = await execution.probe(echo(tmp_path).path)
+    assert [("x", "float", ("b", "n"))] == [(t.name, t.dtype, t.shape) for t in report.inputs]
+    assert report.run_s is not None
+
+
+async def test_an_impossible_allocation_is_an_error(execution: Execution, tmp_path: Path) -> None:
+    """274 GB are asked for: OutOfMemory, and the next task runs."""
+    huge = save(
+        tmp_path,
+        [helper.make_node("ConstantOfShape", ["x"], ["y"])],
+        [value_info("x", TensorProto.INT64, [1])],
+        [value_info("y", TensorProto.FLOAT, ["n"])],
+    )
+    with pytest.raises(OutOfMemory):
+        await run(execution, huge, {"x": np.array([2**36])})
+    assert 1 == (await run(execution, echo(tmp_path), {"x": np.ones((1, 1), np.float32)}))["y"].size
+
+
+async def test_an_endless_run_ends_at_its_deadline(execution: Execution, tmp_path: Path) -> None:
+    """The run is stopped, the error says so, and the worker goes on."""
+    with pytest.raises(DeadlineExceeded):
+        await run(execution, endless(tmp_path), {"x": np.float32(1)}, within_s=0.5)
+    assert 1 == (await run(execution, echo(tmp_path), {"x": np.ones((1, 1), np.float32)}))["y"].size
+
+
+async def test_a_killed_worker_is_replaced(execution: Execution, tmp_path: Path) -> None:
+    """SIGKILL in the middle: the running task fails and names the signal, the next one runs on a new process."""
+    running = asyncio.ensure_future(run(execution, endless(tmp_path), {"x": np.float32(1)}))
+    await until_running(execution)
+    (worker,) = [p for p in psutil.Process().children() if "meshnode.execution.worker" in p.cmdline()]
+    os.kill(worker.pid, signal.SIGKILL)
+
+    with pytest.raises(WorkerCrashed, match="SIGKILL"):
+        await running
+    assert 1 == (await run(execution, echo(tmp_path), {"x": np.ones((1, 1), np.float32)}))["y"].size
+
+
+async def test_cancelling_stops_the_run(execution: Execution, tmp_path: Path) -> None:
+    """A cancelled job gives its slot back."""
+    running = asyncio.ensure_future(run(execution, endless(tmp_path), {"x": np.float32(1)}))
+    await until_running(execution)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert 0 == execution.vitals()[0]
+    assert 1 == (await run(execution, echo(tmp_path), {"x": np.ones((1, 1), np.float32)}))["y"].size

@@ -1,0 +1,56 @@
+"""When a peer is silent: a core, told the time."""
+
+from __future__ import annotations
+
+from meshnode.config import Links
+from meshnode.links.heartbeat import Heartbeat
+
+S = Links()
+
+
+def test_a_peer_that_answers_is_never_silent() -> None:
+    """Each ping is answered; the round trip is learnt."""
+    it = Heartbeat(S, 0.0)
+    now = 0.0
+    for _ in range(20):
+        now = it.due_at
+        silent, nonce = it.beat(now, open=True)
+        assert silent is None
+        assert nonce is not None
+        it.heard(now + 0.01)
+        it.pong(nonce, now + 0.01)
+    assert it.rtt_s is not None
+    assert abs(it.rtt_s - 0.01) < 1e-9
+
+
+def test_three_missed_beats_are_silence() -> None:
+    """With a request open, a peer that says nothing is silent after about 0.75 s."""
+    it = Heartbeat(S, 0.0)
+    it.due_at = 100.0
+    assert it.wake(10.0)
+    beats = 0
+    while True:
+        silent, _ = it.beat(it.due_at, open=True)
+        beats += 1
+        if silent is not None:
+            break
+    assert 3 == beats
+    assert 0.7 < silent < 0.8
+
+
+def test_a_late_beat_is_our_own_fault() -> None:
+    """A beat that comes late judges nobody: what the peer said may lie unread."""
+    it = Heartbeat(S, 0.0)
+    it.beat(it.due_at, open=True)
+    silent, _ = it.beat(it.due_at + 5.0, open=True)
+    assert silent is None
+
+
+def test_at_rest_pings_are_rare() -> None:
+    """Nothing open: the next beat is seconds away, and a new request brings it near."""
+    it = Heartbeat(S, 0.0)
+    it.beat(it.due_at, open=False)
+    assert it.due_at - S.heartbeat_s >= S.idle_ping_s - 0.01
+    assert it.wake(1.0)
+    assert abs(it.due_at - (1.0 + S.heartbeat_s)) < 1e-9
+    assert not it.wake(1.0)

@@ -1,0 +1,203 @@
+"""Links over real TLS sockets between real keepers: calls, cancellation, errors, revocation, the local door."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from meshnode.config import Links
+from meshnode.errors import AgentUnavailable, DeadlineExceeded, InvalidInput, PeerLost, PermissionDenied
+from meshnode.links.link import Incoming, Link, Reply, Side
+from meshnode.links.local import LocalServer, connect, socket_path
+from meshnode.links.pool import Address, Pool
+from meshnode.trust.joining import Inviter
+from meshnode.trust.keeper import Keeper
+from meshnode.trust.redeeming import redeem
+from meshnode.wire import messages
+from meshnode.wire.messages import Ask, Document, Hello, Piece, PieceAsk, StreamPing
+
+ASK = PieceAsk(model="0" * 64, file=0, piece=0)
+
+
+class Station:
+    """A keeper with a pool that echoes bodies, hangs, or fails, by the piece's number."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+        self.events: list[str] = []
+        self.cancelled = asyncio.Event()
+        self.hanging = asyncio.Event()
+        side = Side(
+            hello=lambda: Hello(versions=(1,), id=keeper.id, name="x", boot=keeper.boot),
+            handler=self.handle,
+            settings=Links(),
+            requests=messages.decode_peer_request,
+            replies=messages.decode_peer_reply,
+        )
+        self.pool = Pool(
+            keeper,
+            side,
+            opened=lambda link: self.events.append("up"),
+            lost=lambda link, reason: self.events.append(f"lost: {reason}"),
+            silent=lambda link: self.events.append("silent"),
+        )
+        self.address: Address = ("", 0)
+
+    async def handle(self, incoming: Incoming) -> Reply:
+        request = incoming.request
+        assert isinstance(request, PieceAsk)
+        if request.piece == 1:
+            self.hanging.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+        if request.piece == 2:
+            raise InvalidInput("not that one", hint="another")
+        if request.piece == 3:
+            raise RuntimeError("a bug of ours")
+        return Reply(Piece(), (incoming.body,))
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[tuple[Station, Station]]:
+    """Two members of one mesh."""
+    first, second = Keeper.open(tmp_path / "a"), Keeper.open(tmp_path / "b")
+    first.found("m", "a")
+    inviter = Inviter(first, host="127.0.0.1", hints=lambda: ["127.0.0.1"], peers=list, joined=lambda _: None)
+    token = await inviter.invite(expires_s=60, roles=None, zones=())
+    second.adopt((await redeem(second, token, "b")).membership)
+    await inviter.stop()
+    stations = Station(first), Station(second)
+    for station in stations:
+        station.address = await station.pool.start("127.0.0.1", 0)
+    try:
+        yield stations
+    finally:
+        for station in stations:
+            await station.pool.stop()
+            station.keeper.close()
+
+
+async def linked(a: Station, b: Station) -> Link:
+    return await a.pool.link(b.keeper.id, [b.address])
+
+
+async def test_bodies_of_every_size_come_back(pair: tuple[Station, Station]) -> None:
+    """Many calls at once on one link, small and large, each gets its own answer."""
+    link = await linked(*pair)
+    bodies = [os.urandom(size) for size in (0, 1, 1000, 20_000, 70_000, 3_000_000) for _ in range(4)]
+    answers = await asyncio.gather(*(link.call(ASK, (body,)) for body in bodies))
+    assert bodies == [bytes(answer.body) for answer in answers]
+
+
+async def test_errors_cross_the_link(pair: tuple[Station, Station]) -> None:
+    """A handler's typed error arrives as itself; a bug arrives without its details."""
+    link = await linked(*pair)
+    with pytest.raises(InvalidInput, match="not that one") as caught:
+        await link.call(PieceAsk(model="0" * 64, file=0, piece=2))
+    assert "another" == caught.value.hint
+    with pytest.raises(Exception, match="the other side failed") as bug:
+        await link.call(PieceAsk(model="0" * 64, file=0, piece=3))
+    assert "bug of ours" not in str(bug.value)
+
+
+async def test_cancelling_and_timing_out_reach_the_other_side(pair: tuple[Station, Station]) -> None:
+    """The work there is cancelled; the link goes on."""
+    a, b = pair
+    link = await linked(a, b)
+    hang = PieceAsk(model="0" * 64, file=0, piece=1)
+    call = asyncio.ensure_future(link.call(hang, (os.urandom(100_000),)))
+    async with asyncio.timeout(10):
+        await b.hanging.wait()
+        call.cancel()
+        await b.cancelled.wait()
+        b.cancelled.clear()
+        with pytest.raises(DeadlineExceeded):
+            await link.call(hang, timeout_s=0.05)
+        await b.cancelled.wait()
+        assert b"x" == bytes((await link.call(ASK, (b"x",))).body)
+
+
+async def test_a_lost_connection_fails_every_call(pair: tuple[Station, Station]) -> None:
+    """PeerLost at once for what is open, and for what comes later, which was certainly not sent."""
+    a, b = pair
+    link = await linked(a, b)
+    call = asyncio.ensure_future(link.call(PieceAsk(model="0" * 64, file=0, piece=1)))
+    async with asyncio.timeout(10):
+        await b.hanging.wait()
+        b.pool.links()[0].abort("cable")
+        with pytest.raises(PeerLost) as caught:
+            await call
+    assert caught.value.sent
+    with pytest.raises(PeerLost) as later:
+        await link.call(ASK)
+    assert not later.value.sent
+
+
+async def test_two_dials_make_one_link(pair: tuple[Station, Station]) -> None:
+    """When both dial at once, both keep the same connection."""
+    a, b = pair
+    await asyncio.gather(linked(a, b), linked(b, a))
+    async with asyncio.timeout(10):
+        while len(a.pool.links()) != 1 or len(b.pool.links()) != 1:  # noqa: ASYNC110 - both sides settle by themselves
+            await asyncio.sleep(0.01)
+    (here,), (there,) = a.pool.links(), b.pool.links()
+    assert here.dialled != there.dialled
+    assert b"y" == bytes((await here.call(ASK, (b"y",))).body)
+
+
+async def test_the_wrong_node_and_a_revoked_one_are_refused(pair: tuple[Station, Station]) -> None:
+    """Who answers must be who was dialled; a revoked node hears why."""
+    a, b = pair
+    with pytest.raises(PermissionDenied, match="answered"):
+        await a.pool.dial(a.address, expected=b.keeper.id)
+    a.keeper.revoke(b.keeper.id, "stolen")
+    with pytest.raises(PermissionDenied, match="stolen"):
+        await b.pool.dial(a.address)
+
+
+async def test_nobody_at_the_address_is_peer_lost(pair: tuple[Station, Station]) -> None:
+    """A refused connection says so, and that nothing was sent."""
+    a, b = pair
+    await b.pool.stop()
+    with pytest.raises(PeerLost, match="refused") as caught:
+        await linked(a, b)
+    assert not caught.value.sent
+    assert caught.value.refused
+
+
+async def test_the_local_door_is_for_this_user_alone(tmp_path: Path) -> None:
+    """The socket has 0600 in a 0700 folder, also when the home's path is too long for one."""
+    for home in (tmp_path / "h", tmp_path / ("long" * 30)):
+        home.mkdir(mode=0o700)
+
+        async def answer(incoming: Incoming) -> Reply:
+            return Reply(Document(), (incoming.body,))
+
+        side = Side(
+            hello=lambda: Hello(versions=(1,), id="a" * 52, name="x", boot=1),
+            handler=answer,
+            settings=Links(),
+            requests=messages.decode_local_request,
+            replies=messages.decode_local_reply,
+            local=True,
+        )
+        with pytest.raises(AgentUnavailable):
+            await connect(home, Links())
+        server = LocalServer(home, side)
+        await server.start()
+        path = socket_path(home)
+        assert (0o600, 0o700) == (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777)
+        link = await connect(home, Links())
+        assert b"hi" == bytes((await link.call(Ask(verb="x"), (b"hi",))).body)
+        with pytest.raises(Exception, match="not a valid request"):
+            await link.call(StreamPing())
+        await link.close()
+        await server.stop()
+        assert not path.exists()
