@@ -102,7 +102,7 @@ class Demo:
         for number in range(2, self._nodes + 1):
             token = _command(first.home, "invite")
             self._start(agents, scratch, f"node-{number}", token)
-        self._wait_for_view(agents)
+        self._wait_for(agents, lambda status: status["mesh"]["nodes"]["alive"] == len(agents), "see all the others")
         self._say(f"{self._nodes} agents, {self._nodes - 1} invited by token, all see each other after {_since(began)}")
 
     def _start(self, agents: list[Agent], scratch: Path, name: str, *words: str) -> Agent:
@@ -126,13 +126,14 @@ class Demo:
             raise HomeError(f"{name} did not start: {agent.ready.get('message', 'no word from it')}")
         return agent
 
-    def _wait_for_view(self, agents: list[Agent]) -> None:
+    def _wait_for(self, agents: list[Agent], condition: Callable[[dict[str, Any]], bool], what: str) -> None:
+        """Until the status of every agent is so."""
         end = time.monotonic() + READY_S
         for agent in agents:
             with Client(agent.home) as client:
-                while client.status()["mesh"]["nodes"]["alive"] < len(agents):
+                while not condition(client.status()):
                     if time.monotonic() > end:
-                        raise HomeError(f"{agent.name} does not see all {len(agents)} agents after {READY_S:g} s")
+                        raise HomeError(f"{agent.name} does not {what} after {READY_S:g} s")
                     time.sleep(0.05)
 
     # --- the work ---
@@ -155,6 +156,7 @@ class Demo:
         tally = Tally(total)
         with Client(agents[0].home) as client:
             client.add_model(folder / "model.onnx", name="digits")
+            self._wait_for(agents, lambda status: bool(status["models"]), "know the model")
             for agent in agents:  # each fetches the model, so that the work can spread from the first task on
                 client.infer("digits", {"image": images[:1]}, node=agent.ready["id"])
             self._say(f"every agent has the model; {len(images)} held-out samples, {repeats} times: {total} tasks")

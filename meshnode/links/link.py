@@ -394,5 +394,11 @@ class Link(asyncio.BufferedProtocol):
 
     def _who(self) -> str:
         if self._peer is not None:
-            return f"{self._peer.name} ({self._peer.id[:8]})" if not self._peer.local else "a local client"
+            return (
+                f"{self._peer.name} ({self._peer.id[:8]})"
+                if not self._peer.local
+                else "the agent"
+                if self.dialled
+                else "a local client"
+            )
         return f"node {self._proven[:8]}" if self._proven else "a peer"

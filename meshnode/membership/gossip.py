@@ -174,7 +174,7 @@ class Membership:
         return Member(
             id=row.id,
             name=held.name if held is not None else row.id[:8],
-            state="left" if revoked and row.state == "alive" else row.state,
+            state="left" if revoked and row.state != "dead" else row.state,
             usable=row.state == "alive" and not known.trouble and not revoked and (is_self or held is not None),
             advert=held,
             addresses=addresses,
