@@ -18,7 +18,7 @@ from typing import Any, cast
 from meshnode.errors import DeadlineExceeded, MeshError, PeerSilent, PermissionDenied, ProtocolError, from_wire
 from meshnode.links.heartbeat import Heartbeat
 from meshnode.links.pump import Pump
-from meshnode.links.side import Incoming, Peer, Prove, Received, Reply, Side, lost, peer_of
+from meshnode.links.side import Incoming, Peer, Prove, Received, Reply, Side, lost, peer_of, who
 from meshnode.wire import messages
 from meshnode.wire.flow import Buffer, Crediting, FrameWriter
 from meshnode.wire.frames import Control, FrameReader, Landed, Message, Type
@@ -393,12 +393,4 @@ class Link(asyncio.BufferedProtocol):
             self._on_silent(self)
 
     def _who(self) -> str:
-        if self._peer is not None:
-            return (
-                f"{self._peer.name} ({self._peer.id[:8]})"
-                if not self._peer.local
-                else "the agent"
-                if self.dialled
-                else "a local client"
-            )
-        return f"node {self._proven[:8]}" if self._proven else "a peer"
+        return who(self._peer, self._proven, dialled=self.dialled)

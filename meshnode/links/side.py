@@ -91,6 +91,15 @@ def peer_of(hello: Hello, address: tuple[Any, ...] | None, *, local: bool) -> Pe
     )
 
 
+def who(peer: Peer | None, proven: NodeId | None, *, dialled: bool) -> str:
+    """The other side, for people."""
+    if peer is None:
+        return f"node {proven[:8]}" if proven else "a peer"
+    if peer.local:
+        return "the agent" if dialled else "a local client"
+    return f"{peer.name} ({peer.id[:8]})"
+
+
 def lost(text: str, *, sent: bool, refused: bool = False) -> PeerLost:
     """A PeerLost that says whether the request may have arrived, and whether the address refused."""
     error = PeerLost(text)
