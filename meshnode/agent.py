@@ -24,7 +24,7 @@ from meshnode.edge.learning import learn, refresh_catalog
 from meshnode.edge.local import LocalDoor
 from meshnode.edge.node import Control, Node
 from meshnode.edge.peers import PeerDoor
-from meshnode.errors import ConfigError, MeshError, TransferFailed
+from meshnode.errors import ListenError, MeshError, TransferFailed
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
 from meshnode.links.link import Link
@@ -256,7 +256,7 @@ class Agent:
             address = await self.node.pool.start(host, port)
             try:
                 await self.node.membership.start(host, address[1])
-            except ConfigError:
+            except ListenError:
                 if port != 0 or attempt == PORT_TRIES - 1:
                     raise
                 self.node.pool.unlisten()

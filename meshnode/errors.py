@@ -169,6 +169,13 @@ class ConfigError(MeshError):
     fault = "caller"
 
 
+class ListenError(MeshError):
+    """The address to listen on cannot be had: another program has the port, or it is not this machine's."""
+
+    code = "listen_error"
+    fault = "us"
+
+
 class ExecutionFailed(MeshError):
     """The model itself failed on this input; another node would fail the same way."""
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from meshnode.errors import ConfigError, MeshError, PeerLost, PermissionDenied
+from meshnode.errors import ListenError, MeshError, PeerLost, PermissionDenied
 from meshnode.links.link import Link
 from meshnode.links.side import Prove, Side, lost
 from meshnode.wire.messages import NodeId
@@ -81,7 +81,7 @@ class Pool:
         self._handshakes = asyncio.Semaphore(side.settings.handshakes_max)
 
     async def start(self, host: str, port: int) -> Address:
-        """Listen; returns the address with the real port. Raises ConfigError when it cannot be had."""
+        """Listen; returns the address with the real port. Raises ListenError when it cannot be had."""
         self.refresh()
         loop = asyncio.get_running_loop()
         listener = await listening(host, port, socket.SOCK_STREAM)
@@ -314,14 +314,14 @@ def _tune(link: Link) -> None:
 
 
 async def listening(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
-    """A bound socket; `::` takes IPv4 as well. Raises ConfigError, naming the address."""
+    """A bound socket; `::` takes IPv4 as well. Raises ListenError, naming the address."""
     try:
         (family, _, proto, _, address), *_ = await asyncio.get_running_loop().getaddrinfo(
             host, port, type=kind, flags=socket.AI_PASSIVE
         )
         bound = socket.socket(family, kind, proto)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     try:
         bound.setblocking(False)
         if kind is socket.SOCK_STREAM:
@@ -333,7 +333,7 @@ async def listening(host: str, port: int, kind: socket.SocketKind) -> socket.soc
         bound.bind(address)
     except (OSError, ValueError) as error:
         bound.close()
-        raise ConfigError(
+        raise ListenError(
             f"cannot listen on {host}:{port}: {getattr(error, 'strerror', error)}",
             hint="another program has this port: choose one with --listen HOST:PORT (port 0 = any free)",
         ) from error

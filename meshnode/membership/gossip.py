@@ -113,7 +113,7 @@ class Membership:
     # --- life ---
 
     async def start(self, host: str, port: int) -> None:
-        """Open the UDP port, which is the TCP port's twin. Raises ConfigError when it is taken."""
+        """Open the UDP port, which is the TCP port's twin. Raises ListenError when it is taken."""
         self._socket = await listening(host, port, socket.SOCK_DGRAM)
         asyncio.get_running_loop().add_reader(self._socket, self._readable)
         self._feed(None)
