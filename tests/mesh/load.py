@@ -16,20 +16,22 @@ import meshnode
 
 @dataclass
 class Load:
-    """`rate` tasks a second of the echo model through the agent of `home` until it is left.
+    """`rate` tasks a second through the agent of `home` until it is left.
 
-    Every task carries its number; an answer that is not that number is wrong.
+    Of the echo model each task carries its number, and an answer that is not that number is wrong; with `rounds` it is
+    the slow model, and an answer that differs from the first one is.
     """
 
     home: Path
     rate: float
-    model: str = "echo"
+    rounds: int = 0
     sent: int = 0
     wrong: int = 0
     errors: list[str] = field(default_factory=list)
     nodes: dict[str, int] = field(default_factory=dict)
     rerouted: int = 0
     answered: int = 0
+    expected: Any = None
 
     def __enter__(self) -> Load:
         self._stop = threading.Event()
@@ -48,12 +50,16 @@ class Load:
             while not self._stop.is_set():
                 number = self.sent
                 self.sent += 1
-                x = np.full((1, 4), number, np.float32)
-                open_tasks.append((number, client.submit(self.model, {"x": x}, timeout=20.0)))
+                open_tasks.append((number, client.submit(*self._task(number), timeout=20.0)))
                 due += 1 / self.rate
                 self._stop.wait(max(0.0, due - time.monotonic()))
             for number, future in open_tasks:
                 self._judge(number, future)
+
+    def _task(self, number: int) -> tuple[str, dict[str, Any]]:
+        if self.rounds:
+            return "slow", {"x": np.ones((1, 64), np.float32), "rounds": np.array(self.rounds, np.int64)}
+        return "echo", {"x": np.full((1, 4), number, np.float32)}
 
     def _judge(self, number: int, future: Future[Any]) -> None:
         try:
@@ -62,6 +68,10 @@ class Load:
             self.errors.append(f"{number}: {error!r}")
             return
         self.answered += 1
-        self.wrong += not np.array_equal(result["y"], np.full((1, 4), number, np.float32))
+        if self.rounds:
+            self.expected = result["y"] if self.expected is None else self.expected
+            self.wrong += not np.array_equal(result["y"], self.expected)
+        else:
+            self.wrong += not np.array_equal(result["y"], np.full((1, 4), number, np.float32))
         self.nodes[result.node] = self.nodes.get(result.node, 0) + 1
         self.rerouted += len(result.attempts) > 1
