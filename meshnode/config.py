@@ -7,6 +7,7 @@ value out of range is a `ConfigError` that names all such places at once, and no
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -49,8 +50,6 @@ class Links:
     """Bodies being received on one connection, together."""
     streams_max: int = 1024
     """Requests a peer may have open on one connection."""
-    stall_s: float = 10.0
-    """A body without progress for so long is given up."""
     heartbeat_s: float = 0.25
     """Heartbeat interval while requests are open. Smaller notices a silent peer sooner and costs frames."""
     heartbeat_misses: int = 3
@@ -59,8 +58,6 @@ class Links:
     """Heartbeat interval while nothing is open."""
     handshakes_max: int = 64
     """TLS handshakes in progress at once."""
-    bulk_bytes: int = 1 * MIB
-    """Bodies above this size use the second, lazily opened connection to a peer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +134,6 @@ class Execution:
     """Shared memory for tensors, each way. It is sparse: only what is used is taken from the machine."""
     load_timeout_s: float = 60.0
     """A model that takes longer to load is refused and its worker replaced."""
-    probe_timeout_s: float = 10.0
-    """The first run of a newly added model."""
     cancel_grace_s: float = 2.0
     """A run that ignores its deadline or a cancel for so long has its worker killed."""
     service_prior_s: float = 0.05
@@ -273,7 +268,7 @@ def _fit(default: Any, value: Any) -> Any:
     if isinstance(default, (int, float)):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"expected a number, not {value!r}")
-        if value < 0:
+        if not 0 <= value < math.inf:
             raise ValueError(f"expected a number >= 0, not {value!r}")
         if isinstance(default, int) and value != int(value):
             raise ValueError(f"expected a whole number, not {value!r}")

@@ -36,7 +36,7 @@ async def run(home: Path, settings: Settings, *, token: str | None, announce: An
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     try:
-        peers = await _belong(keeper, settings, token)
+        peers = await belong(keeper, settings, token)
         while not stopping.is_set():
             agent = Agent(home, settings, keeper, await devices, stopping)
             try:
@@ -52,8 +52,11 @@ async def run(home: Path, settings: Settings, *, token: str | None, announce: An
         keeper.close()
 
 
-async def _belong(keeper: Keeper, settings: Settings, token: str | None) -> Peers:
-    """Be in a mesh: the one from last time, the token's, or a new mesh of one. Returns peers to try first."""
+async def belong(keeper: Keeper, settings: Settings, token: str | None) -> Peers:
+    """Be in a mesh: the one from last time, the token's, or a new mesh of one. Returns peers to try first.
+
+    Raises TokenRefused, PermissionDenied, PeerLost.
+    """
     name = node_name(settings)
     if token is not None:
         if keeper.belongs:

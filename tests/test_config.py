@@ -35,13 +35,13 @@ def test_the_file_changes_the_profile_and_the_command_line_changes_the_file(tmp_
 def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
     """Unknown keys, wrong types and bad values come in one error, with the nearest known name."""
     (tmp_path / "config.toml").write_text(
-        'nmae = "x"\n[routing]\ncandidates = "three"\nhold_s = -1\n[links]\nframe_bytes = 1.5\n'
+        'nmae = "x"\n[routing]\ncandidates = "three"\nhold_s = -1\nhysteresis = nan\n[links]\nframe_bytes = 1.5\n'
     )
 
     with pytest.raises(ConfigError) as caught:
         config.load(tmp_path)
 
-    for expected in ("'nmae' (did you mean 'name'?)", "candidates: expected a number", "hold_s", "frame_bytes"):
+    for expected in ("'nmae' (did you mean 'name'?)", "candidates: expected a number", "hold_s", "hysteresis: ", "frame_bytes"):
         assert expected in str(caught.value)
 
 

@@ -15,7 +15,7 @@ from meshnode import config
 from meshnode.cli import context, render
 from meshnode.cli.completion import node_names
 from meshnode.cli.node import read_token
-from meshnode.errors import HomeError, PermissionDenied
+from meshnode.errors import HomeError
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 WATCH_S = 1.0
@@ -79,19 +79,13 @@ def join(token: Annotated[str, typer.Argument(help="An invite token; - reads it 
 
 async def _join_alone(keeper: Any, token: str) -> str:
     """Join while no agent runs, and remember whom to look for at the next start."""
-    from meshnode.agent import node_name
+    from meshnode import daemon
     from meshnode.membership.discovery import packed_peers
     from meshnode.trust.files import write_checked
-    from meshnode.trust.joining import redeem
 
-    if keeper.belongs and len(keeper.statements.members()) > 1:
-        raise PermissionDenied(
-            f"this home is already in the mesh {keeper.statements.mesh_name!r}",
-            hint="`meshnode leave` first, or use another --home",
-        )
-    joined = await redeem(keeper, token, node_name(config.load(keeper.home)))
-    keeper.adopt(joined.membership, "")
-    write_checked(keeper.home / "peers", packed_peers(joined.peers))
+    peers = await daemon.belong(keeper, config.load(keeper.home), token)
+    if peers:
+        write_checked(keeper.home / "peers", packed_peers(peers))
     return str(keeper.statements.mesh_name)
 
 

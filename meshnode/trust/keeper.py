@@ -142,19 +142,17 @@ class Keeper:
         self._save(founded, leaf)
         self.admin_key, self.statements, self.leaf = admin, founded, leaf
 
-    def adopt(self, membership: Membership, mesh_prefix: str = "") -> None:
+    def adopt(self, membership: Membership) -> None:
         """Enter another mesh with what its inviter sent.
 
-        `mesh_prefix` is one more pin beside the token's, for a caller that has it. Raises PermissionDenied when what
-        came does not hold together (then nothing has changed), and HomeError.
+        Raises PermissionDenied when what came does not hold together (then nothing has changed), and HomeError.
         """
         adopted = _empty()
         _, refused = adopted.merge(membership.statements)
         if refused:
             raise PermissionDenied(f"the inviter sent a statement that does not hold: {refused[0]}") from refused[0]
-        for prefix in (membership.mesh_prefix, mesh_prefix):
-            if not adopted.mesh_id.startswith(prefix):
-                raise PermissionDenied("the inviter answered for another mesh than the token's")
+        if not adopted.mesh_id.startswith(membership.mesh_prefix):
+            raise PermissionDenied("the inviter answered for another mesh than the token's")
         if adopted.grant(self.id) is None:
             raise PermissionDenied("the inviter sent no valid grant for this node")
         self._check_leaf(adopted, membership.leaf)

@@ -50,7 +50,7 @@ class Homes:
 
     def pair(self) -> tuple[Keeper, Keeper]:
         a, b = self.founder(), self.open("b")
-        b.adopt(welcome(a, b), a.statements.mesh_id)
+        b.adopt(welcome(a, b))
         return a, b
 
 
@@ -151,7 +151,7 @@ def test_a_founder_that_joins_leaves_its_own_mesh_behind(homes: Homes) -> None:
     """Its admin key and its invites are put away, not deleted."""
     a, b = homes.founder("a"), homes.founder("b")
     (b.home / "invites").write_bytes(b"of the mesh of one")
-    b.adopt(welcome(a, b), a.statements.mesh_id)
+    b.adopt(welcome(a, b))
 
     assert b.admin_key is None
     assert homes.again(b).statements.mesh_id == a.statements.mesh_id
@@ -160,7 +160,7 @@ def test_a_founder_that_joins_leaves_its_own_mesh_behind(homes: Homes) -> None:
 
 def test_what_does_not_hold_together_is_not_adopted(homes: Homes) -> None:
     """Another mesh than the token's, no grant, another's certificate, damaged statements: nothing changes."""
-    a, b, c = homes.founder("a"), homes.founder("b"), homes.founder("c")
+    a, b = homes.founder("a"), homes.founder("b")
     good = welcome(a, b)
     before = (b.home / "trust").read_bytes()
     for membership, says in [
@@ -170,10 +170,9 @@ def test_what_does_not_hold_together_is_not_adopted(homes: Homes) -> None:
         (Membership(b"noise", good.statements, good.mesh_prefix), "cannot be read"),
         (Membership(good.leaf, (*good.statements, b"noise"), good.mesh_prefix), "does not hold"),
         (Membership(good.leaf, good.statements[1:], good.mesh_prefix), "genesis"),
-        (welcome(c, b), "mesh"),
     ]:
         with pytest.raises(PermissionDenied, match=says):
-            b.adopt(membership, a.statements.mesh_id)
+            b.adopt(membership)
     assert before == (b.home / "trust").read_bytes()
     assert b.admin_key is not None
     assert b.statements.mesh_id != a.statements.mesh_id
@@ -183,7 +182,7 @@ def test_a_revoked_node_is_refused_everywhere(homes: Homes) -> None:
     """Who has heard of it refuses its certificate with the reason; so does the next start."""
     a, b = homes.pair()
     c = homes.open("c")
-    c.adopt(welcome(a, c), "")
+    c.adopt(welcome(a, c))
     statement = a.revoke(b.id, "stolen")
 
     assert [statement.id] == [new.id for new in c.merge([statement.data])]
@@ -212,7 +211,7 @@ def test_models_are_published_and_taken_back(homes: Homes) -> None:
     """By a publisher, by its own word or an admin's; not by somebody else or without the role."""
     a, b = homes.pair()
     c = homes.open("c")
-    c.adopt(welcome(a, c, roles=("worker",)), "")
+    c.adopt(welcome(a, c, roles=("worker",)))
     first, second = b.publish_model({"name": "first"}), b.publish_model({"name": "second"})
     for keeper in (a, c):
         assert 2 == len(keeper.merge([first.data, second.data]))
