@@ -41,7 +41,13 @@ def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         config.load(tmp_path)
 
-    for expected in ("'nmae' (did you mean 'name'?)", "candidates: expected a number", "hold_s", "hysteresis: ", "frame_bytes"):
+    for expected in (
+        "'nmae' (did you mean 'name'?)",
+        "candidates: expected a number",
+        "hold_s",
+        "hysteresis: ",
+        "frame_bytes",
+    ):
         assert expected in str(caught.value)
 
 
