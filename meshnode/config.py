@@ -12,6 +12,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,41 @@ class Discovery:
     """host:port of nodes that are usually up; one per subnet is enough."""
 
 
+class Manners(StrEnum):
+    """How a machine treats work of other nodes. Its own tasks always run."""
+
+    POLITE = "polite"
+    """On mains, off metered links and, where somebody sits at a display, only while the owner is away."""
+    FREE = "free"
+    """Whatever the owner does; not when critically hot, nor on battery below `routing.battery_percent_min`."""
+    OFF = "off"
+    """Never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """When a polite machine is its owner's alone."""
+
+    away_s: float = 180.0
+    """So long without input, and the owner of a machine with a display is away."""
+    settle_s: float = 10.0
+    """The shortest automatic pause. Larger is calmer, and idle for longer after a passing cause."""
+    busy_share: float = 0.25
+    """Other programs using this share of the processors, for `busy_after_s`, pause a machine with a display…"""
+    calm_share: float = 0.15
+    """…until they use less than this, for `calm_after_s`."""
+    busy_after_s: float = 10.0
+    calm_after_s: float = 30.0
+    hot_below_c: float = 5.0
+    """So few degrees below the machine's own critical mark, for `hot_after_s`, are too hot…"""
+    cool_above_c: float = 12.0
+    """…until so many degrees are left, for `cool_after_s`."""
+    critical_below_c: float = 2.0
+    """This close to the mark even manners = "free" takes nothing, at once."""
+    hot_after_s: float = 15.0
+    cool_after_s: float = 60.0
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All of it."""
@@ -194,6 +230,9 @@ class Settings:
     catalog: Catalog = Catalog()
     tasks: Tasks = Tasks()
     discovery: Discovery = Discovery()
+    manners: Manners = Manners.POLITE
+    """polite, free or off: when this machine takes work of other nodes."""
+    owner: Owner = Owner()
 
 
 LAN = Settings()
@@ -273,6 +312,11 @@ def _fit(default: Any, value: Any) -> Any:
         if isinstance(default, int) and value != int(value):
             raise ValueError(f"expected a whole number, not {value!r}")
         return type(default)(value)
+    if isinstance(default, Enum):
+        try:
+            return type(default)(value)
+        except ValueError:
+            raise ValueError(f"expected one of {', '.join(type(default))}, not {value!r}") from None
     if isinstance(default, str):
         if not isinstance(value, str):
             raise TypeError(f"expected text, not {value!r}")
