@@ -11,7 +11,6 @@ import random
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from meshnode.catalog.fetch import Fetcher
 from meshnode.catalog.index import Catalog
 from meshnode.catalog.store import Store
 from meshnode.config import Settings, host_port
-from meshnode.edge.advertising import content, is_news
+from meshnode.edge.advertising import Advertiser, content
 from meshnode.edge.learning import learn, refresh_catalog
 from meshnode.edge.local import LocalDoor
 from meshnode.edge.node import Control, Node
@@ -31,11 +30,12 @@ from meshnode.links.link import Link
 from meshnode.links.local import LocalServer
 from meshnode.links.pool import BULK, Address, Pool
 from meshnode.links.side import Side
-from meshnode.membership import advert
 from meshnode.membership.discovery import Discovery, own_addresses
 from meshnode.membership.gossip import Membership
 from meshnode.membership.trustsync import TrustKeeping
 from meshnode.membership.view import FoundBy, peers_of
+from meshnode.owner.sensing import Machine
+from meshnode.owner.watch import Watch
 from meshnode.routing.estimates import Estimates
 from meshnode.tasks.choosing import Chooser
 from meshnode.tasks.dispatcher import Dispatcher
@@ -51,7 +51,7 @@ from meshnode.wire.messages import Digest, Hello, NodeId, Piece, PieceAsk, Piece
 
 log = logging.getLogger(__name__)
 
-DRAIN_S, ADVERTISE_S = 3.0, 1.0
+DRAIN_S = 3.0
 PORT_TRIES = 20
 Announce = Callable[[dict[str, Any]], None]
 
@@ -75,8 +75,6 @@ class Agent:
         self._settings = settings
         self._stopping = stopping
         self._again = asyncio.Event()
-        self._advertised: advert.Content | None = None
-        self._advertise_now = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving = False
         rng = random.Random()
@@ -98,8 +96,9 @@ class Agent:
             settings.execution,
             devices,
             folder=home / "worker",
-            changed=self._advertise_now.set,
+            changed=lambda: self._advertiser.soon(),
         )
+        owner = Watch(home, settings, Machine(settings.manners), tell=lambda: self._advertiser.soon())
         fetcher = Fetcher(store, settings.catalog, self._ask_piece, self._holders)
         serving = Serving(
             self_id=keeper.id,
@@ -110,7 +109,7 @@ class Agent:
             manifest=catalog.of_digest,
             on_disk=store.has,
             ensure=fetcher.ensure,
-            willing=lambda: "it is stopping" if self._leaving else "",
+            willing=lambda: "it is stopping" if self._leaving else owner.reason,
         )
         estimates = Estimates(settings.routing)
         chooser = Chooser(
@@ -167,7 +166,12 @@ class Agent:
             fetcher=fetcher,
             dispatcher=dispatcher,
             serving=serving,
+            owner=owner,
             control=Control(stop=stopping.set, rejoin=self._rejoin, leave=self._leave),
+        )
+        self._advertiser = Advertiser(
+            lambda: content(self.node, zone=self._zone(), addresses=self._addresses(), draining=self._leaving),
+            membership.advertise,
         )
         self._local = LocalServer(
             home,
@@ -189,16 +193,16 @@ class Agent:
         node = self.node
         await asyncio.to_thread(node.store.open)
         refresh_catalog(self.node)
-        await node.execution.start()
+        await asyncio.gather(node.execution.start(), node.owner.start())
         node.address = await self._listen()
-        self._advertise()
+        self._advertiser.now()
         await node.inviter.start()
         await self._local.start()
         await node.discovery.start(node.address)
         for peer, addresses in peers:
             if peer != self._keeper.id:
                 self._start(self._greet(peer, addresses))
-        self._start(self._keep_advertising())
+        self._start(self._advertiser.run())
 
     async def ended(self) -> None:
         """Wait until this life is over."""
@@ -227,6 +231,7 @@ class Agent:
             node.inviter.stop(),
             node.fetcher.stop(),
             node.trust.stop(),
+            node.owner.stop(),
             self._local.stop(),
             node.pool.stop(),
             node.execution.stop(),
@@ -354,7 +359,7 @@ class Agent:
 
     def _learnt(self, statements: list[Statement]) -> None:
         learn(self.node, statements)
-        self._advertise_now.set()
+        self._advertiser.soon()
 
     async def _rejoin(self, token: str) -> str:
         joined = await redeem(self._keeper, token, node_name(self._settings))
@@ -373,21 +378,6 @@ class Agent:
     def _addresses(self) -> tuple[Address, ...]:
         host, port = self.node.address
         return tuple((address, port) for address in own_addresses(host)) if port else ()
-
-    def _advertise(self) -> None:
-        said = content(self.node, zone=self._zone(), addresses=self._addresses(), draining=self._leaving)
-        if self._advertised is None or is_news(self._advertised, said):
-            self._advertised = said
-            self.node.membership.advertise(said)
-
-    async def _keep_advertising(self) -> None:
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(ADVERTISE_S):
-                    await self._advertise_now.wait()
-                    await asyncio.sleep(0.05)  # several changes make one advert
-            self._advertise_now.clear()
-            self._advertise()
 
     def _view_changed(self) -> None:
         self.node.discovery.remember(peers_of(self.node.membership.view()))

@@ -94,7 +94,7 @@ class Mesh:
         self._processes[index].wait()
 
     def _start(self, home: Path, *words: str) -> None:
-        options = ("--json", "--name", home.name, "--listen", "127.0.0.1:0", "--no-mdns")
+        options = ("--json", "--name", home.name, "--listen", "127.0.0.1:0", "--no-mdns", "--manners", "free")
         process = subprocess.Popen(
             [*COMMAND, "--home", str(home), "up", *words, *options],
             stdin=subprocess.DEVNULL,

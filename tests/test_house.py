@@ -22,6 +22,7 @@ CORES = [
         "membership/swim.py",
         "execution/queue.py",
         "catalog/transfer.py",
+        "owner/manners.py",
         "tasks/lifecycle.py",
     )
 ]

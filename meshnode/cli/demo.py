@@ -107,7 +107,7 @@ class Demo:
 
     def _start(self, agents: list[Agent], scratch: Path, name: str, *words: str) -> Agent:
         home = scratch / name
-        options = ("--json", "--name", name, "--listen", "127.0.0.1:0", "--no-mdns")
+        options = ("--json", "--name", name, "--listen", "127.0.0.1:0", "--no-mdns", "--manners", "free")
         process = subprocess.Popen(
             [*COMMAND, "--home", str(home), "up", *words, *options],
             stdin=subprocess.DEVNULL,

@@ -44,13 +44,16 @@ def up(
     ] = [],  # noqa: B006 - typer copies it
     zone: Annotated[str, typer.Option(help="The zone of this node, when its grant names none.")] = "",
     label: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = [],  # noqa: B006 - typer copies it
+    manners: Annotated[
+        str, typer.Option(help="When foreign work is taken: polite (the owner comes first), free or off.")
+    ] = "",
     no_mdns: Annotated[bool, typer.Option("--no-mdns", help="No multicast discovery.")] = False,
 ) -> None:
     """Run this machine's agent; the first start makes keys and a mesh of one, or joins with TOKEN."""
     if sys.platform == "win32":
         raise ConfigError("meshnode does not run on Windows yet")
     home = context.current.home
-    given = {"name": name, "listen": listen, "zone": zone}
+    given = {"name": name, "listen": listen, "zone": zone, "manners": manners}
     overrides: dict[str, Any] = {key: value for key, value in given.items() if value}
     if label:
         overrides["labels"] = dict(_label(text) for text in label)

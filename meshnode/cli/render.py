@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
-COLOURS = {"alive": "green", "suspect": "yellow", "dead": "red", "left": "dim"}
+COLOURS = {"alive": "green", "paused": "yellow", "suspect": "yellow", "dead": "red", "left": "dim"}
 WIDTH = 80
 GAP = "  "
 NAME_MAX = 11
@@ -115,9 +115,12 @@ def _status_row(node: Mapping[str, Any]) -> list[Cell]:
         hardware += " +gpu" if len(gpus) == 1 else f" +{len(gpus)} gpu"
     load = cpu["load"] if cpu and not away else None
     models = ", ".join(model["name"] + ("*" if model["loaded"] else "") for model in node["models"])
+    state, paused = node["state"], node.get("paused")
+    if paused and not away:
+        state, models = "paused", f"({paused}) {models}".rstrip()
     return [
         label(node["name"], node["id"]) + ("<" if node["self"] else ""),
-        Text(node["state"], COLOURS.get(node["state"], "")),
+        Text(state, COLOURS.get(state, "")),
         cut(node["zone"] or "-", ZONE_MAX),
         hardware,
         "-" if load is None else f"{load * 100:.0f}%",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
 from meshnode.edge.node import Node
 from meshnode.links.pool import Address
 from meshnode.membership import advert
@@ -12,6 +16,10 @@ SERVICE_NEWS = 1.25
 MODELS_MAX = 128
 ADDRESSES_MAX = 16
 CHARGE_STEP = 5
+LOOK_S = 1.0
+"""What nobody announces (addresses, the charge, run times) is looked at so often."""
+GATHER_S = 0.05
+"""Changes this close together make one advert."""
 
 
 def content(node: Node, *, zone: str, addresses: tuple[Address, ...], draining: bool) -> advert.Content:
@@ -33,6 +41,7 @@ def content(node: Node, *, zone: str, addresses: tuple[Address, ...], draining: 
         models=tuple(advert.Held(d, d in loaded, node.execution.service_s(d)) for d in held[:MODELS_MAX]),
         power=advert.PowerState(power.source, charge),
         draining=draining,
+        paused=node.owner.told,
     )
 
 
@@ -47,3 +56,38 @@ def is_news(before: advert.Content, after: advert.Content) -> bool:
         return True
     times = [(a.service_s, b.service_s) for a, b in zip(before.models, after.models, strict=True)]
     return any(a and b and max(a, b) / min(a, b) > SERVICE_NEWS for a, b in times)
+
+
+class Advertiser:
+    """Says what is news, soon after it is.
+
+    Args:
+        look: the facts as they are now.
+        say: makes a new advert of them.
+    """
+
+    def __init__(self, look: Callable[[], advert.Content], say: Callable[[advert.Content], None]) -> None:
+        self._look, self._say = look, say
+        self._said: advert.Content | None = None
+        self._news = asyncio.Event()
+
+    def soon(self) -> None:
+        """Something changed."""
+        self._news.set()
+
+    def now(self) -> None:
+        """Look, and say what is news."""
+        seen = self._look()
+        if self._said is None or is_news(self._said, seen):
+            self._said = seen
+            self._say(seen)
+
+    async def run(self) -> None:
+        """Go on until cancelled."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._news.wait()
+                    await asyncio.sleep(GATHER_S)
+            self._news.clear()
+            self.now()

@@ -23,6 +23,7 @@ def _row(check: str, ok: bool | None, detail: str, fix: str = "") -> dict[str, A
 async def examine(node: Node) -> list[dict[str, Any]]:
     """All checks, in the order in which they matter."""
     rows = [await _worker(node), _gpu(node), _disk(node), _clock(node), _listener(node), _mdns(node)]
+    rows.append(_owner(node))
     rows += await asyncio.gather(*(_peer(node, m.id) for m in node.membership.view() if m.id != node.keeper.id))
     return rows
 
@@ -94,6 +95,19 @@ def _mdns(node: Node) -> dict[str, Any]:
         )
     found = [m for m in node.membership.view() if m.found_by == "mdns"]
     return _row("multicast", True if found else None, f"{len(found)} nodes were found by multicast")
+
+
+def _owner(node: Node) -> dict[str, Any]:
+    owner = node.owner
+    unknown = ", ".join(owner.unknown())
+    aside = f"; this machine does not tell: {unknown}" if unknown else ""
+    if not owner.reason:
+        where = "with" if owner.reading.display else "without"
+        return _row("owner", True, f"takes foreign work ({owner.manners}, {where} a display session){aside}")
+    fix = (
+        "`meshnode resume` ends it" if owner.by_hand else 'set manners = "free" in config.toml to lend it nevertheless'
+    )
+    return _row("owner", None, f"takes no foreign work: {owner.reason}{aside}", fix)
 
 
 async def _peer(node: Node, peer: Any) -> dict[str, Any]:

@@ -91,6 +91,7 @@ def _node(node: Node, member: Member, vitals: Vitals | None, manifests: dict[Dig
         "found_by": member.found_by,
         "path": member.path,
         "reason": member.reason or None,
+        "paused": None,
     }
     if advert is None:
         return row
@@ -98,6 +99,7 @@ def _node(node: Node, member: Member, vitals: Vitals | None, manifests: dict[Dig
         "zone": advert.zone or None,
         "labels": dict(advert.labels),
         "version": advert.software,
+        "paused": (node.owner.reason if member.id == node.keeper.id else advert.paused) or None,
         "cpu": {"model": advert.cpu.model, "cores": advert.cpu.cores, "load": vitals.cpu_load if vitals else None},
         "memory": {"total": advert.memory_total, "available": vitals.available_bytes if vitals else None},
         "gpus": [

@@ -4,7 +4,7 @@ Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and a
 
     status {} · models {} · model.show {model} · model.add {path, name?, version?} · model.remove {model} · members {}
     invite {expires_s?, role?, zone?} · join {token} · revoke {node, reason?} · leave {} · ps {} · ping {node, count?}
-    doctor {} · version {} · stop {}
+    doctor {} · version {} · stop {} · pause {duration_s?} · resume {}
 
 Arguments are checked by type before anything happens.
 """
@@ -78,6 +78,12 @@ class PingNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     node: str
     count: int = 4
+
+
+class PauseFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Without `duration_s`, until `resume`."""
+
+    duration_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +275,16 @@ async def _doctor(node: Node, _: Nothing) -> JSON:
     return await examine(node)
 
 
+async def _pause(node: Node, args: PauseFor) -> JSON:
+    node.owner.pause(args.duration_s)
+    return node.owner.document()
+
+
+async def _resume(node: Node, _: Nothing) -> JSON:
+    node.owner.resume()
+    return node.owner.document()
+
+
 async def _version(node: Node, _: Nothing) -> JSON:
     return {"version": node.version, "id": node.keeper.id}
 
@@ -292,6 +308,8 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "ps": (Nothing, _ps),
     "ping": (PingNode, _ping),
     "doctor": (Nothing, _doctor),
+    "pause": (PauseFor, _pause),
+    "resume": (Nothing, _resume),
     "version": (Nothing, _version),
     "stop": (Nothing, _stop),
 }

@@ -17,6 +17,7 @@ from meshnode.links.pool import Pool
 from meshnode.membership.discovery import Discovery
 from meshnode.membership.gossip import Membership
 from meshnode.membership.trustsync import TrustKeeping
+from meshnode.owner.watch import Watch
 from meshnode.tasks.dispatcher import Dispatcher
 from meshnode.tasks.serving import Serving
 from meshnode.trust.joining import Inviter
@@ -54,6 +55,7 @@ class Node:
     fetcher: Fetcher
     dispatcher: Dispatcher
     serving: Serving
+    owner: Watch
     control: Control
     address: tuple[str, int] = ("", 0)
     started: float = field(default_factory=time.monotonic)

@@ -108,10 +108,7 @@ class LinuxPresence:
         """Idle time by those who know it."""
         if (idle_s := _milliseconds(self._mutter.output(now))) is not None:
             return idle_s
-        if (
-            set(kinds.values()) == {"x11"}
-            and (idle_s := _milliseconds(self._xprintidle.output(now))) is not None
-        ):
+        if set(kinds.values()) == {"x11"} and (idle_s := _milliseconds(self._xprintidle.output(now))) is not None:
             return idle_s
         return self._hinted(now, kinds)
 

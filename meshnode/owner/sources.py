@@ -64,12 +64,18 @@ def run_program(words: Sequence[str]) -> str | None:
             errors="replace",
             stdin=subprocess.DEVNULL,
             timeout=COMMAND_S,
-            env={**os.environ, "LC_ALL": "C"},
+            env=_environment(),
         )
     except (OSError, subprocess.SubprocessError) as error:
         log.debug("%s: %s", words[0], error)
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def _environment() -> dict[str, str]:
+    """Ours, in English, and with the way to the user's bus that an agent started by SSH or cron lacks."""
+    bus = {"XDG_RUNTIME_DIR": f"/run/user/{os.getuid()}"} if hasattr(os, "getuid") else {}
+    return {**bus, **os.environ, "LC_ALL": "C"}
 
 
 @dataclass(slots=True)

@@ -46,8 +46,8 @@ class LinuxThermal:
                         mark = kind.with_name(kind.name.replace("_type", "_temp"))
                         pairs.append((number(zone / "temp"), number(mark)))
         for monitor in listing(self.root / "sys/class/hwmon") or ():
-            for mark in monitor.glob("temp*_crit"):
-                pairs.append((number(mark.with_name(mark.name.replace("_crit", "_input"))), number(mark)))
+            marks = monitor.glob("temp*_crit")
+            pairs += [(number(mark.with_name(mark.name.replace("_crit", "_input"))), number(mark)) for mark in marks]
         return [
             (mark - value) / 1000
             for value, mark in pairs

@@ -114,7 +114,7 @@ class Rig:
     def start(self, name: str, *options: str, listen: str = "127.0.0.1:0", within_s: float = 60.0) -> Agent:
         """Start (or restart) the agent of that name and wait until it is ready."""
         home = self.folder / name
-        words = ["up", *options, "--json", "--name", name, "--listen", listen, "--no-mdns"]
+        words = ["up", "--manners", "free", *options, "--json", "--name", name, "--listen", listen, "--no-mdns"]
         process = subprocess.Popen(
             [*COMMAND, "--home", str(home), *words],
             stdout=subprocess.PIPE,
