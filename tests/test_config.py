@@ -51,6 +51,17 @@ def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
         assert expected in str(caught.value)
 
 
+def test_manners_are_one_of_three(tmp_path: Path) -> None:
+    """Polite unless the file or the command line says otherwise; anything else starts nothing."""
+    assert config.Manners.POLITE is config.load(tmp_path).manners
+    (tmp_path / "config.toml").write_text('manners = "off"\n[owner]\naway_s = 60\n')
+    assert (config.Manners.OFF, 60.0) == ((settings := config.load(tmp_path)).manners, settings.owner.away_s)
+    assert config.Manners.FREE is config.load(tmp_path, {"manners": "free"}).manners
+    for manners in ("rude", 3, ""):
+        with pytest.raises(ConfigError, match="manners: expected one of polite, free, off"):
+            config.load(tmp_path, {"manners": manners})
+
+
 @pytest.mark.parametrize("text", ["profile = 'moon'", "x = ", "routing = 3"])
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
     """A damaged file is never half-read."""

@@ -85,7 +85,7 @@ Effect = Changed | Tell
 
 @dataclass(slots=True)
 class Latch:
-    """A condition that comes only after it held for `on_after_s`, and goes only after its end held as long as it must."""
+    """A condition that comes only after it held for `on_after_s`, and goes after its end held for `off_after_s`."""
 
     on_after_s: float
     off_after_s: float

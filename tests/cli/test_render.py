@@ -56,6 +56,17 @@ def test_status_fits_80_columns(names: list[str]) -> None:
     assert "128 cpu +gpu" in text
 
 
+def test_a_node_that_is_paused_says_why() -> None:
+    """`paused` stands where people look for the state, the reason before the models; the rest is as ever."""
+    text = shown(render.status(document(node("a", paused="owner is here"), node("b", "dead", paused="owner is here"))))
+
+    assert [] == [line for line in text.splitlines() if len(line) > 80]
+    assert "paused" in text
+    assert " ".join(text.split()).count("(owner is") == 1
+    assert "dead" in text
+    assert "12/" in text
+
+
 def test_a_node_that_is_away_says_why() -> None:
     """The reason stands where the models would."""
     text = shown(render.status(document(node("a", self=True), node("b", "dead", reason="it reset the link"))))
