@@ -27,8 +27,10 @@ MUTTER = (
     "GetIdletime",
 )
 LOGIND = ("loginctl", "show-session", "--property=IdleHint", "--property=IdleSinceHint")
-KEYS = re.compile(r"i8042|keyboard|mouse|touchpad|hid|\b[A-Z]{3,4}[0-9A-F]{4}:\d\d\b", re.IGNORECASE)
-"""Interrupt lines of input devices; the last is how ACPI names a touchpad."""
+MAKERS = "ALPS?|ASU[EP]|ATML|CUST|DLL|ELAN|FTCS|FTE|GDIX|GXTP|MSFT|PIXA|SYNA?|UNIW|WACF|WCOM"
+KEYS = re.compile(rf"\b(i8042|keyboard|mouse|touchpad|i2c[-_]hid\w*|({MAKERS})[0-9A-F]{{4}}:\d\d)\b")
+"""Interrupt lines of input devices; touchpads and touch screens go by the names that ACPI has for their makers. The
+lines of whole buses are left out: sensors on them never rest."""
 USB = re.compile(r"[xeou]hci|dwc[23]|musb", re.IGNORECASE)
 HID_IDLE = re.compile(r'"HIDIdleTime"\s*=\s*(\d+)')
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from meshnode.errors import InvalidInput
+from meshnode.errors import HomeError, InvalidInput
 from meshnode.trust.files import read_checked, sync_folder, write_checked
 
 FILE = "pause"
@@ -60,12 +60,17 @@ class Switch:
         return self.pause
 
     def clear(self) -> None:
-        """End the pause."""
+        """End the pause. Raises HomeError when it comes back at the next start."""
         self.pause = None
         path = self.home / FILE
-        if path.exists():
-            path.unlink()
-            sync_folder(self.home)
+        try:
+            if path.exists():
+                path.unlink()
+                sync_folder(self.home)
+        except OSError as error:
+            raise HomeError(
+                f"{path} cannot be removed: {error.strerror}", hint="remove it, or the next start is paused again"
+            ) from error
 
     def reason(self, wall: float) -> str:
         """Why nothing is taken, or ""."""

@@ -109,8 +109,10 @@ class Watch:
 
     def resume(self) -> None:
         """The owner ends his pause; the sensors may know other reasons. Raises HomeError."""
-        self._switch.clear()
-        self._by_hand()
+        try:
+            self._switch.clear()
+        finally:
+            self._by_hand()
 
     def document(self) -> dict[str, Any]:
         """As the doors show it."""

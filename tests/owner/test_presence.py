@@ -126,6 +126,27 @@ def test_of_two_sessions_both_must_be_idle(tmp_path: Path) -> None:
     assert (True, COMMAND_EVERY_S) == it.read(COMMAND_EVERY_S)
 
 
+@pytest.mark.parametrize(
+    ("line", "counts"),
+    [
+        (" 1: 7 0 IR-IO-APIC 1-edge i8042", True),
+        ("77: 7 0 intel-gpio 50 ELAN0676:00", True),
+        ("77: 7 0 pinctrl_amd 9 i2c_hid_acpi", True),
+        ("14: 7 0 IR-IO-APIC 14-fasteoi INTC1055:00", False),
+        ("10: 7 0 IR-IO-APIC 10-fasteoi AMDI0010:03, AMDI0010:00", False),
+        ("80: 7 0 intel-gpio 20 BOSC0200:00", False),
+        ("24: 7 0 PCI-MSIX-0000:00:01.0 0-edge virtio0-config", False),
+    ],
+)
+def test_only_input_devices_are_watched(tmp_path: Path, line: str, counts: bool) -> None:
+    """A touchpad is one; the bus on which it sits, an accelerometer and a disk are not."""
+    it, _ = desktop(tmp_path, busctl="t 600000\n")
+    for now, changed in enumerate((line, line.replace(": 7", ": 9"))):
+        plant(tmp_path, {"proc/interrupts": changed})
+        idle_s = it.read(float(now))[1]
+    assert (0.0 if counts else 601.0) == idle_s
+
+
 def test_where_nothing_answers_the_devices_are_watched(tmp_path: Path) -> None:
     """Idle is at most as long as we watched; a keyboard and a USB mouse both end it; failed programs are left alone."""
     it, run = desktop(tmp_path)
