@@ -52,7 +52,7 @@ class Switch:
         """Pause from now on. Raises InvalidInput; and HomeError when it holds, but only until the agent stops."""
         if duration_s is not None and not 0 < duration_s <= PAUSE_MAX_S:
             raise InvalidInput(
-                f"a pause lasts between a moment and {PAUSE_MAX_S / 86400:.0f} days, not {duration_s:g} s",
+                f"a pause lasts between a moment and {PAUSE_MAX_S / 86400:.0f} days, not {duration_s:.0f} s",
                 hint="without a duration it lasts until `meshnode resume`",
             )
         self.pause = Pause(None if duration_s is None else wall + duration_s)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ import meshnode
 from tests.mesh.load import Load
 from tests.mesh.rig import Agent, Rig, wait_for
 from tests.mesh.test_tasks import with_echo
+from tests.owner.machine import plant
+from tests.owner.test_presence import interrupts, session
 
 X = {"x": np.zeros((1, 1), np.float32)}
 
@@ -23,7 +27,7 @@ def paused(seen_by: Agent, node: Agent) -> str | None:
     return reason
 
 
-def test_a_paused_node_is_gone_round_and_works_for_its_own(mesh_rig: Rig, tmp_path: Any) -> None:
+def test_a_paused_node_is_gone_round_and_works_for_its_own(mesh_rig: Rig, tmp_path: Path) -> None:
     """The peer routes elsewhere and says why; a task for the paused node alone fails, typed; resume brings it back."""
     first, second = mesh_rig.mesh(2)
     with_echo([first, second])
@@ -92,6 +96,40 @@ def test_a_pause_outlives_a_restart(mesh_rig: Rig) -> None:
 
     assert "paused by hand" == paused(again, again)
     wait_for(lambda: paused(first, again) == "paused by hand", within_s=30, why="the pause is known")
+
+
+def test_what_the_sensors_say_reaches_the_peers(mesh_rig: Rig, tmp_path: Path) -> None:
+    """A laptop is unplugged, plugged in, and its owner comes back: its peer knows why each time, and goes round it."""
+    files = tmp_path / "laptop"
+    battery, login = "sys/class/power_supply/BAT0", "run/systemd/sessions"
+    plant(files, {f"{battery}/type": "Battery", f"{battery}/capacity": 63, f"{battery}/status": "Full"})
+    (files / login).mkdir(parents=True)
+    first = mesh_rig.start("n0")
+    laptop_home = mesh_rig.folder / "laptop-home"
+    laptop_home.mkdir(mode=0o700)
+    (laptop_home / "config.toml").write_text("[owner]\nsettle_s = 0.5\n")
+    laptop = mesh_rig.start(
+        *("laptop-home", first.command("invite").stdout.strip(), "--manners", "polite"),
+        command=[sys.executable, "-m", "tests.mesh.elsewhere", str(files)],
+    )
+    wait_for(lambda: first.states().get(laptop.id) == "alive", within_s=30, why="they see each other")
+    with_echo([first, laptop])
+
+    def known(reason: str | None) -> None:
+        wait_for(lambda: paused(first, laptop) == reason, within_s=30, why=f"the first node knows: {reason}")
+        with meshnode.Client(home=first.home) as client:
+            excluded = {row["node"]: row["detail"] for row in client.plan("echo", X)["excluded"]}
+            assert reason == excluded.get(laptop.id)
+        with meshnode.Client(home=laptop.home) as client:
+            assert laptop.id == client.infer("echo", X, node=laptop.id, timeout=20).node
+
+    known(None)
+    plant(files, {f"{battery}/status": "Discharging"})
+    known("on battery (63 %)")
+    plant(files, {f"{battery}/status": "Charging"})
+    known(None)
+    plant(files, {f"{login}/2": session("wayland"), "proc/interrupts": interrupts(1, 1)})
+    known("owner is here")
 
 
 @pytest.mark.parametrize(
