@@ -20,10 +20,12 @@ from meshnode.wire.messages import (
     PieceList,
     PieceListAsk,
     QuoteAsk,
-    RosterSync,
     StreamPing,
     TrustPush,
     TrustSync,
+    ViewAsk,
+    ViewNews,
+    ViewRows,
     VitalsAsk,
 )
 
@@ -38,7 +40,7 @@ class PeerDoor:
         """Raises MeshError, which the link sends as the answer."""
         node, request, peer = self.node, incoming.request, incoming.peer.id
         match request:
-            case StreamPing() | RosterSync() | AdvertPull():
+            case StreamPing() | ViewAsk() | ViewRows() | ViewNews() | AdvertPull():
                 return await node.membership.handle(incoming)
             case TrustSync() | TrustPush():
                 return await node.trust.handle(incoming)

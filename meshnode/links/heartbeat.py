@@ -16,20 +16,23 @@ class Heartbeat:
     def __init__(self, settings: Links, now: float) -> None:
         self.due_at = now + settings.heartbeat_s  # the first one soon, for a first round trip
         self.rtt_s: float | None = None
+        self.used_at = now
+        """When a request was last opened."""
         self._settings = settings
-        self._heard_at = now
+        self.heard_at = now
         self._ping: tuple[int, float] | None = None
         self._nonce = 0
 
     def heard(self, now: float) -> None:
         """Any byte came."""
-        self._heard_at = now
+        self.heard_at = now
 
     def wake(self, now: float) -> bool:
         """A request was opened; True when the next beat moved nearer."""
+        self.used_at = now
         if self.due_at <= now + self._settings.heartbeat_s:
             return False
-        self._heard_at = now
+        self.heard_at = now
         self._ping = None
         self.due_at = now + self._settings.heartbeat_s
         return True
@@ -37,10 +40,10 @@ class Heartbeat:
     def beat(self, now: float, *, open: bool) -> tuple[float | None, int | None]:
         """The beat is due: (seconds of silence when the peer is silent, nonce of a ping to send)."""
         interval_s = self._settings.heartbeat_s if open else self._settings.idle_ping_s
-        quiet_s = now - self._heard_at
+        quiet_s = now - self.heard_at
         silent = None
         if now - self.due_at > self._settings.heartbeat_s:
-            self._heard_at = now
+            self.heard_at = now
         elif self._ping is not None and quiet_s > interval_s * (self._settings.heartbeat_misses - 0.5):
             silent = quiet_s
         nonce = None

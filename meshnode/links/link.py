@@ -25,7 +25,6 @@ from meshnode.wire.frames import Control, FrameReader, Landed, Message, Type
 from meshnode.wire.messages import AnyMessage, Hello, NodeId
 
 log = logging.getLogger(__name__)
-
 DRAIN_S = 1.0
 
 __all__ = ["Incoming", "Link", "Peer", "Received", "Reply", "Side", "lost"]
@@ -85,6 +84,11 @@ class Link(asyncio.BufferedProtocol):
     def rtt_s(self) -> float | None:
         """Smoothed round trip, seconds; None before the first answer."""
         return self._heartbeat.rtt_s
+
+    @property
+    def last(self) -> tuple[float, float]:
+        """When a byte last came, and when a request was last opened; monotonic seconds."""
+        return self._heartbeat.heard_at, self._heartbeat.used_at
 
     @property
     def in_flight(self) -> int:

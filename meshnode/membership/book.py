@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from meshnode.errors import MeshError, ProtocolError
+from meshnode.links.link import Link
 from meshnode.links.pool import Pool
 from meshnode.membership import advert as adverts
 from meshnode.membership.advert import ADVERT_BYTES_MAX, Advert
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 PULLS_MAX = 6
 PULL_S = 5.0
+BATCH = 64
 
 
 @dataclass(slots=True)
@@ -39,7 +41,8 @@ class AdvertBook:
     row: Callable[[NodeId], Row | None]
     learnt: Callable[[Advert], None]
     _held: dict[NodeId, tuple[Advert, bytes]] = field(default_factory=dict)
-    _pulling: set[NodeId] = field(default_factory=set)
+    _wanted: dict[NodeId, int] = field(default_factory=dict)
+    _pulling: bool = False
 
     def get(self, node: NodeId) -> Advert | None:
         """The newest advert of a node."""
@@ -55,34 +58,56 @@ class AdvertBook:
         """This node's own."""
         self._held[self.me] = (advert, data)
 
-    def wants(self, row: Row) -> bool:
-        """Whether the node is known to have a newer advert, and nobody is fetching it."""
-        return row.advert > 0 and not self._is_current(row) and row.id not in self._pulling
+    def adverts(self) -> list[Advert]:
+        """All that are held."""
+        return [advert for advert, _ in self._held.values()]
 
-    async def pull(self, node: NodeId) -> None:
-        """Get a node's newest advert: from itself when there is a link, else from whoever is linked."""
-        if node in self._pulling:
-            return
-        self._pulling.add(node)
+    def forget(self, node: NodeId) -> None:
+        """A node whose tombstone is gone."""
+        self._held.pop(node, None)
+
+    def want(self, row: Row) -> bool:
+        """Note that a node has a newer advert, if so; whether `pull` is to be started."""
+        if row.advert == 0 or row.id == self.me or self._is_current(row):
+            return False
+        self._wanted.setdefault(row.id, 0)
+        return not self._pulling
+
+    async def pull(self) -> None:
+        """Get the adverts that are wanted: from their owners where there is a link, else from whoever is linked."""
+        self._pulling = True
         try:
-            for attempt in range(PULLS_MAX):
-                own = self.pool.get(node)
-                others = [link for link in self.pool.links() if link.peer.id != node]
-                self.rng.shuffle(others)
-                for link in ([own] if own is not None else []) + others[:2]:
-                    try:
-                        body = (messages.pack_batch([node.encode()]),)
-                        received = await link.call(AdvertPull(), body, timeout_s=PULL_S)
-                    except MeshError:
-                        continue
-                    for data in messages.unpack_batch(received.body, item_bytes_max=ADVERT_BYTES_MAX):
-                        self.take(data)
-                row = self.row(node)
-                if row is None or self._is_current(row):
-                    return
-                await asyncio.sleep(0.1 * 2**attempt)
+            while self._wanted:
+                batch = list(self._wanted)[:BATCH]
+                links = self.pool.links()
+                self.rng.shuffle(links)
+                owners = [(link, [link.peer.id]) for link in links if link.peer.id in self._wanted]
+                await asyncio.gather(*(self._ask(link, ids) for link, ids in owners))
+                for link in links[:2]:
+                    if left := [node for node in batch if self._lacks(node)]:
+                        await self._ask(link, left)
+                tries = 0
+                for node in batch:
+                    tries = self._wanted.pop(node, 0) + 1
+                    if self._lacks(node) and tries < PULLS_MAX:
+                        self._wanted[node] = tries
+                if self._wanted:
+                    await asyncio.sleep(0.1 * 2 ** min(self._wanted.values()))
         finally:
-            self._pulling.discard(node)
+            self._pulling = False
+
+    async def _ask(self, link: Link, nodes: Sequence[NodeId]) -> None:
+        body = (messages.pack_batch([node.encode() for node in nodes]),)
+        try:
+            received = await link.call(AdvertPull(), body, timeout_s=PULL_S)
+            for data in messages.unpack_batch(received.body, item_bytes_max=ADVERT_BYTES_MAX):
+                self.take(data)
+        except MeshError as error:
+            log.debug("adverts were not pulled: %s", error)
+
+    def _lacks(self, node: NodeId) -> bool:
+        row = self.row(node)
+        return row is not None and not self._is_current(row)
 
     def take(self, data: bytes) -> None:
         """Hold an advert when it is signed by its owner and newer than the one that is held."""

@@ -1,4 +1,4 @@
-"""Keeping in touch with members over links: dial them, dial again what broke, even out views now and then.
+"""Keeping in touch with members over links: dial them, dial again what broke, ping, even out tables, hang up idle ones.
 
 It reports what it finds to the failure detector and decides nothing about who is alive.
 """
@@ -7,28 +7,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from meshnode.config import Membership as Settings
-from meshnode.errors import MeshError, PeerLost
+from meshnode.errors import MeshError, PeerLost, ProtocolError
 from meshnode.links.link import Link
 from meshnode.links.pool import Address, Pool
-from meshnode.membership.events import Broken, Event, StreamAnswered
+from meshnode.membership import entropy
+from meshnode.membership.entropy import News, Told
+from meshnode.membership.events import Broken, Event, Merged, StreamAnswered
 from meshnode.membership.swim import Swim
-from meshnode.wire.messages import NodeId, RosterSync, StreamPing, pack_batch
+from meshnode.membership.updates import AnyUpdate
+from meshnode.wire.messages import Done, NodeId, StreamPing, ViewAsk, ViewDigest, ViewNews, ViewRows
 from meshnode.wire.rng import Rng
 
 log = logging.getLogger(__name__)
 
 REDIALS = 3
-TELL_S = 0.5
+TELL_S, CALL_S, IDLE_S = 0.5, 5.0, 90.0
+LINKED_MAX = 32
+"""Meshes up to this size keep a link between every two nodes; larger ones dial when there is something to say."""
 
 
-async def tell(link: Link, update: bytes) -> None:
-    """Tell one peer one thing, over its link."""
-    await link.call(RosterSync(full=False), (pack_batch([update]),), timeout_s=TELL_S)
+async def tell(link: Link, *updates: AnyUpdate) -> None:
+    """Tell one peer something, over its link."""
+    body = entropy.encode(News(tuple(Told(0.0, update) for update in updates)))
+    await link.call(ViewNews(), (body,), timeout_s=TELL_S)
 
 
 @dataclass(slots=True)
@@ -40,7 +46,6 @@ class Contact:
         barred: whether a node was revoked.
         feed: tells the failure detector.
         trouble: notes why a peer is not used.
-        even_out: exchanges views over a link.
     """
 
     me: NodeId
@@ -52,8 +57,8 @@ class Contact:
     barred: Callable[[NodeId], bool]
     feed: Callable[[Event], None]
     trouble: Callable[[NodeId, str], None]
-    even_out: Callable[[Link], Awaitable[None]]
     _dialling: set[NodeId] = field(default_factory=set)
+    _syncing: set[NodeId] = field(default_factory=set)
 
     async def connect(self, node: NodeId) -> None:
         """Have a link to a member, so that its end is noticed when it comes; the smaller id dials first."""
@@ -73,7 +78,7 @@ class Contact:
         await asyncio.sleep(0.05 + self.rng.random() * 0.1)
         for attempt in range(REDIALS):
             row = self.core.roster.get(node)
-            if row is None or row.state in ("dead", "left") or self.pool.get(node) is not None:
+            if row is None or not row.living or self.pool.get(node) is not None:
                 return
             try:
                 await self.pool.link(node, self.addresses(node))
@@ -84,33 +89,60 @@ class Contact:
                 self.feed(Broken(node, refused=refused and attempt == 0))
             await asyncio.sleep(0.5 * 2**attempt)
 
-    async def ping(self, node: NodeId) -> None:
-        """Ping over the link, beside the helpers' datagrams."""
+    async def ping(self, node: NodeId, accusation: AnyUpdate | None) -> None:
+        """Ping over the link, beside the helpers' datagrams; tell it what is said against it, and hear its word.
+
+        There is no hurry in giving up: an answer that comes after the suspicion began still ends it.
+        """
         link = await self.pool.link(node, self.addresses(node))
-        await link.call(StreamPing(), timeout_s=self.settings.probe_timeout_s * 2)
+        against = () if accusation is None else (Told(0.0, accusation),)
+        received = await link.call(StreamPing(), (entropy.encode(News(against)),), timeout_s=CALL_S)
+        if isinstance(received.message, ViewNews):
+            self.feed(Merged(entropy.decode_news(received.body).told))
         self.feed(StreamAnswered(node))
 
-    async def even_out_now_and_then(self) -> None:
-        """Anti-entropy with one random peer each interval, less often in large meshes."""
-        while True:
-            scale = max(1.0, math.log2(max(self.core.nodes, 1)) - 5)
-            await asyncio.sleep(self.settings.sync_interval_s * scale * self.rng.uniform(0.7, 1.3))
-            if links := self.pool.links():
-                try:
-                    await self.even_out(self.rng.sample(links, 1)[0])
-                except MeshError as error:
-                    log.debug("views were not evened out: %s", error)
+    async def sync(self, node: NodeId) -> None:
+        """Even out tables with a node, which is dialled if need be; also with one that is held dead."""
+        if node in self._syncing or self.barred(node):
+            return
+        self._syncing.add(node)
+        try:
+            await self.even_out(await self.pool.link(node, self.addresses(node)))
+        except PeerLost as error:
+            self.trouble(node, str(error))
+        finally:
+            self._syncing.discard(node)
 
-    async def reconnect_now_and_then(self) -> None:
-        """A verdict never forbids a dial: members that are missing are tried again, for ever."""
-        while True:
-            await asyncio.sleep(self.settings.reconnect_interval_s * self.rng.uniform(0.5, 1.5))
-            linked = {self.me, *(link.peer.id for link in self.pool.links())}
-            rows = [row for row in self.core.roster if row.id not in linked and row.state != "left"]
-            missing = [row.id for row in rows if not self.barred(row.id)]
-            if missing:
-                node = self.rng.sample(missing, 1)[0]
-                try:
-                    await self.pool.link(node, self.addresses(node))
-                except MeshError as error:
-                    self.trouble(node, str(error))
+    async def even_out(self, link: Link) -> None:
+        """Exchange with one peer what the tables do not both hold (see `meshnode.membership.entropy`)."""
+        roster = self.core.roster
+        received = await link.call(ViewAsk(roster.root), timeout_s=CALL_S)
+        if isinstance(received.message, Done):
+            self.feed(Merged(()))
+            return
+        if not isinstance(received.message, ViewDigest):
+            raise ProtocolError(f"ViewAsk was answered with {type(received.message).__name__}")
+        rows = entropy.rows(roster, received.body)
+        received = await link.call(ViewRows(), (entropy.encode(rows),), timeout_s=CALL_S)
+        if not isinstance(received.message, ViewNews):
+            raise ProtocolError(f"ViewRows was answered with {type(received.message).__name__}")
+        news = entropy.decode_news(received.body)
+        version = self.core.oneself.version
+        self.feed(Merged(news.told))
+        given = entropy.wanted(roster, news.wanted, self.age_s)
+        if self.core.oneself.version != version:
+            # The peer held us for dead, and might not hear the refutation by gossip.
+            given = News((*given.told, Told(0.0, self.core.oneself.word)))
+        if given.told:
+            await link.call(ViewNews(), (entropy.encode(given),), timeout_s=CALL_S)
+
+    def hang_up_idle(self, now: float) -> None:
+        """In a mesh too large for a link between every two, those that said nothing for a while are closed."""
+        if self.core.roster.living > LINKED_MAX:
+            for link in self.pool.links():
+                if now - link.last[1] > IDLE_S and not link.in_flight:
+                    link.hang_up("idle", "nothing to say for a while")
+
+    def age_s(self, node: NodeId) -> float:
+        """How long a node has been dead or gone here."""
+        return self.core.ledger.age_s(node, time.monotonic())

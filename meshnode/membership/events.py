@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from meshnode.membership.entropy import Told
 from meshnode.membership.roster import Row, State
 from meshnode.membership.updates import AnyPacket, AnyUpdate
 from meshnode.wire.messages import NodeId
@@ -19,16 +20,23 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """Updates that came over a link."""
+    """Updates that came over a link, from anti-entropy or as somebody's word about itself."""
 
-    news: tuple[AnyUpdate, ...]
+    told: tuple[Told, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class StreamAnswered:
-    """The peer answered over its link, or said anything there."""
+    """The peer answered a ping over its link."""
 
     peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class StreamsHeard:
+    """These peers were heard on their links since the last time this was said."""
+
+    peers: tuple[NodeId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +55,18 @@ class Advertised:
 
 
 @dataclass(frozen=True, slots=True)
+class Woke:
+    """The machine slept, or its network changed: what is held about others is old."""
+
+
+@dataclass(frozen=True, slots=True)
 class Leaving:
     """This node is about to stop."""
 
     reason: str
 
 
-Event = Received | Merged | StreamAnswered | Broken | Advertised | Leaving
+Event = Received | Merged | StreamAnswered | StreamsHeard | Broken | Advertised | Woke | Leaving
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +79,15 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class PingStream:
-    """Ping the peer over its link, and report StreamAnswered."""
+    """Ping the peer over its link, telling it `accusation`, and report StreamAnswered and its word."""
+
+    peer: NodeId
+    accusation: AnyUpdate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """Even out views with the peer over a link, dialling it if need be, and report Merged."""
 
     peer: NodeId
 
@@ -79,4 +100,18 @@ class Changed:
     before: State | None
 
 
-Effect = Send | PingStream | Changed
+@dataclass(frozen=True, slots=True)
+class Reborn:
+    """This start has a higher start counter from now on: keep it, draw new keys, advertise anew."""
+
+    gen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Isolated:
+    """Nobody is heard any more; or, False, somebody is heard again."""
+
+    now: bool
+
+
+Effect = Send | PingStream | Sync | Changed | Reborn | Isolated

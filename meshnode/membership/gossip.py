@@ -1,60 +1,61 @@
 """Membership as the rest of the agent sees it: the shell around the failure detector.
 
-It owns the UDP socket, opens and seals datagrams, sets the core's timer, keeps adverts, evens out views over links,
-and dials members so that a broken connection is noticed at once. Two speeds: `usable` is this node's own, fast and
-revocable opinion, read by routing; `state` is what the members agreed on, and slow.
+It feeds the core, runs its effects and sets its timer, keeps adverts, and answers what peers ask about membership. Two
+speeds: `usable` is this node's own, fast and revocable opinion, read by routing; `state` is what the members agreed
+on, and slow.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from meshnode.config import Membership as Settings
 from meshnode.errors import MeshError, PeerLost, ProtocolError
 from meshnode.links.link import Incoming, Link, Reply
-from meshnode.links.pool import Address, Pool, listening
+from meshnode.links.pool import Address, Pool
 from meshnode.membership import advert as adverts
-from meshnode.membership import updates
+from meshnode.membership import entropy
 from meshnode.membership.advert import Advert, Content
 from meshnode.membership.book import AdvertBook
-from meshnode.membership.contact import Contact, tell
+from meshnode.membership.clocks import birth, read_clocks
+from meshnode.membership.contact import LINKED_MAX, Contact, tell
+from meshnode.membership.datagrams import Datagrams
+from meshnode.membership.entropy import News, Told
 from meshnode.membership.events import (
     Advertised,
     Broken,
     Changed,
     Effect,
     Event,
+    Isolated,
     Leaving,
     Merged,
     PingStream,
+    Reborn,
     Received,
     Send,
+    StreamsHeard,
+    Sync,
+    Woke,
 )
+from meshnode.membership.oneself import Oneself
 from meshnode.membership.roster import Row, State
 from meshnode.membership.swim import Swim
 from meshnode.membership.updates import SPKI_PREFIX
 from meshnode.membership.view import FoundBy, Known, Member, Path
+from meshnode.membership.waking import LOOK_S, Waking
 from meshnode.trust import identity
 from meshnode.trust.keeper import Keeper
-from meshnode.trust.sealing import Sealer
 from meshnode.wire import messages
-from meshnode.wire.messages import AdvertPull, Adverts, Done, NodeId, RosterSync, StreamPing
+from meshnode.wire.messages import AdvertPull, NodeId, StreamPing, ViewAsk, ViewNews, ViewRows
 from meshnode.wire.rng import Rng
 
 log = logging.getLogger(__name__)
 
-DATAGRAMS_A_TURN = 64
-UPDATE_BYTES_MAX, CALL_S = 512, 5.0
-LINKED_MAX = 32
-"""Meshes up to this size keep a link between every two nodes; larger ones dial when there is something to say."""
 CHANGE_DELAY_S = 0.05
 
 
@@ -63,10 +64,19 @@ class Membership:
 
     Args:
         changed: called, a moment later and once for many, when the view is not what it was.
+        woke: called when the machine has slept, or this process stood still.
     """
 
     def __init__(
-        self, keeper: Keeper, pool: Pool, settings: Settings, rng: Rng, *, name: str, changed: Callable[[], None]
+        self,
+        keeper: Keeper,
+        pool: Pool,
+        settings: Settings,
+        rng: Rng,
+        *,
+        name: str,
+        changed: Callable[[], None],
+        woke: Callable[[], None] = lambda: None,
     ) -> None:
         self._keeper = keeper
         self._pool = pool
@@ -74,16 +84,19 @@ class Membership:
         self._rng = rng
         self._name = name
         self._changed = changed
+        self._woke = woke
         self._key = keeper.spki[len(SPKI_PREFIX) :]
-        epoch_key = X25519PrivateKey.generate()
-        self._epoch_public = epoch_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-        self._sealer = Sealer(epoch_key, keeper.id, keeper.statements.mesh_id, keeper.boot)
-        self._core = Swim(
-            self._key,
+        self._datagrams = Datagrams(
+            keeper.id,
+            keeper.statements.mesh_id,
             keeper.boot,
+            bytes_max=settings.datagram_bytes,
+            received=lambda sender, packet: self._feed(Received(sender, packet)),
+        )
+        self._core = Swim(
+            Oneself(self._key, keeper.boot, birth(), keeper.key.sign),
             settings=settings,
             rng=rng,
-            sign=keeper.key.sign,
             verify=identity.verify,
             id_text=identity.id_text,
             now=time.monotonic(),
@@ -91,7 +104,7 @@ class Membership:
         self._adverts = AdvertBook(keeper.id, pool, rng, row=self._core.roster.get, learnt=self._advert_learnt)
         self._known: dict[NodeId, Known] = {keeper.id: Known(found_by="self")}
         self._version = 0
-        self._socket: socket.socket | None = None
+        self._content: Content | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._telling: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,27 +118,23 @@ class Membership:
             barred=lambda node: keeper.statements.revoked(node) is not None,
             feed=self._feed,
             trouble=self._trouble,
-            even_out=self._even_out,
         )
         self._view: tuple[Member, ...] | None = None
-        self.dropped = 0
+        self._heard_until = time.monotonic()
 
     # --- life ---
 
     async def start(self, host: str, port: int) -> None:
         """Open the UDP port, which is the TCP port's twin. Raises ListenError when it is taken."""
-        self._socket = await listening(host, port, socket.SOCK_DGRAM)
-        asyncio.get_running_loop().add_reader(self._socket, self._readable)
+        await self._datagrams.open(host, port)
         self._feed(None)
-        self._start(self._contact.even_out_now_and_then())
-        self._start(self._contact.reconnect_now_and_then())
+        self._start(self._watch())
 
     async def stop(self, reason: str | None) -> None:
         """Say goodbye (unless `reason` is None) and be silent."""
         if reason is not None:
             self._feed(Leaving(reason))
-            left = updates.left(self._keeper.key.sign, self._key, *self._core.version, reason[:32])
-            goodbye = updates.encode(left)
+            goodbye = self._core.oneself.goodbye(reason[:32])
             calls = [tell(link, goodbye) for link in self._pool.links()[:64]]
             await asyncio.gather(*calls, return_exceptions=True)
         for handle in (self._timer, self._telling):
@@ -134,10 +143,7 @@ class Membership:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._socket is not None:
-            asyncio.get_running_loop().remove_reader(self._socket)
-            self._socket.close()
-            self._socket = None
+        self._datagrams.close()
 
     # --- the view ---
 
@@ -174,7 +180,7 @@ class Membership:
         return Member(
             id=row.id,
             name=held.name if held is not None else row.id[:8],
-            state="left" if revoked and row.state != "dead" else row.state,
+            state="left" if revoked else row.state,
             usable=row.state == "alive" and not known.trouble and not revoked and (is_self or held is not None),
             advert=held,
             addresses=addresses,
@@ -196,11 +202,12 @@ class Membership:
             id=self._keeper.id,
             name=self._name,
             key=self._key,
-            boot=self._keeper.boot,
+            boot=self._core.oneself.gen,
             version=self._version,
-            epoch=self._sealer.epoch,
-            epoch_key=self._epoch_public,
+            epoch=self._datagrams.epoch,
+            epoch_key=self._datagrams.public,
         )
+        self._content = content
         self._adverts.put_own(advert, adverts.seal(advert, self._keeper.key.sign))
         self._feed(Advertised(self._version))
 
@@ -221,7 +228,7 @@ class Membership:
         elif peer.address is not None and peer.port and known.proven is None:
             known.proven = (peer.address[0], peer.port)
         self._touch()
-        self._start(self._even_out(link))
+        self._start(self._contact.even_out(link))
 
     def link_lost(self, link: Link, reason: str) -> None:
         """A peer's link ended: do not use it until it is heard from, and see whether it can be dialled."""
@@ -243,25 +250,37 @@ class Membership:
 
     def revoked(self, node: NodeId) -> None:
         """A node is out: nothing of it is opened any more."""
-        self._sealer.forget(node)
+        self._datagrams.forget(node)
         self._touch()
 
     # --- requests over links ---
 
     async def handle(self, incoming: Incoming) -> Reply:
-        """Answer RosterSync, AdvertPull and StreamPing."""
-        self._heard(incoming.peer.id)
+        """Answer what is asked about membership."""
+        roster = self._core.roster
         match incoming.request:
             case StreamPing():
-                return Reply(Done(), ())
-            case RosterSync():
-                self._merge(incoming.body)
-                rows = [updates.encode(update) for update in self._core.roster.news()] if incoming.request.full else []
-                return Reply(RosterSync(), (messages.pack_batch(rows),))
+                if len(incoming.body):
+                    self._feed(Merged(entropy.decode_news(incoming.body).told))
+                word = entropy.encode(News((Told(0.0, self._core.oneself.word),)))
+                return Reply(ViewNews(), (word,))
+            case ViewAsk(root):
+                if root == roster.root:
+                    return Reply(messages.Done(), ())
+                return Reply(messages.ViewDigest(), (entropy.digest(roster),))
+            case ViewRows():
+                news = entropy.answer(roster, entropy.decode_rows(incoming.body), self._contact.age_s)
+                return Reply(ViewNews(), (entropy.encode(news),))
+            case ViewNews():
+                self._feed(Merged(entropy.decode_news(incoming.body).told))
+                return Reply(messages.Done(), ())
             case AdvertPull():
                 ids = messages.unpack_batch(incoming.body, item_bytes_max=64)
                 found = [self._adverts.bytes_of(NodeId(id.decode("ascii", "replace"))) for id in ids]
-                return Reply(Adverts(), (messages.pack_batch([data for data in found if data is not None]),))
+                # The smallest first, so that the asker can use most nodes soonest.
+                return Reply(
+                    messages.Adverts(), (messages.pack_batch(sorted((d for d in found if d is not None), key=len)),)
+                )
         raise ProtocolError(f"{type(incoming.request).__name__} is not about membership")
 
     # --- the core ---
@@ -277,16 +296,35 @@ class Membership:
             self._timer = None
         due = self._core.next_deadline()
         if due is not None:
-            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - time.monotonic()), self._feed, None)
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - time.monotonic()), self._ring)
+
+    def _ring(self) -> None:
+        """A deadline. What has come by then is heard first."""
+        self._datagrams.read()
+        now = time.monotonic()
+        heard = [link.peer.id for link in self._pool.links() if link.last[0] > self._heard_until and not link.silent]
+        self._heard_until = now
+        if heard:
+            self._feed(StreamsHeard(tuple(heard)))
+        self._feed(None)
 
     def _do(self, effect: Effect) -> None:
         match effect:
             case Send(peer, packet):
-                self._send(peer, updates.encode(packet))
-            case PingStream(peer):
-                self._start(self._contact.ping(peer))
+                address = next(iter(self.addresses(peer)), None)
+                if address is not None:
+                    self._datagrams.send(peer, packet, address)
+            case PingStream(peer, accusation):
+                self._start(self._contact.ping(peer, accusation))
+            case Sync(peer):
+                self._start(self._contact.sync(peer))
             case Changed(row, before):
                 self._row_changed(row, before)
+            case Reborn(gen):
+                self._reborn(gen)
+            case Isolated(now):
+                log.warning("nobody is heard any more" if now else "others are heard again")
+                self._touch()
 
     def _row_changed(self, row: Row, before: State | None) -> None:
         if row.id != self._keeper.id:
@@ -298,9 +336,17 @@ class Membership:
                 log.info("%s is %s%s", name, row.state, f" ({row.reason})" if row.reason else "")
                 if row.state == "alive" and before in ("dead", "left"):
                     known.trouble = ""
-            if row.state == "alive" and self._adverts.wants(row):
-                self._start(self._adverts.pull(row.id))
+            if row.state == "alive" and self._adverts.want(row):
+                self._start(self._adverts.pull())
         self._touch()
+
+    def _reborn(self, gen: int) -> None:
+        """This start counts as a later one from now on: new keys, a new advert, and the next start comes after."""
+        log.warning("another start of this node was heard of; this one continues as number %d", gen)
+        self._keeper.raise_boot(gen)
+        self._datagrams.renew(gen, self._adverts.adverts())
+        if self._content is not None:
+            self.advertise(self._content)
 
     def _touch(self) -> None:
         self._view = None
@@ -311,80 +357,31 @@ class Membership:
         self._telling = None
         self._changed()
 
-    # --- datagrams ---
-
-    def _send(self, peer: NodeId, plain: bytes) -> None:
-        addresses = self.addresses(peer)
-        if self._socket is None or not addresses or not self._sealer.knows(peer):
-            return
-        try:
-            host, port = addresses[0]
-            if self._socket.family == socket.AF_INET6 and ":" not in host:
-                host = f"::ffff:{host}"
-            self._socket.sendto(self._sealer.seal(peer, plain), (host, port))
-        except (OSError, ProtocolError) as error:
-            log.debug("a datagram to %s was not sent: %s", peer[:8], error)
-
-    def _readable(self) -> None:
-        """Read what is there before any timer fires: a late ack is an ack."""
-        assert self._socket is not None
-        for _ in range(DATAGRAMS_A_TURN):
-            try:
-                data, _ = self._socket.recvfrom(65535)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                log.debug("the UDP port: %s", error)
-                return
-            if len(data) > self._settings.datagram_bytes:
-                self.dropped += 1
-                continue
-            try:
-                sender, plain = self._sealer.open(data)
-                packet = updates.decode_packet(plain)
-            except ProtocolError:
-                self.dropped += 1
-                continue
-            self._heard(sender)
-            self._feed(Received(sender, packet))
-
-    def _heard(self, peer: NodeId) -> None:
-        """First-hand: the peer said something."""
-        known, link = self._known.get(peer), self._pool.get(peer)
-        if known is not None and known.trouble and link is not None and not link.silent:
-            known.trouble = ""
-            self._touch()
-
     # --- over links ---
 
-    async def _even_out(self, link: Link) -> None:
-        """Exchange views with one peer."""
-        rows = [updates.encode(update) for update in self._core.roster.news()]
-        received = await link.call(RosterSync(), (messages.pack_batch(rows),), timeout_s=CALL_S)
-        version = self._core.version
-        self._merge(received.body)
-        if self._core.version != version:
-            # The peer held us for dead, and would not hear the refutation by gossip.
-            await tell(link, updates.encode(self._core.word))
+    async def _watch(self) -> None:
+        """Look at the clocks each second, and hang up links that a large mesh need not keep."""
+        waking = Waking(read_clocks())
+        while True:
+            await asyncio.sleep(LOOK_S)
+            gone_s = waking.look(read_clocks())
+            if gone_s:
+                log.info("back after %.0f s of sleep", gone_s)
+                self._feed(Woke())
+                self._woke()
+            self._contact.hang_up_idle(time.monotonic())
 
     def _advert_learnt(self, advert: Advert) -> None:
         node = NodeId(advert.id)
         if self._keeper.statements.revoked(node) is None:
-            try:
-                self._sealer.set_peer(node, advert.epoch, advert.epoch_key)
-            except ProtocolError as error:
-                log.warning("%s", error)
+            self._datagrams.know(advert)
         self._touch()
-        if sum(row.state == "alive" for row in self._core.roster) <= LINKED_MAX:
+        if self._core.roster.living <= LINKED_MAX:
             self._start(self._contact.connect(node))
 
     def _trouble(self, node: NodeId, why: str) -> None:
         self._known.setdefault(node, Known()).trouble = why[:200]
         self._touch()
-
-    def _merge(self, body: memoryview) -> None:
-        items = messages.unpack_batch(body, item_bytes_max=UPDATE_BYTES_MAX)
-        self._feed(Merged(tuple(updates.decode_update(item) for item in items)))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(self._quietly(work))

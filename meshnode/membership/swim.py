@@ -1,9 +1,10 @@
-"""Who is alive: SWIM with Lifeguard, as a core.
+"""Who is alive: SWIM with Lifeguard and a few rules more, as a core.
 
-One member is probed each interval, in a shuffled round. No ack in time: three helpers ping it (ping-req) and the link
+One member is probed each interval, in a shuffled round. No ack in time: three helpers ping it (ping-req) and its link
 is tried beside them. Nothing from any: it is suspected, told so first, and declared dead only when the suspicion is
-not refuted in a time that shrinks with independent confirmations. News rides on the probes and on gossip rounds. The
-local health score stretches our own probing when the evidence says that we are the slow one.
+not refuted in a time that shrinks with independent confirmations. News rides on the probes and on gossip rounds;
+tables that differ are evened out over links. The local health score stretches our own probing when the evidence says
+that we are the slow one. `rules` says what goes beyond the papers.
 
 Das, Gupta, Motivala: SWIM (DSN 2002); Dadgar, Phillips, Currey: Lifeguard (arXiv 1707.00788). Times are monotonic
 seconds.
@@ -12,52 +13,51 @@ seconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
 from typing import assert_never
 
 from meshnode.config import Membership as Settings
-from meshnode.membership import updates
-from meshnode.membership.dissemination import News
+from meshnode.membership.entropy import Told
 from meshnode.membership.events import (
     Advertised,
     Broken,
     Changed,
     Effect,
     Event,
+    Isolated,
     Leaving,
     Merged,
     PingStream,
     Received,
     Send,
     StreamAnswered,
+    StreamsHeard,
+    Sync,
+    Woke,
 )
-from meshnode.membership.probe import Probe, Relay
-from meshnode.membership.roster import IdText, Roster, Row, raw_id
-from meshnode.membership.suspicion import CONFIRMATIONS, Suspicion, shortest_s
-from meshnode.membership.updates import (
-    Ack,
-    Alive,
-    AnyPacket,
-    AnyUpdate,
-    Gossip,
-    Left,
-    Nack,
-    Ping,
-    PingReq,
-    Sign,
-    Suspect,
-    Verify,
-)
+from meshnode.membership.health import Ears, Health
+from meshnode.membership.ledger import Ledger
+from meshnode.membership.oneself import Oneself
+from meshnode.membership.pace import BULK, Pace, Reminders
+from meshnode.membership.probe import Probe, Relay, Relays, Turns
+from meshnode.membership.roster import IdText, Roster, raw_id
+from meshnode.membership.rules import OURS, Rules
+from meshnode.membership.updates import Ack, AnyPacket, AnyUpdate, Gossip, Nack, Ping, PingReq, Verify
 from meshnode.wire.messages import NodeId
 from meshnode.wire.rng import Rng
 
 PACKET_OVERHEAD_BYTES = 39 + 64
 """The seal, and a packet's own fields."""
-HEALTH_MAX = 8
 BROKEN_SUSPICION = 0.4
 """A suspicion backed by a connection that was actively refused lasts this share of the shortest one."""
 GOSSIP_DEAD_S = 30.0
 NACK_AT = 0.6
+LAG_S, WAKE_S = 0.25, 3.0
+"""A timer so late is evidence against ourselves; one so late means that this process did not run."""
+BLIND_S = 10.0
+"""After waking nobody is accused before views were evened out with someone, or for so long."""
+SKIPS_MAX = 16
 
 
 class Swim:
@@ -65,106 +65,109 @@ class Swim:
 
     def __init__(
         self,
-        key: bytes,
-        gen: int,
+        oneself: Oneself,
         *,
         settings: Settings,
         rng: Rng,
-        sign: Sign,
         verify: Verify,
         id_text: IdText,
         now: float,
+        rules: Rules = OURS,
     ) -> None:
-        self.me = id_text(raw_id(key))
-        self.roster = Roster(verify, id_text)
-        self.health = 0
-        self._raw_me = raw_id(key)
-        self._key = key
-        self._sign = sign
+        self.oneself = oneself
+        self.health = Health(heard_at=now)
+        self._ears = Ears()
+        self.ledger = Ledger(
+            oneself,
+            Roster(verify, id_text),
+            settings,
+            rules,
+            heard=self._ears.heard_at,
+            refuted=lambda: self._ail(1),
+        )
+        self.roster = self.ledger.roster
+        self.me = self.ledger.me
         self._settings = settings
+        self._rules = rules
         self._rng = rng
-        self._gen = gen
-        self._inc = 0
-        self._advert = 0
-        self._seq = rng.randrange(2**31)
-        self._news = News(settings.retransmit_mult)
-        self._round: list[NodeId] = []
+        self._seqs = count(rng.randrange(2**30))
+        self._turns = Turns(self.me)
         self._probe: Probe | None = None
+        self._relays = Relays()
+        self._reminders = Reminders()
+        self._blind_until = -math.inf
+        self._leaving = False
         self._probe_at = now + rng.uniform(0, settings.probe_interval_s)
         self._gossip_at = now
-        self._suspicions: dict[NodeId, Suspicion] = {}
-        self._relays: dict[int, Relay] = {}
-        self._died: dict[NodeId, float] = {}
-        self._leaving = False
-        self.roster.put(self._own_row())
+        self._pace = Pace(settings, rng, now)
+        self._deadline = self._plan()
 
     # --- the one shape ---
 
     def next_deadline(self) -> float | None:
         """When `handle(now)` wants to be called without an event."""
-        times = [self._probe_at]
-        if self._probe is not None:
-            times.append(self._probe.ends if self._probe.asked else self._probe.indirect_at)
-        if len(self._news):
-            times.append(self._gossip_at)
-        times.extend(suspicion.ends() for suspicion in self._suspicions.values())
-        times.extend(relay.nack_at for relay in self._relays.values())
-        return None if self._leaving else min(times)
+        return self._deadline
 
     def handle(self, now: float, event: Event | None = None) -> list[Effect]:
         """One event, or None for a deadline."""
         effects: list[Effect] = []
+        self._notice_lag(now, effects)
         match event:
             case None:
                 pass
             case Received(sender, packet):
                 self._received(now, sender, packet, effects)
-            case Merged(news):
-                self._learn(now, news, effects)
+            case Merged(told):
+                self._merged(now, told, effects)
             case StreamAnswered(peer):
-                self._answered(peer)
+                self._stream_answered(now, peer, effects)
+            case StreamsHeard(peers):
+                for peer in peers:
+                    self._heard(peer, now, effects, on_link=True)
             case Broken(peer, refused):
                 self._broken(now, peer, refused, effects)
             case Advertised(version):
-                self._advert = version
-                self._say_alive(effects)
+                self.oneself.advert = version
+                self.ledger.say_alive(effects)
+            case Woke():
+                self._woke(now, effects)
             case Leaving(reason):
                 self._leave(reason, effects)
             case _:
                 assert_never(event)
         if not self._leaving:
             self._time(now, effects)
+        for effect in effects:
+            if (
+                isinstance(effect, Changed)
+                and effect.row.living
+                and effect.row.id != self.me
+                and effect.before not in ("alive", "suspect")
+            ):
+                self._turns.add(effect.row.id, self._rng)
+        self._deadline = self._plan()
         return effects
-
-    @property
-    def version(self) -> tuple[int, int]:
-        """(gen, inc) of this node."""
-        return (self._gen, self._inc)
-
-    @property
-    def word(self) -> AnyUpdate:
-        """What this node says of itself."""
-        return self._own_row().word
-
-    @property
-    def nodes(self) -> int:
-        """Members that count: alive or suspect, this one included."""
-        return sum(row.state in ("alive", "suspect") for row in self.roster)
 
     # --- time ---
 
+    def _plan(self) -> float | None:
+        if self._leaving:
+            return None
+        soonest = min(self._probe_at, self._pace.next(), self._relays.next())
+        if self._probe is not None:
+            soonest = min(soonest, self._probe.next())
+        if self.ledger.news:
+            soonest = min(soonest, self._gossip_at)
+        return min(soonest, max(self.ledger.next(), self._blind_until))
+
     def _time(self, now: float, effects: list[Effect]) -> None:
-        for seq, relay in list(self._relays.items()):
-            if relay.nack_at <= now:
-                del self._relays[seq]
-                effects.append(Send(relay.asker, Nack(relay.asker_seq, self._take(relay.asker))))
-        for node, suspicion in list(self._suspicions.items()):
-            if suspicion.ends() <= now:
-                del self._suspicions[node]
-                row = self.roster.get(node)
-                if row is not None and row.state == "suspect" and row.version == suspicion.version:
-                    self._learn(now, (updates.dead(self._sign, *self._accusation(row)),), effects)
+        silent = self._relays.silent(now)
+        effects.extend(Send(relay.asker, Nack(relay.asker_seq, self._take(relay.asker))) for relay in silent)
+        self.ledger.ring(now, effects, blind=now < self._blind_until)
         probe = self._probe
+        if probe is not None and not probe.repeated and probe.again_at <= now:
+            probe.repeated = True
+            effects.append(self._ping(probe))
         if probe is not None and not probe.asked and probe.indirect_at <= now:
             self._ask_helpers(probe, effects)
         if probe is not None and probe.ends <= now:
@@ -172,96 +175,151 @@ class Swim:
             self._failed(now, probe, effects)
         if self._probe_at <= now:
             self._begin_probe(now, effects)
-        if self._gossip_at <= now:
+        if self.ledger.news and self._gossip_at <= now:
             self._gossip(now, effects)
-        for node, died in list(self._died.items()):
-            if now - died > self._settings.tombstone_s:
-                del self._died[node]
-                self.roster.forget(node)
+        if self._pace.evens_out(now, self.roster.living, len(self.ledger.news)):
+            effects.extend(Sync(peer) for peer in self._others(1))
+        if self._pace.retries(now):
+            self._try_the_dead(now, effects)
 
     def _begin_probe(self, now: float, effects: list[Effect]) -> None:
-        settings = self._settings
-        period_s = settings.probe_interval_s * (self.health + 1)
+        settings, patience = self._settings, self.health.score + 1
+        period_s = settings.probe_interval_s * patience
         self._probe_at = now + period_s
-        target = self._next_target()
+        target = self._next_target(now)
         if target is None or self._probe is not None:
             return
-        self._seq = (self._seq + 1) % 2**32
-        ends = now + period_s * 0.95
-        self._probe = Probe(target, self._seq, now, min(now + settings.probe_timeout_s, ends), ends)
-        effects.append(Send(target, Ping(self._seq, self._take(target))))
+        timeout_s = min(settings.probe_timeout_s * patience, period_s * 0.95)
+        self._probe = Probe(target, next(self._seqs), now, now + timeout_s / 2, now + timeout_s, now + period_s * 0.95)
+        self._probe.repeated = not self._rules.repeat_ping
+        effects.append(self._ping(self._probe))
 
-    def _next_target(self) -> NodeId | None:
-        """Round robin over a shuffled list, so that every member is probed within two rounds."""
-        while True:
-            if not self._round:
-                self._round = [row.id for row in self.roster if row.id != self.me and row.state in ("alive", "suspect")]
-                self._rng.shuffle(self._round)
-                if not self._round:
-                    return None
-            node = self._round.pop()
-            row = self.roster.get(node)
-            if row is not None and row.state in ("alive", "suspect"):
-                return node
+    def _ping(self, probe: Probe) -> Send:
+        return Send(probe.target, Ping(probe.seq, self._take(probe.target), self.ledger.view))
+
+    def _next_target(self, now: float) -> NodeId | None:
+        """Whose turn it is, of those that were not just heard on their links."""
+        for _ in range(SKIPS_MAX):
+            target = self._turns.next(self.roster, self._rng)
+            if target is None:
+                return None
+            fresh = now - self._ears.on_link_at(target) < self._settings.probe_interval_s
+            if not (fresh and self._rules.streams_probe):
+                return target
+        return None
 
     def _ask_helpers(self, probe: Probe, effects: list[Effect]) -> None:
         probe.asked = True
-        others = [r.id for r in self.roster if r.state == "alive" and r.id not in (self.me, probe.target)]
-        helpers = self._rng.sample(others, min(self._settings.indirect_probes, len(others)))
+        if self._rules.repeat_ping:
+            effects.append(self._ping(probe))
+        helpers = self.roster.sample(
+            self._rng,
+            self._settings.indirect_probes,
+            lambda row: row.state == "alive" and row.id not in (self.me, probe.target),
+        )
         probe.helpers = len(helpers)
         row = self.roster.get(probe.target)
-        assert row is not None, "a node that is probed is in the roster"
+        if row is None:
+            return
         left_ms = max(1, int((probe.ends - probe.indirect_at) * 1000))
         for helper in helpers:
-            request = PingReq(probe.seq, raw_id(row.key), left_ms, self._take(helper, 40))
+            request = PingReq(probe.seq, raw_id(row.key), min(left_ms, 60_000), self._take(helper, 40))
             effects.append(Send(helper, request))
-        effects.append(PingStream(probe.target))
+        if self._rules.stream_ping:
+            effects.append(PingStream(probe.target, row.against))
 
     def _failed(self, now: float, probe: Probe, effects: list[Effect]) -> None:
         # Helpers that say neither ack nor nack are evidence against our own network or speed.
-        missing = probe.helpers - probe.nacks
-        self._ail(missing if probe.helpers else 0)
+        self._ail(probe.helpers - probe.nacks)
+        if self._rules.deaf and self.roster.living > 2 and self.health.deaf_since(probe.began):
+            self._ail(1)
+            self.ledger.suspicions.hold(probe.ends - probe.began)
+            if self.health.isolated:
+                effects.append(Isolated(now=True))
+            return
         row = self.roster.get(probe.target)
-        if row is not None and row.state in ("alive", "suspect"):
+        spoke = self._rules.first_hand and self._ears.heard_at(probe.target) >= probe.began
+        if row is not None and row.living and not spoke and now >= self._blind_until:
             # Of a node that others suspect already this is a confirmation, which shortens the suspicion.
-            self._learn(now, (updates.suspect(self._sign, *self._accusation(row)),), effects)
+            self.ledger.accuse(now, row, effects)
 
     def _gossip(self, now: float, effects: list[Effect]) -> None:
         self._gossip_at = now + self._settings.gossip_interval_s
-        if not len(self._news):
-            return
-        peers = [
-            row.id
-            for row in self.roster
-            if row.id != self.me
-            and (row.state in ("alive", "suspect") or now - self._died.get(row.id, -math.inf) < GOSSIP_DEAD_S)
-        ]
-        for peer in self._rng.sample(peers, min(self._settings.gossip_fanout, len(peers))):
+        peers = self.roster.sample(
+            self._rng,
+            self._settings.gossip_fanout,
+            lambda row: row.id != self.me and (row.living or self.ledger.died_lately(row.id, now, GOSSIP_DEAD_S)),
+        )
+        for peer in peers:
             told = self._take(peer)
             if told:
                 effects.append(Send(peer, Gossip(told)))
 
-    # --- packets ---
+    def _try_the_dead(self, now: float, effects: list[Effect]) -> None:
+        """A verdict never forbids a dial: one of the dead is tried, by about one node of the whole mesh each time."""
+        dead = sum(row.state == "dead" for row in self.roster)
+        if dead and self._rng.random() * max(1, self.roster.living) < dead:  # serf's rule: the load does not grow
+            effects.extend(Sync(peer) for peer in self.roster.sample(self._rng, 1, lambda row: row.state == "dead"))
+        self._ears.prune(now)
+
+    # --- what speaks against this node itself ---
+
+    def _notice_lag(self, now: float, effects: list[Effect]) -> None:
+        """Time in which this process did not run says nothing about others."""
+        if not self._rules.lag or self._deadline is None:
+            return
+        late_s = now - self._deadline
+        if late_s > WAKE_S:
+            self._woke(now, effects)
+        elif late_s > LAG_S:
+            self._ail(1)
+            self.ledger.suspicions.hold(late_s)
+            if self._probe is not None:
+                self._probe.began += late_s
+                self._probe.again_at += late_s
+                self._probe.indirect_at += late_s
+                self._probe.ends += late_s
+
+    def _woke(self, now: float, effects: list[Effect]) -> None:
+        """This machine slept: accuse nobody before hearing how things are, and be newer than what was said of us."""
+        self._probe = None
+        self._probe_at = now
+        self._blind_until = now + BLIND_S
+        self.health.heard(now)
+        self.ledger.suspicions.begin_again(now)
+        self.oneself.anew()
+        self.ledger.say_alive(effects)
+        effects.extend(Sync(peer) for peer in self._others(3))
+
+    def _ail(self, change: int) -> None:
+        if self._rules.health:
+            self.health.ail(change)
+
+    # --- what is heard ---
+
+    def _heard(self, peer: NodeId, now: float, effects: list[Effect], *, on_link: bool = False) -> None:
+        self._ears.hear(peer, now, on_link=on_link)
+        if self.health.heard(now):
+            effects.append(Isolated(now=False))
 
     def _received(self, now: float, sender: NodeId, packet: AnyPacket, effects: list[Effect]) -> None:
-        self._learn(now, packet.updates, effects)
+        self._heard(sender, now, effects)
+        for update in packet.updates:
+            self.ledger.learn(now, update, effects, sender=sender)
         match packet:
-            case Ping(seq):
-                effects.append(Send(sender, Ack(seq, self._take(sender))))
-                self._remind(sender, effects)
-            case Ack(seq):
-                relay = self._relays.pop(seq, None)
+            case Ping(seq, _, view):
+                effects.append(Send(sender, Ack(seq, self._take(sender), self.ledger.view)))
+                self._remind(now, sender, effects)
+                self._compare(now, sender, view, effects)
+            case Ack(seq, _, view):
+                relay = self._relays.answered(seq)
                 if relay is not None:
                     effects.append(Send(relay.asker, Ack(relay.asker_seq, self._take(relay.asker))))
                 elif self._probe is not None and self._probe.seq == seq:
                     self._answered(self._probe.target)
+                    self._compare(now, sender, view, effects)
             case PingReq(seq, target, timeout_ms):
-                node = self.roster.id_text(target)
-                row = self.roster.get(node)
-                if row is not None and node != self.me and len(self._relays) < 1024:
-                    self._seq = (self._seq + 1) % 2**32
-                    self._relays[self._seq] = Relay(sender, seq, now + NACK_AT * timeout_ms / 1000)
-                    effects.append(Send(node, Ping(self._seq, self._take(node))))
+                self._help(now, sender, self.roster.id_text(target), seq, timeout_ms / 1000, effects)
             case Nack(seq):
                 if self._probe is not None and self._probe.seq == seq:
                     self._probe.nacks += 1
@@ -270,130 +328,71 @@ class Swim:
             case _:
                 assert_never(packet)
 
-    def _remind(self, sender: NodeId, effects: list[Effect]) -> None:
+    def _help(
+        self, now: float, asker: NodeId, node: NodeId, asker_seq: int, within_s: float, effects: list[Effect]
+    ) -> None:
+        """Ping a node for another."""
+        if self.roster.get(node) is not None and node != self.me:
+            seq = next(self._seqs)
+            if self._relays.ask(seq, Relay(asker, asker_seq, now + NACK_AT * within_s)):
+                effects.append(Send(node, Ping(seq, self._take(node))))
+
+    def _remind(self, now: float, sender: NodeId, effects: list[Effect]) -> None:
         """Whoever is held suspect or dead here and speaks, is told so, and can refute."""
         row = self.roster.get(sender)
-        if row is not None and row.against is not None:
+        if row is not None and row.against is not None and self._reminders.may(sender, now):
             effects.append(Send(sender, Gossip((row.against,))))
+
+    def _compare(self, now: float, sender: NodeId, view: int, effects: list[Effect]) -> None:
+        """Neither side has news, and the tables differ: even them out."""
+        differ = view and not self.ledger.news and view != self.roster.root
+        if differ and self._pace.differs(now):
+            effects.append(Sync(sender))
 
     def _answered(self, peer: NodeId) -> None:
         if self._probe is not None and self._probe.target == peer:
             self._probe = None
             self._ail(-1)
 
+    def _stream_answered(self, now: float, peer: NodeId, effects: list[Effect]) -> None:
+        self._heard(peer, now, effects)
+        self._answered(peer)
+        row = self.roster.get(peer)
+        suspected = row is not None and row.state == "suspect" and self._rules.tell_suspect
+        if row is not None and suspected and self._reminders.may(peer, now):
+            effects.append(PingStream(peer, row.against))  # it did not know yet; its answer will refute
+
     def _broken(self, now: float, peer: NodeId, refused: bool, effects: list[Effect]) -> None:
         row = self.roster.get(peer)
-        if row is None or row.state not in ("alive", "suspect") or peer == self.me:
+        if row is None or not row.living or peer == self.me:
             return
         if refused:
             if row.state == "alive":
-                self._learn(now, (updates.suspect(self._sign, *self._accusation(row)),), effects)
-            suspicion = self._suspicions.get(peer)
-            if suspicion is not None:
-                suspicion.min_s = suspicion.max_s = suspicion.min_s * BROKEN_SUSPICION
+                self.ledger.accuse(now, row, effects)
+            self.ledger.suspicions.shorten(peer, BROKEN_SUSPICION)
         elif self._probe is None:
-            self._round.append(peer)
+            self._turns.at_once(peer)
+            self._ears.broken(peer)
             self._probe_at = now
 
-    def _ail(self, change: int) -> None:
-        self.health = max(0, min(HEALTH_MAX - 1, self.health + change))
-
-    # --- news ---
-
-    def _learn(self, now: float, news: Sequence[AnyUpdate], effects: list[Effect]) -> None:
-        for update in news:
-            subject = self.roster.subject(update)
-            if subject == self.me:
-                self._about_me(update, effects)
-                continue
-            before = self.roster.get(subject)
-            row = self.roster.newer(update)
-            if row is None:
-                self._heard_again(subject, update)
-                continue
-            self.roster.put(row)
-            self._news.put(subject, update)
-            self._track(now, row, update)
-            effects.append(Changed(row, before.state if before is not None else None))
-
-    def _heard_again(self, subject: NodeId, update: AnyUpdate) -> None:
-        self._news.heard(subject, update, self.nodes)
-        suspicion = self._suspicions.get(subject)
-        if suspicion is None or not isinstance(update, Suspect | updates.Dead) or update.accuser in suspicion.accusers:
-            return
-        held = self.roster.get(self.roster.id_text(update.accuser))
-        known = held is not None and updates.genuine(update, self.roster.verify, held.key)
-        if known and (update.gen, update.inc) == suspicion.version and len(suspicion.accusers) <= CONFIRMATIONS:
-            suspicion.accusers.add(update.accuser)
-            self._news.put(subject, update)  # the first confirmations are told on
-
-    def _track(self, now: float, row: Row, update: AnyUpdate) -> None:
-        """Suspicion timers and tombstones follow the row."""
-        if row.state == "suspect":
-            assert isinstance(update, Suspect)
-            min_s = shortest_s(self._settings, self.nodes)
-            # With too few others to confirm it, waiting for confirmations would only make it long.
-            max_s = min_s if self.nodes - 2 < CONFIRMATIONS else min_s * self._settings.suspicion_max_mult
-            self._suspicions[row.id] = Suspicion(row.version, now, min_s, max_s, {update.accuser})
-        else:
-            self._suspicions.pop(row.id, None)
-        if row.state in ("dead", "left"):
-            self._died[row.id] = now
-        else:
-            self._died.pop(row.id, None)
-            if row.state == "alive" and row.id not in self._round:
-                self._round.insert(self._rng.randrange(len(self._round) + 1), row.id)
-
-    def _about_me(self, update: AnyUpdate, effects: list[Effect]) -> None:
-        """Refute what is said against this start of us; be newer than whatever an earlier start said."""
-        version = (update.gen, update.inc)
-        mine = (self._gen, self._inc)
-        if isinstance(update, Alive) and version == mine:
-            return
-        if self._leaving:
-            return
-        if version < mine:
-            self._news.put(self.me, self.word)  # whoever told this has not heard our newer word
-            return
-        if update.gen > self._gen:
-            self._gen, self._inc = update.gen + 1, 0
-        else:
-            self._inc = update.inc + 1
-            self._ail(1)
-        self._say_alive(effects)
-
-    def _say_alive(self, effects: list[Effect]) -> None:
-        row = self._own_row()
-        before = self.roster.get(self.me)
-        self.roster.put(row)
-        self._news.put(self.me, row.word)
-        effects.append(Changed(row, before.state if before is not None else None))
-
-    def _own_row(self) -> Row:
-        word = updates.alive(self._sign, self._key, self._gen, self._inc, self._advert)
-        return Row(self.me, self._key, self._gen, self._inc, "alive", self._advert, word)
+    def _merged(self, now: float, told: tuple[Told, ...], effects: list[Effect]) -> None:
+        """What came over a link; when it is much, it is not told on: others even out their tables themselves."""
+        tell = len(told) <= BULK
+        changed = False
+        for item in told:
+            changed |= self.ledger.learn(now, item.update, effects, over_link=True, age_s=item.age_s, tell=tell)
+        if changed:
+            self._pace.helped()
+        self._blind_until = -math.inf
 
     def _leave(self, reason: str, effects: list[Effect]) -> None:
         self._leaving = True
-        goodbye: Left = updates.left(self._sign, self._key, self._gen, self._inc, reason)
-        peers = [row.id for row in self.roster if row.id != self.me and row.state in ("alive", "suspect")]
-        self._rng.shuffle(peers)
-        effects.extend(Send(peer, Gossip((goodbye,))) for peer in peers[:64])
-        effects.append(
-            Changed(
-                Row(self.me, self._key, self._gen, self._inc, "left", self._advert, goodbye, reason=reason), "alive"
-            )
-        )
+        goodbye = self.oneself.goodbye(reason)
+        effects.extend(Send(peer, Gossip((goodbye,))) for peer in self._others(64))
+        effects.append(Changed(replace(self.ledger.own_row(), state="left", word=goodbye, reason=reason), "alive"))
 
-    def _accusation(self, row: Row) -> tuple[bytes, int, int, bytes]:
-        return raw_id(row.key), row.gen, row.inc, self._raw_me
+    def _others(self, k: int) -> list[NodeId]:
+        return self.roster.sample(self._rng, k, lambda row: row.living and row.id != self.me)
 
     def _take(self, peer: NodeId, reserve: int = 0) -> tuple[AnyUpdate, ...]:
-        room = self._settings.datagram_bytes - PACKET_OVERHEAD_BYTES - reserve
-        row = self.roster.get(peer)
-        first: tuple[AnyUpdate, ...] = ()
-        if row is not None and row.state == "suspect" and row.against is not None:
-            first = (row.against,)  # the suspect is told first (Lifeguard's buddy system)
-            room -= updates.size(first)
-        taken = self._news.take(room, self.nodes, first=peer)
-        return first + tuple(update for update in taken if update not in first)
+        return self.ledger.take(peer, self._settings.datagram_bytes - PACKET_OVERHEAD_BYTES - reserve)

@@ -25,7 +25,9 @@ Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 Gen = Annotated[int, Meta(ge=0, lt=2**32)]
 Inc = Annotated[int, Meta(ge=0, lt=2**32)]
+Born = Annotated[int, Meta(ge=0, lt=2**62)]
 Seq = Annotated[int, Meta(ge=0, lt=2**32)]
+View = Annotated[int, Meta(ge=0, lt=2**32)]
 Sign = Callable[[bytes], bytes]
 Verify = Callable[[bytes, bytes, bytes], bool]
 """(DER key, message, signature) -> is it right?"""
@@ -36,12 +38,18 @@ class Update(msgspec.Struct, frozen=True, array_like=True, tag_field="t"):
 
 
 class Alive(Update, frozen=True, tag=1):
-    """The subject says that it lives; `advert` is the version of its advert."""
+    """The subject says that it lives.
+
+    `advert` is the version of its advert; `born` names this start of it, a later start having a greater one; `twin`
+    is not 0 when the subject knows that another start with the same key runs at the same time, and names that one.
+    """
 
     key: Key
     gen: Gen
     inc: Inc
     advert: Annotated[int, Meta(ge=0, lt=2**32)]
+    born: Born
+    twin: Born
     signature: Signature
 
 
@@ -84,10 +92,11 @@ class Packet(msgspec.Struct, frozen=True, array_like=True, tag_field="t"):
 
 
 class Ping(Packet, frozen=True, tag=1):
-    """Are you there?"""
+    """Are you there? `view` is the sender's root of its table, 0 while it has news to tell."""
 
     seq: Seq
     updates: Updates = ()
+    view: View = 0
 
 
 class Ack(Packet, frozen=True, tag=2):
@@ -95,6 +104,7 @@ class Ack(Packet, frozen=True, tag=2):
 
     seq: Seq
     updates: Updates = ()
+    view: View = 0
 
 
 class PingReq(Packet, frozen=True, tag=3):
@@ -154,9 +164,9 @@ def _signed(kind: int, *fields: object) -> bytes:
     return DOMAIN + _encoder.encode([kind, *fields])
 
 
-def alive(sign: Sign, key: bytes, gen: int, inc: int, advert: int) -> Alive:
+def alive(sign: Sign, key: bytes, gen: int, inc: int, advert: int, *, born: int = 0, twin: int = 0) -> Alive:
     """Signed by the subject."""
-    return Alive(key, gen, inc, advert, sign(_signed(1, key, gen, inc, advert)))
+    return Alive(key, gen, inc, advert, born, twin, sign(_signed(1, key, gen, inc, advert, born, twin)))
 
 
 def left(sign: Sign, key: bytes, gen: int, inc: int, reason: str) -> Left:
@@ -177,8 +187,8 @@ def dead(sign: Sign, subject: bytes, gen: int, inc: int, accuser: bytes) -> Dead
 def genuine(update: AnyUpdate, verify: Verify, key_of_accuser: bytes | None) -> bool:
     """Whether the signature is its signer's; an accuser whose key is not known is not believed."""
     match update:
-        case Alive(key, gen, inc, advert, signature):
-            return verify(SPKI_PREFIX + key, _signed(1, key, gen, inc, advert), signature)
+        case Alive(key, gen, inc, advert, born, twin, signature):
+            return verify(SPKI_PREFIX + key, _signed(1, key, gen, inc, advert, born, twin), signature)
         case Left(key, gen, inc, reason, signature):
             return verify(SPKI_PREFIX + key, _signed(4, key, gen, inc, reason), signature)
         case Suspect(subject, gen, inc, accuser, signature) | Dead(subject, gen, inc, accuser, signature):

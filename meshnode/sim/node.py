@@ -8,20 +8,45 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from meshnode.config import Membership as Settings
-from meshnode.membership.events import Changed, Effect, Event, Merged, PingStream, Received, Send, StreamAnswered
-from meshnode.membership.roster import State
+from meshnode.membership import entropy, updates
+from meshnode.membership.entropy import Told
+from meshnode.membership.events import (
+    Changed,
+    Effect,
+    Event,
+    Isolated,
+    Leaving,
+    Merged,
+    PingStream,
+    Reborn,
+    Received,
+    Send,
+    StreamAnswered,
+    Sync,
+    Woke,
+)
+from meshnode.membership.oneself import Oneself
 from meshnode.membership.swim import Swim
 from meshnode.membership.updates import SPKI_PREFIX
-from meshnode.sim.world import World
+from meshnode.trust.sealing import OVERHEAD_BYTES
 from meshnode.wire.messages import NodeId
 
-STREAM_S = 0.004
+if TYPE_CHECKING:
+    from meshnode.sim.mesh import Mesh
+
+UDP_IP_BYTES = 28
+STREAM_OVERHEAD_BYTES = 100
+"""TCP/IP, TLS record and frame headers of a small message."""
+LINKED_MAX = 32
+"""Up to so many nodes hold links with each other; in larger meshes a stream is dialled first."""
 
 
+@lru_cache(maxsize=65536)
 def id_text(raw: bytes) -> NodeId:
     """The node id of 32 bytes."""
     return NodeId(base64.b32encode(raw).decode().lower().rstrip("="))
@@ -37,157 +62,269 @@ def verify(spki: bytes, message: bytes, signature: bytes) -> bool:
     return hashlib.blake2b(message, key=spki[len(SPKI_PREFIX) :]).digest() == signature
 
 
-@dataclass(slots=True)
-class Mesh:
-    """All nodes of a run.
+class Disk:
+    """What a node keeps: its start counter. A write that is not yet synced is lost in a crash."""
 
-    `changes` records what each node came to believe: (time, observer, subject, state).
-    """
+    def __init__(self) -> None:
+        self.gen = 0
+        self._synced = 0
 
-    world: World
-    settings: Settings
-    streams: bool = True
-    """Whether links work; without them only datagrams do."""
-    nodes: list[Node] = field(default_factory=list)
-    by_id: dict[NodeId, Node] = field(default_factory=dict)
-    changes: list[tuple[float, int, int, State]] = field(default_factory=list)
+    def write(self, gen: int, *, synced: bool = True) -> None:
+        """Keep the counter."""
+        self.gen = gen
+        if synced:
+            self._synced = gen
 
-    def grow(self, n: int) -> None:
-        """Add nodes that know all others, as after a long calm."""
-        fresh = [Node(self, len(self.nodes) + i) for i in range(n)]
-        self.nodes += fresh
-        for node in self.nodes:
-            node.know(self.nodes)
-        for node in fresh:
-            node.wake()
-
-    def states(self, subject: int) -> list[State]:
-        """What the running nodes hold of one."""
-        wanted = self.nodes[subject].core.me
-        rows = [node.core.roster.get(wanted) for node in self.nodes if node.up and node.index != subject]
-        return [row.state for row in rows if row is not None]
+    def crash(self) -> None:
+        """What was not synced is gone."""
+        self.gen = self._synced
 
 
 class Node:
-    """A running agent's detector, or one that crashed or is paused."""
+    """A running agent's detector, or one that crashed, is paused, sleeps, or cannot use its network."""
 
-    def __init__(self, mesh: Mesh, index: int, gen: int = 1) -> None:
+    def __init__(self, mesh: Mesh, index: int, *, key: bytes | None = None) -> None:
         self.mesh = mesh
         self.index = index
         self.up = True
         self.paused = False
-        self._key = hashlib.sha256(b"node %d" % index).digest()
-        self._timer = 0
-        self.core = self._born(gen)
-        mesh.by_id[self.core.me] = self
+        self.blocked = False
+        self.isolated = False
+        self.disk = Disk()
+        self._key = key or hashlib.sha256(b"node %d" % index).digest()
+        self._armed = math.inf
+        self._life = 0
+        self._inbox: list[Event] = []
+        self._outbox: list[Callable[[], None]] = []
+        self.core = self._born()
 
-    def _born(self, gen: int) -> Swim:
+    def _born(self) -> Swim:
         world = self.mesh.world
+        self.disk.write(self.disk.gen + 1)
+        born = int(world.now * 1000) * 65536 + self.index + 1
         return Swim(
-            self._key,
-            gen,
+            Oneself(self._key, self.disk.gen, born, sign_with(self._key)),
             settings=self.mesh.settings,
+            rules=self.mesh.rules,
             rng=world.rng,
-            sign=sign_with(self._key),
             verify=verify,
             id_text=id_text,
             now=world.now,
         )
 
-    def know(self, others: list[Node]) -> None:
-        """Hold the others' own words, without making news of them."""
-        for other in others:
-            if other is not self:
-                row = other.core.roster.get(other.core.me)
-                assert row is not None, "a node always holds itself"
-                self.core.roster.put(row)
+    # --- life and faults ---
 
     def wake(self) -> None:
         """Begin to run."""
         self._arm()
-        self._even_out_later()
 
     def crash(self) -> None:
         """Stop without a word."""
         self.up = False
+        self.disk.crash()
+        self._inbox.clear()
+        self._outbox.clear()
+
+    def leave(self) -> None:
+        """Say goodbye and stop."""
+        self.feed(Leaving("stop"))
+        self.up = False
 
     def restart(self, seeds: list[Node]) -> None:
-        """Come back with a higher start counter, and even out views with a node that runs."""
-        assert not self.up, "only what crashed is restarted"
-        gen = self.core.version[0] + 1
-        self.core = self._born(gen)
-        self.up = True
+        """Come back with a higher start counter, and even out views with nodes that run."""
+        assert not self.up, "only what stopped is restarted"
+        self.core = self._born()
+        self.up, self.paused, self.blocked, self.isolated = True, False, False, False
+        self._armed = math.inf
+        self._life += 1
+        self._arm()
         for seed in seeds:
-            self.even_out(seed)
+            self.sync(seed)
+
+    def pause(self) -> None:
+        """The process stands still: nothing is read, no timer rings."""
+        self.paused = True
+
+    def resume(self, *, timers_first: bool = False) -> None:
+        """It goes on. `timers_first`: its event loop looks at its timers before it reads what has come."""
+        self.paused = False
+        if timers_first and self.core.next_deadline() is not None:
+            self.feed(None)
+        waiting, self._inbox = self._inbox, []
+        for event in waiting:
+            self.feed(event)
+        self._armed = math.inf
         self._arm()
 
-    def even_out(self, other: Node) -> None:
-        """Anti-entropy over a link, both ways."""
-        other.feed(Merged(tuple(self.core.roster.news())))
-        version = self.core.version
-        self.feed(Merged(tuple(other.core.roster.news())))
-        if self.core.version != version:
-            other.feed(Merged((self.core.word,)))
+    def sleep(self) -> None:
+        """The machine sleeps: as paused, and what is sent to it is lost."""
+        self.paused = True
+        self.blocked = True
 
-    def _even_out_later(self) -> None:
-        """Anti-entropy with one random node that is held alive, each interval, as the agent does it."""
-        world, interval_s = self.mesh.world, self.mesh.settings.sync_interval_s
+    def rise(self) -> None:
+        """The machine wakes, and its agent is told."""
+        self.paused = self.blocked = False
+        self._inbox.clear()
+        self._armed = math.inf
+        self.feed(Woke())
 
-        def act() -> None:
-            alive = [row.id for row in self.core.roster if row.state == "alive" and row.id != self.core.me]
-            if alive and self.up and not self.paused and self.mesh.streams:
-                other = self.mesh.by_id[world.rng.choice(alive)]
-                cut = world.faults.cut(self.index, other.index) or world.faults.cut(other.index, self.index)
-                if other.up and not other.paused and not cut:
-                    self.even_out(other)
-            self._even_out_later()
+    def block(self) -> None:
+        """Its network stands still while its timers run; nothing is lost."""
+        self.blocked = True
 
-        world.at(world.now + interval_s * world.rng.uniform(0.7, 1.3), act)
+    def unblock(self) -> None:
+        """What waited goes out and comes in."""
+        self.blocked = False
+        out, self._outbox = self._outbox, []
+        for send in out:
+            send()
+        waiting, self._inbox = self._inbox, []
+        for event in waiting:
+            self.feed(event)
+
+    # --- events ---
 
     def feed(self, event: Event | None) -> None:
         """One event into the core; run what it wants done."""
         if not self.up:
             return
-        for effect in self.core.handle(self.mesh.world.now, event):
+        mesh = self.mesh
+        effects = self.core.handle(mesh.world.now, event)
+        for effect in effects:
             self._do(effect)
+        if effects and mesh.checked is not None:
+            mesh.checked(self)
         self._arm()
+
+    def receive(self, event: Event) -> None:
+        """Something arrives; a paused or blocked node finds it when it goes on, a sleeping one never."""
+        if not self.up or (self.paused and self.blocked):
+            return
+        if self.paused or self.blocked:
+            self._inbox.append(event)
+        else:
+            self.feed(event)
 
     def _do(self, effect: Effect) -> None:
         mesh = self.mesh
         match effect:
             case Send(peer, packet):
-                to = mesh.by_id[peer]
-                event = Received(self.core.me, packet)
-                mesh.world.send(self.index, to.index, to.receive, event)
-            case PingStream(peer):
-                to = mesh.by_id[peer]
-                cut = mesh.world.faults.cut
-                reached = to.up and not to.paused and not cut(self.index, to.index) and not cut(to.index, self.index)
-                if mesh.streams and reached:
-                    mesh.world.at(mesh.world.now + STREAM_S, lambda: self.feed(StreamAnswered(peer)))
+                nbytes = len(updates.encode(packet)) + OVERHEAD_BYTES + UDP_IP_BYTES
+                self._out(lambda: self._send(peer, packet, nbytes))
+            case PingStream(peer, accusation):
+                self._out(lambda: self._ping(peer, accusation))
+            case Sync(peer):
+                self._out(lambda: self._sync_with(peer))
             case Changed(row, before):
                 if row.state != before:
-                    mesh.changes.append((mesh.world.now, self.index, mesh.by_id[row.id].index, row.state))
+                    mesh.changed(self, row, before)
+            case Reborn(gen):
+                self.disk.write(gen)
+            case Isolated(now):
+                self.isolated = now
+                mesh.isolations += now
 
-    def receive(self, event: Event) -> None:
-        """A packet arrives; a paused node finds it when it goes on."""
-        if self.paused:
-            self.mesh.world.at(self.mesh.world.now + 0.05, lambda: self.receive(event))
+    def _out(self, send: Callable[[], None]) -> None:
+        if self.blocked:
+            self._outbox.append(send)
         else:
-            self.feed(event)
+            send()
+
+    def _send(self, peer: NodeId, packet: updates.AnyPacket, nbytes: int) -> None:
+        event = Received(self.core.me, packet)
+        for to in self.mesh.at(peer):
+            self.mesh.world.send(self.index, to.index, to.receive, event, nbytes)
+
+    # --- streams ---
+
+    def _stream(self, to: Node, deliver: Callable[[], None], *, nbytes: int = 0, dial: bool = False) -> None:
+        def arrive() -> None:
+            if to.up and not to.paused and not to.blocked:
+                deliver()
+            elif to.up and not (to.paused and to.blocked):
+                self.mesh.world.at(self.mesh.world.now + 0.2, arrive)  # the kernel keeps it until it is read
+
+        dial = dial and self.mesh.living > LINKED_MAX
+        self.mesh.world.stream(self.index, to.index, arrive, nbytes=nbytes + STREAM_OVERHEAD_BYTES, dial=dial)
+
+    def _ping(self, peer: NodeId, accusation: updates.AnyUpdate | None) -> None:
+        if not self.mesh.streams:
+            return
+        for to in self.mesh.at(peer):
+
+            def asked(to: Node = to) -> None:
+                if accusation is not None:
+                    to.feed(Merged((Told(0.0, accusation),)))
+                word = Told(0.0, to.core.oneself.word)
+                to._stream(self, lambda: self._pinged(peer, word))
+
+            self._stream(to, asked, dial=True)
+
+    def _pinged(self, peer: NodeId, word: Told) -> None:
+        if not self.core.oneself.yielded:
+            self.feed(Merged((word,)))
+            self.feed(StreamAnswered(peer))
+
+    def _sync_with(self, peer: NodeId) -> None:
+        for to in self.mesh.at(peer):
+            self.sync(to)
+
+    def sync(self, to: Node) -> None:
+        """Anti-entropy over a stream, in the steps and with the messages of the product."""
+        if not self.mesh.streams:
+            return
+        mesh, mine = self.mesh, self.core.roster
+        root = mine.root
+        mesh.syncs += 1
+
+        def asked() -> None:
+            if to.core.roster.root == root:
+                to._stream(self, lambda: self.feed(Merged(())))
+                return
+            digest = entropy.digest(to.core.roster)
+            to._stream(self, lambda: compared(digest), nbytes=len(digest))
+
+        def compared(digest: bytes) -> None:
+            rows = entropy.rows(self.core.roster, digest)
+            self._stream(to, lambda: answered(rows), nbytes=len(entropy.encode(rows)))
+
+        def answered(rows: entropy.Rows) -> None:
+            news = entropy.answer(to.core.roster, rows, to.age)
+            to._stream(self, lambda: learnt(news), nbytes=len(entropy.encode(news)))
+
+        def learnt(news: entropy.News) -> None:
+            version = self.core.oneself.version
+            self.feed(Merged(news.told))
+            given = entropy.wanted(self.core.roster, news.wanted, self.age)
+            if self.core.oneself.version != version:
+                given = entropy.News((*given.told, Told(0.0, self.core.oneself.word)))
+            if given.told:
+                self._stream(to, lambda: to.feed(Merged(given.told)), nbytes=len(entropy.encode(given)))
+
+        self._stream(to, asked, dial=True)
+
+    def age(self, node: NodeId) -> float:
+        """How long a node has been dead or gone here."""
+        return self.core.ledger.age_s(node, self.mesh.world.now)
+
+    # --- the timer ---
 
     def _arm(self) -> None:
         due = self.core.next_deadline()
-        if due is None or not self.up:
+        if due is None or not self.up or due >= self._armed:
             return
-        self._timer += 1
-        token = self._timer
-        self.mesh.world.at(due, lambda: self._ring(token))
+        self._armed = due
+        life = self._life
+        self.mesh.world.at(due, lambda: self._ring(due, life))
 
-    def _ring(self, token: int) -> None:
-        if token != self._timer or not self.up:
+    def _ring(self, due: float, life: int) -> None:
+        if life != self._life or due != self._armed or not self.up:
             return
+        self._armed = math.inf
         if self.paused:
-            self.mesh.world.at(self.mesh.world.now + 0.05, lambda: self._ring(token))
-        else:
+            return
+        wanted = self.core.next_deadline()
+        if wanted is not None and wanted <= self.mesh.world.now:
             self.feed(None)
+        else:
+            self._arm()

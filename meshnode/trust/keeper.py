@@ -162,6 +162,11 @@ class Keeper:
             if (self.home / name).exists():
                 move_aside(self.home / name, "left")
 
+    def raise_boot(self, boot: int) -> None:
+        """Count this start as a later one, because a later one was heard of. Raises HomeError."""
+        write_checked(self.home / "boot", str(boot).encode())
+        self.boot = boot
+
     def leave(self) -> Statement:
         """Revoke this node and forget the mesh; the key is put away, for a revoked id cannot come back.
 

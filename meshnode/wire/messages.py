@@ -91,10 +91,22 @@ class TrustPush(Message, frozen=True, tag="trust_push"):
     """Statements that the other side lacks. Body: a batch of statements. Answered by `Done`."""
 
 
-class RosterSync(Message, frozen=True, tag="roster_sync"):
-    """Anti-entropy: the sender's view. Body: a batch of rows of `meshnode.membership`; so is the answer's."""
+class ViewAsk(Message, frozen=True, tag="view_ask"):
+    """Anti-entropy: `root` is 32 bits of the sender's table of members. Answered by `Done` when they are the same."""
 
-    full: bool = True
+    root: Annotated[int, Meta(ge=0, lt=2**32)]
+
+
+class ViewDigest(Message, frozen=True, tag="view_digest"):
+    """They are not. Body: the digest of the answering side's table."""
+
+
+class ViewRows(Message, frozen=True, tag="view_rows"):
+    """Body: summaries of the sender's rows where the digests differ. Answered by `ViewNews`."""
+
+
+class ViewNews(Message, frozen=True, tag="view_news"):
+    """Body: updates for the other side, and which ones the sender wants. As a request it is answered by `Done`."""
 
 
 class AdvertPull(Message, frozen=True, tag="advert_pull"):
@@ -106,7 +118,11 @@ class Adverts(Message, frozen=True, tag="adverts"):
 
 
 class StreamPing(Message, frozen=True, tag="stream_ping"):
-    """Are you there? Asked over the link when datagrams get no answer."""
+    """Are you there? Asked over the link when datagrams get no answer.
+
+    Body: what is said against the receiver, as the news of anti-entropy, or nothing. The answer is `ViewNews` with the
+    receiver's own word.
+    """
 
 
 class Done(Message, frozen=True, tag="done"):
@@ -277,7 +293,9 @@ class Document(Message, frozen=True, tag="document"):
 PeerRequest = (
     TrustSync
     | TrustPush
-    | RosterSync
+    | ViewAsk
+    | ViewRows
+    | ViewNews
     | AdvertPull
     | StreamPing
     | VitalsAsk
@@ -286,7 +304,7 @@ PeerRequest = (
     | PieceAsk
     | PieceListAsk
 )
-PeerReply = Done | TrustDelta | RosterSync | Adverts | Vitals | Quote | Inferred | Piece | PieceList
+PeerReply = Done | TrustDelta | ViewDigest | ViewNews | Adverts | Vitals | Quote | Inferred | Piece | PieceList
 LocalRequest = Submit | Plan | Ask
 LocalReply = Submitted | Document
 

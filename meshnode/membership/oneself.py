@@ -1,0 +1,95 @@
+"""What this node says about itself, and how it answers what others say about it. A core without time.
+
+A start of the agent has a start counter `gen`, which grows with each start, and a refutation counter `inc`. Whoever
+says that this start is suspect or dead is refuted by a higher `inc`. Words of a higher `gen` than ours come from our
+own past, when a backup of the home was restored, or from a twin: a copy of the home that runs at the same time. Both
+are answered by jumping above. The past does not jump in its turn; a twin does, and that is how it is known. Then both
+say so (`twin`), the one that was born earlier keeps the id, and the other yields: it takes no tasks and speaks no
+more for the id, until the first has left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from meshnode.membership import updates
+from meshnode.membership.roster import raw_id
+from meshnode.membership.updates import Alive, AnyUpdate, Left, Sign
+
+Answer = Literal["nothing", "repeat", "refute", "jump"]
+
+
+@dataclass(slots=True)
+class Oneself:
+    """`born` names this start; see `updates.Alive`."""
+
+    key: bytes
+    gen: int
+    born: int
+    sign: Sign
+    inc: int = 0
+    advert: int = 0
+    twin: int = 0
+    yielded: bool = False
+    _rivals: set[int] = field(default_factory=set)
+    _word: Alive | None = None
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """(gen, inc)"""
+        return (self.gen, self.inc)
+
+    @property
+    def raw(self) -> bytes:
+        """The 32 bytes of this node's id."""
+        return raw_id(self.key)
+
+    @property
+    def word(self) -> Alive:
+        """That it lives, signed."""
+        said = (self.gen, self.inc, self.advert, self.twin)
+        held = self._word
+        if held is None or (held.gen, held.inc, held.advert, held.twin) != said:
+            held = updates.alive(self.sign, self.key, *said[:3], born=self.born, twin=self.twin)
+            self._word = held
+        return held
+
+    def goodbye(self, reason: str) -> Left:
+        """That it leaves, signed."""
+        return updates.left(self.sign, self.key, self.gen, self.inc, reason)
+
+    def anew(self) -> None:
+        """Be newer than whatever was said so far, without having been accused."""
+        self.inc += 1
+
+    def heard(self, update: AnyUpdate) -> Answer:
+        """Something was said about this node; the word is newer afterwards when the answer is refute or jump."""
+        version = (update.gen, update.inc)
+        own = isinstance(update, Alive) and update.born == self.born
+        if own and version == self.version:
+            return "nothing"
+        if self.yielded and not isinstance(update, Left):
+            return "nothing"
+        if version < self.version or (own and version <= self.version):
+            return "repeat"
+        if update.gen == self.gen and not (isinstance(update, Alive) and update.born != self.born):
+            self.inc = update.inc + 1
+            return "refute"
+        return self._above(update)
+
+    def _above(self, update: AnyUpdate) -> Answer:
+        """A higher start counter than ours, or the same with another start's name."""
+        if isinstance(update, Alive):
+            proven = update.twin == self.born or update.born in self._rivals or self.twin == update.born
+            self._rivals.add(update.born)
+            if proven:
+                knows = update.twin == self.born
+                self.twin = update.born
+                if self.born > update.born and knows:
+                    self.yielded = True
+                    return "nothing"
+        else:
+            self.yielded, self.twin = False, 0  # gone, or accused: whoever it was does not hold the id any more
+        self.gen, self.inc = update.gen + 1, 0
+        return "jump"
