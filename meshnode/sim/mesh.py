@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from meshnode.config import Membership as Settings
-from meshnode.membership.roster import Row, State
+from meshnode.membership.events import Changed
+from meshnode.membership.roster import State
 from meshnode.membership.rules import OURS, Rules
 from meshnode.sim.node import Node
 from meshnode.sim.world import World
@@ -23,6 +25,22 @@ class Change:
     state: State
 
 
+class Watcher(Protocol):
+    """Is told of everything (see `meshnode.sim.checks`)."""
+
+    def changed(self, observer: Node, change: Changed) -> None:
+        """A node believes something else."""
+        ...
+
+    def acted(self, node: Node) -> None:
+        """A node has handled something."""
+        ...
+
+    def sent(self, node: Node, nbytes: int) -> None:
+        """A datagram left."""
+        ...
+
+
 @dataclass(slots=True)
 class Mesh:
     """All nodes of a run. `streams`: whether links work; without them only datagrams do."""
@@ -33,8 +51,7 @@ class Mesh:
     streams: bool = True
     nodes: list[Node] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
-    checked: Callable[[Node], None] | None = None
-    """Called after everything that a node did."""
+    checks: Watcher | None = None
     keep_changes: bool = True
     isolations: int = 0
     syncs: int = 0
@@ -66,6 +83,10 @@ class Mesh:
         self._of.setdefault(node.core.me, []).append(node)
         self.living = sum(node.up for node in self.nodes) if len(self.nodes) < 1000 else len(self.nodes)
 
+    def some(self, k: int) -> list[Node]:
+        """Nodes at random."""
+        return self.world.rng.sample(self.nodes, min(k, len(self.nodes)))
+
     def at(self, peer: NodeId) -> list[Node]:
         """The nodes with an id: one, but for a copied home."""
         return self._of[peer]
@@ -74,8 +95,13 @@ class Mesh:
         """The first node with an id."""
         return self._of[peer][0].index
 
-    def changed(self, observer: Node, row: Row, before: State | None) -> None:
+    def changed(self, observer: Node, effect: Changed) -> None:
         """A node believes something else than before."""
+        if self.checks is not None:
+            self.checks.changed(observer, effect)
+        row = effect.row
+        if row.state == effect.before:
+            return
         change = Change(self.world.now, observer.index, self.index_of(row.id), row.state)
         if self.keep_changes:
             self.changes.append(change)
@@ -90,10 +116,21 @@ class Mesh:
 
     def agreed(self) -> bool:
         """Whether all running nodes hold one table, in which exactly the running ones are alive."""
-        up = [node for node in self.nodes if node.up]
-        roots = {node.core.roster.root for node in up}
-        return len(roots) == 1 and all(self._is_whole(node, up) for node in up[:1])
+        return not self.disagreement()
 
-    def _is_whole(self, node: Node, up: list[Node]) -> bool:
-        alive = {row.id for row in node.core.roster if row.state == "alive"}
-        return alive == {other.core.me for other in up}
+    def disagreement(self) -> str:
+        """Who holds whom for what it is not; empty when all agree."""
+        up = [node for node in self.nodes if node.up]
+        there = {node.core.me for node in up}
+        wrong = [
+            f"node {node.index} holds node {self.index_of(row.id)} {row.state}"
+            for node in up
+            for row in node.core.roster
+            if (row.id in there) != (row.state == "alive") or row.state == "suspect"
+        ]
+        wrong += [
+            f"node {node.index} knows {len(node.core.roster)}" for node in up if len(node.core.roster) < len(there)
+        ]
+        if not wrong and len({node.core.roster.root for node in up}) > 1:
+            wrong.append("their tables differ")
+        return "; ".join(wrong[:6])

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 UDP_IP_BYTES = 28
 STREAM_OVERHEAD_BYTES = 100
 """TCP/IP, TLS record and frame headers of a small message."""
+WALL_S = 1_800_000_000
+LOOK_S = 2.0
+"""A node that is alone looks for the others about so often."""
 LINKED_MAX = 32
 """Up to so many nodes hold links with each other; in larger meshes a stream is dialled first."""
 
@@ -93,7 +96,8 @@ class Node:
         self.disk = Disk()
         self._key = key or hashlib.sha256(b"node %d" % index).digest()
         self._armed = math.inf
-        self._life = 0
+        self.life = 0
+        self.wall_offset_s = 0.0
         self._inbox: list[Event] = []
         self._outbox: list[Callable[[], None]] = []
         self.core = self._born()
@@ -101,7 +105,8 @@ class Node:
     def _born(self) -> Swim:
         world = self.mesh.world
         self.disk.write(self.disk.gen + 1)
-        born = int(world.now * 1000) * 65536 + self.index + 1
+        wall_ms = int((WALL_S + world.now + self.wall_offset_s) * 1000)
+        born = wall_ms << 16 | self.index + 1
         return Swim(
             Oneself(self._key, self.disk.gen, born, sign_with(self._key)),
             settings=self.mesh.settings,
@@ -130,16 +135,30 @@ class Node:
         self.feed(Leaving("stop"))
         self.up = False
 
-    def restart(self, seeds: list[Node]) -> None:
-        """Come back with a higher start counter, and even out views with nodes that run."""
+    def restart(self, seeds: list[Node] | None = None) -> None:
+        """Come back with a higher start counter, and look for the others: first for these, or for any."""
         assert not self.up, "only what stopped is restarted"
         self.core = self._born()
         self.up, self.paused, self.blocked, self.isolated = True, False, False, False
         self._armed = math.inf
-        self._life += 1
+        self.life += 1
         self._arm()
-        for seed in seeds:
-            self.sync(seed)
+        self._look(seeds or self.mesh.some(3), self.life)
+
+    def _look(self, at: list[Node], life: int) -> None:
+        """Even out views with these; again and again while nobody is found, as discovery does."""
+        if life != self.life or not self.up:
+            return
+        if not self.paused and not self.blocked:
+            for other in at:
+                if other is not self:
+                    self.sync(other)
+
+        def again() -> None:
+            if self.core.roster.living < 2:
+                self._look(self.mesh.some(3), life)
+
+        self.mesh.world.at(self.mesh.world.now + LOOK_S * self.mesh.world.rng.uniform(0.5, 1.5), again)
 
     def pause(self) -> None:
         """The process stands still: nothing is read, no timer rings."""
@@ -192,8 +211,8 @@ class Node:
         effects = self.core.handle(mesh.world.now, event)
         for effect in effects:
             self._do(effect)
-        if effects and mesh.checked is not None:
-            mesh.checked(self)
+        if effects and mesh.checks is not None:
+            mesh.checks.acted(self)
         self._arm()
 
     def receive(self, event: Event) -> None:
@@ -209,15 +228,16 @@ class Node:
         mesh = self.mesh
         match effect:
             case Send(peer, packet):
-                nbytes = len(updates.encode(packet)) + OVERHEAD_BYTES + UDP_IP_BYTES
-                self._out(lambda: self._send(peer, packet, nbytes))
+                nbytes = len(updates.encode(packet)) + OVERHEAD_BYTES
+                if mesh.checks is not None:
+                    mesh.checks.sent(self, nbytes)
+                self._out(lambda: self._send(peer, packet, nbytes + UDP_IP_BYTES))
             case PingStream(peer, accusation):
                 self._out(lambda: self._ping(peer, accusation))
             case Sync(peer):
                 self._out(lambda: self._sync_with(peer))
-            case Changed(row, before):
-                if row.state != before:
-                    mesh.changed(self, row, before)
+            case Changed():
+                mesh.changed(self, effect)
             case Reborn(gen):
                 self.disk.write(gen)
             case Isolated(now):
@@ -314,11 +334,11 @@ class Node:
         if due is None or not self.up or due >= self._armed:
             return
         self._armed = due
-        life = self._life
+        life = self.life
         self.mesh.world.at(due, lambda: self._ring(due, life))
 
     def _ring(self, due: float, life: int) -> None:
-        if life != self._life or due != self._armed or not self.up:
+        if life != self.life or due != self._armed or not self.up:
             return
         self._armed = math.inf
         if self.paused:

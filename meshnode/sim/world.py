@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-Action = Callable[[], None]
+Action = Callable[[], object]
 RTO_S, SYN_RTO_S = 0.2, 1.0
 """First retransmission time-outs of TCP, doubled with each loss: of data (Linux's smallest) and of a connection."""
 STREAM_GIVES_UP_S = 20.0
