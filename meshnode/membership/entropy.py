@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from meshnode.errors import ProtocolError
 from meshnode.membership.roster import BUCKETS, RANK, Roster, Row, raw_id
-from meshnode.membership.updates import AnyUpdate, Id
+from meshnode.membership.updates import AnyUpdate, Born, Id
 from meshnode.wire.messages import NodeId
 
 _DIGEST = struct.Struct(f">{BUCKETS}Q")
@@ -34,6 +34,7 @@ class Summary(msgspec.Struct, frozen=True, array_like=True):
     id: Id
     gen: U32
     inc: U32
+    born: Born
     fate: Annotated[int, Meta(ge=0, le=3)]
     advert: U32
 
@@ -139,8 +140,10 @@ def _in(roster: Roster, buckets: set[int]) -> list[Row]:
 
 def _summary(row: Row) -> Summary:
     fate = 0 if row.living else RANK[row.state]
-    return Summary(raw_id(row.key), row.gen, row.inc, fate, row.advert)
+    return Summary(raw_id(row.key), row.gen, row.inc, row.born, fate, row.advert)
 
 
-def _rank(summary: Summary) -> tuple[int, int, int, int]:
-    return (summary.gen, summary.inc, summary.fate, summary.advert)
+def _rank(summary: Summary) -> tuple[int, int, int, int, int]:
+    # A goodbye names no start; it ends whichever of this version is held.
+    born = summary.born if summary.fate < 3 else 2**62
+    return (summary.gen, summary.inc, born, summary.fate, summary.advert)

@@ -1,6 +1,7 @@
 """The table of members: what is held of each node, and which news about it wins. A core without time.
 
-Precedence: a higher `(gen, inc)` wins; at the same version dead and left win over suspect, and suspect over alive. So
+Precedence: a higher `(gen, inc)` wins; at the same version, which only copies of a home share, the one born later; then
+dead and left win over suspect, and suspect over alive. So
 the order in which news arrive does not matter, and nothing that is older than a node's own last word can bring it
 back or take it down.
 
@@ -25,7 +26,7 @@ State = Literal["alive", "suspect", "dead", "left"]
 RANK: dict[State, int] = {"alive": 0, "suspect": 1, "dead": 2, "left": 3}
 ROWS_MAX = 20_000
 BUCKETS = 256
-_HASHED = struct.Struct(">32sIIBI")
+_HASHED = struct.Struct(">32sIIQBI")
 
 IdText = Callable[[bytes], NodeId]
 """32 bytes -> a node id."""
@@ -51,6 +52,11 @@ class Row:
         return (self.gen, self.inc)
 
     @property
+    def born(self) -> int:
+        """Which start of the node the word is of; 0 in a goodbye."""
+        return self.word.born if isinstance(self.word, Alive) else 0
+
+    @property
     def living(self) -> bool:
         """Whether it counts as a member that is there: alive or suspect."""
         return self.state in ("alive", "suspect")
@@ -58,7 +64,7 @@ class Row:
     def hash(self) -> int:
         """64 bits of what two nodes must agree on. A suspicion is passing, and no part of it."""
         fate = 0 if self.living else RANK[self.state]
-        packed = _HASHED.pack(raw_id(self.key), self.gen, self.inc, fate, self.advert)
+        packed = _HASHED.pack(raw_id(self.key), self.gen, self.inc, self.born, fate, self.advert)
         return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "big")
 
 
@@ -198,5 +204,7 @@ class Roster:
                 return False
             return RANK["dead" if isinstance(update, Dead) else "suspect"] > RANK[row.state]
         if isinstance(update, Alive):
-            return version > row.version or (version == row.version and update.advert > row.advert)
+            if version != row.version:
+                return version > row.version
+            return update.born > row.born > 0 or (update.born == row.born and update.advert > row.advert)
         return version > row.version or (version == row.version and row.state != "left")

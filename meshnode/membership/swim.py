@@ -36,7 +36,7 @@ from meshnode.membership.events import (
     Sync,
     Woke,
 )
-from meshnode.membership.health import Ears, Health
+from meshnode.membership.health import DEAF_ISOLATED, Ears, Health
 from meshnode.membership.ledger import Ledger
 from meshnode.membership.oneself import Oneself
 from meshnode.membership.pace import BULK, Pace, Reminders
@@ -111,7 +111,8 @@ class Swim:
     def handle(self, now: float, event: Event | None = None) -> list[Effect]:
         """One event, or None for a deadline."""
         effects: list[Effect] = []
-        self._notice_lag(now, effects)
+        if not isinstance(event, Woke):
+            self._notice_lag(now, effects)
         match event:
             case None:
                 pass
@@ -234,7 +235,7 @@ class Swim:
         if self._rules.deaf and self.roster.living > 2 and self.health.deaf_since(probe.began):
             self._ail(1)
             self.ledger.suspicions.hold(probe.ends - probe.began)
-            if self.health.isolated:
+            if self.health.deaf == DEAF_ISOLATED:
                 effects.append(Isolated(now=True))
             return
         row = self.roster.get(probe.target)

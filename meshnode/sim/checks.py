@@ -25,6 +25,7 @@ class Checks:
     disturbed_at: dict[int, float] = field(default_factory=dict)
     """When something was last done to a node; who is not in it was left alone."""
     _versions: dict[tuple[int, int, NodeId], tuple[int, int]] = field(default_factory=dict)
+    _born: dict[tuple[int, int, NodeId], int] = field(default_factory=dict)
     _issued: dict[NodeId, tuple[int, int]] = field(default_factory=dict)
 
     def changed(self, observer: Node, change: Changed) -> None:
@@ -41,9 +42,16 @@ class Checks:
         held = self._versions.get(key)
         if held is not None and row.version < held:
             self._violated(observer, f"went back from {held} to {row.version} of {self._name(row.id)}")
-        if held is not None and before in ("dead", "left") and row.state == "alive" and row.version <= held:
+        if (
+            held is not None
+            and before in ("dead", "left")
+            and row.state == "alive"
+            and row.version <= held
+            and row.born <= self._born.get(key, 0)
+        ):
             self._violated(observer, f"raised {self._name(row.id)} from the dead without a newer word")
         self._versions[key] = row.version
+        self._born[key] = row.born
         issued = max(self._issued.get(row.id, (0, 0)), *(node.core.oneself.version for node in self.mesh.at(row.id)))
         if row.version > issued:
             self._violated(observer, f"holds {row.version} of {self._name(row.id)}, which only ever said {issued}")
