@@ -97,6 +97,7 @@ class Agent:
             devices,
             folder=home / "worker",
             changed=lambda: self._advertiser.soon(),
+            answer_bytes_max=settings.links.body_bytes_max,
         )
         owner = Watch(home, settings, Machine(settings.manners), tell=lambda: self._advertiser.soon())
         fetcher = Fetcher(store, settings.catalog, self._ask_piece, self._holders)

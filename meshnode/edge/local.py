@@ -140,7 +140,8 @@ async def _models(node: Node, _: Nothing) -> JSON:
 
 async def _model_show(node: Node, args: ModelName) -> JSON:
     manifest = node.catalog.resolve(args.model)
-    return next(m for m in await _models(node, Nothing()) if m["digest"] == manifest.digest)
+    found = next(m for m in await _models(node, Nothing()) if m["digest"] == manifest.digest)
+    return {**found, "name": manifest.name, "version": manifest.version}  # one digest may have several names
 
 
 async def _model_add(node: Node, args: AddModel) -> JSON:

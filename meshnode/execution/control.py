@@ -126,11 +126,12 @@ class Unloaded(Said, frozen=True, tag="unloaded"):
 
 
 class Failed(Said, frozen=True, tag="failed"):
-    """It did not work: an error code of ours and a text."""
+    """It did not work: an error code of ours, a text, and what would help."""
 
     id: int
     code: Annotated[str, Meta(max_length=64)]
     message: Annotated[str, Meta(max_length=8192)]
+    hint: Annotated[str, Meta(max_length=8192)] = ""
 
 
 ToWorker = Run | Load | Probe | Unload | Terminate | Free

@@ -58,6 +58,7 @@ class WorkerProcess:
         threads: int,
         slots: int,
         arena_bytes: int,
+        answer_bytes_max: int,
         address_space_bytes: int | None,
         folder: Path,
         changed: Callable[[bool], None],
@@ -65,7 +66,7 @@ class WorkerProcess:
         self.provider = provider
         self.runtime = ""
         self.deaths = 0
-        self._arguments = (provider, str(threads), str(slots))
+        self._arguments = (provider, str(threads), str(slots), str(answer_bytes_max))
         self._arena_bytes = arena_bytes
         self._address_space_bytes = address_space_bytes
         self._folder = folder
@@ -234,7 +235,7 @@ class WorkerProcess:
                 os.close(fd)
             return
         if isinstance(message, Failed):
-            answer.set_exception(BY_CODE.get(message.code, MeshError)(message.message))
+            answer.set_exception(BY_CODE.get(message.code, MeshError)(message.message, hint=message.hint))
         else:
             answer.set_result((message, fd))
 

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from meshnode.config import Execution as Settings
+from meshnode.config import Links
 from meshnode.errors import DeadlineExceeded, ExecutionFailed, ModelRefused, OutOfMemory, WorkerCrashed
 from meshnode.execution import control
-from meshnode.execution.arena import memory_file
-from meshnode.execution.control import INLINE_BYTES, Described, Place, Ran, Run
+from meshnode.execution.control import Described, Ran, Run
 from meshnode.execution.devices import Devices
+from meshnode.execution.handover import copying, hand_over
 from meshnode.execution.job import Done, Job, LoadedModel, ModelFile, ProbeReport
 from meshnode.execution.process import Incarnation, WorkerProcess
 from meshnode.execution.queue import Effect, Event, Expired, Finished, Hold, Offer, Ready, Start, TaskQueue, Withdraw
@@ -61,10 +62,20 @@ class Execution:
     Args:
         folder: an empty folder for the workers to stand in.
         changed: told when providers or loaded models changed.
+        answer_bytes_max: what the outputs of one task may be together.
     """
 
-    def __init__(self, settings: Settings, devices: Devices, *, folder: Path, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        devices: Devices,
+        *,
+        folder: Path,
+        changed: Callable[[], None],
+        answer_bytes_max: int = Links().body_bytes_max,
+    ) -> None:
         self._settings = settings
+        self._answer_bytes_max = answer_bytes_max
         self._machine = devices
         self._folder = folder
         self._changed = changed
@@ -226,6 +237,7 @@ class Execution:
             threads=self._settings.threads,
             slots=slots,
             arena_bytes=self._settings.arena_bytes,
+            answer_bytes_max=self._answer_bytes_max,
             address_space_bytes=address_space_bytes,
             folder=self._folder,
             changed=lambda up: self._up(device, up),
@@ -279,7 +291,7 @@ class Execution:
         if life is None:
             raise WorkerCrashed("the worker died before the task began")
         id = device.process.next_id()
-        body, place, fd = self._hand_over(life, job.body)
+        body, place, fd = await hand_over(life.inbound, job.body)
         frees, device.frees = tuple(device.frees), []
         message = Run(id, job.model.digest, str(job.model.path), job.inputs, job.outputs, body, place, frees)
         try:
@@ -298,7 +310,7 @@ class Execution:
             self._note_loaded(device, job.model.digest, answer.loaded_bytes or 0)
         else:
             known.used_at = time.monotonic()
-        data = self._take(device, life, answer, answer_fd)
+        data = await self._take(device, life, answer, answer_fd)
         return Done(answer.outputs, data, queue_s, answer.run_s, device.process.provider)
 
     async def _guarded(
@@ -345,20 +357,7 @@ class Execution:
 
         answer.add_done_callback(ended)
 
-    def _hand_over(self, life: Incarnation, body: memoryview) -> tuple[bytes, Place | None, int | None]:
-        nbytes = len(body)
-        if nbytes <= INLINE_BYTES:
-            return bytes(body), None, None
-        offset = life.inbound.allocate(nbytes)
-        if offset is not None:
-            life.inbound.memory[offset : offset + nbytes] = body
-            return b"", Place(offset, nbytes), None
-        fd = memory_file(nbytes)
-        with mmap.mmap(fd, nbytes) as memory:
-            memory[:] = body
-        return b"", Place(-1, nbytes), fd
-
-    def _take(self, device: _Device, life: Incarnation, answer: Ran, fd: int | None) -> bytes:
+    async def _take(self, device: _Device, life: Incarnation, answer: Ran, fd: int | None) -> bytes:
         """Copy the outputs, so that their block is free again before anybody has taken the bytes."""
         if answer.place is None:
             return answer.body
@@ -368,13 +367,13 @@ class Execution:
                 raise WorkerCrashed("the worker's answer came without its memory")
             try:
                 with mmap.mmap(fd, nbytes, prot=mmap.PROT_READ) as memory:
-                    return memory[:]
+                    return await copying(nbytes, lambda: memory[:])
             finally:
                 os.close(fd)
         if not 0 <= offset <= offset + nbytes <= len(life.outbound):
             device.process.kill("it named memory that it does not have")
             raise WorkerCrashed("the worker's answer lies outside its memory")
-        data = life.outbound[offset : offset + nbytes]
+        data = await copying(nbytes, lambda: life.outbound[offset : offset + nbytes])
         device.frees.append(offset)
         if len(device.frees) >= FREES_MAX or nbytes > self._settings.arena_bytes // 8:
             device.process.tell(control.Free(tuple(device.frees)))

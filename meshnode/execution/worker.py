@@ -26,6 +26,7 @@ from meshnode.execution.arena import Arena, memory_file
 from meshnode.execution.control import INLINE_BYTES, Described, Failed, Place, Ran, Run, Unloaded, Up
 from meshnode.execution.session import Session, timed
 from meshnode.wire import tensors
+from meshnode.wire.messages import TensorSpec
 from meshnode.wire.tensors import Array
 
 PROOF = base64.b64decode(
@@ -38,13 +39,20 @@ class Worker:
     """The state that the threads share."""
 
     def __init__(
-        self, connection: socket.socket, inbound: mmap.mmap, outbound: Arena, provider: str, threads: int
+        self,
+        connection: socket.socket,
+        inbound: mmap.mmap,
+        outbound: Arena,
+        provider: str,
+        threads: int,
+        answer_bytes_max: int,
     ) -> None:
         self._connection = connection
         self._inbound = inbound
         self._outbound = outbound
         self._provider = provider
         self._threads = threads
+        self._answer_bytes_max = answer_bytes_max
         self._sessions: dict[str, Session] = {}
         self._loading: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -95,8 +103,7 @@ class Worker:
         try:
             answer, fd = act()  # type: ignore[operator]
         except MeshError as error:
-            text = f"{error} ({error.hint})" if error.hint else str(error)
-            answer, fd = Failed(id, error.code, text[:8192]), None
+            answer, fd = Failed(id, error.code, str(error)[:8192], error.hint[:8192]), None
         except MemoryError as error:
             answer, fd = Failed(id, "out_of_memory", f"the worker is out of memory: {error}"[:8192]), None
         try:
@@ -122,6 +129,7 @@ class Worker:
         finally:
             del self._running[message.id]
         specs, parts = tensors.encode(results)
+        self._check_size(specs)
         body, place, out = self._place(parts)
         grown = None if before is None else max(0, _rss() - before)
         return Ran(message.id, specs, run_s, body, place, grown), out
@@ -138,6 +146,17 @@ class Worker:
         memory = mmap.mmap(fd, nbytes, prot=mmap.PROT_READ)
         os.close(fd)
         return tensors.decode(message.inputs, memoryview(memory))
+
+    def _check_size(self, specs: tuple[TensorSpec, ...]) -> None:
+        """An answer that no message can carry is refused before it is copied anywhere."""
+        total = sum(spec.nbytes for spec in specs)
+        if total > self._answer_bytes_max:
+            largest = max(specs, key=lambda spec: spec.nbytes)
+            raise InvalidInput(
+                f"the outputs are {total} bytes together, output {largest.name!r} {largest.nbytes} of them; "
+                f"an answer carries {self._answer_bytes_max}",
+                hint="ask for less at a time, or for fewer of the outputs",
+            )
 
     def _place(self, parts: list[tensors.Buffer]) -> tuple[bytes, Place | None, int | None]:
         """Put the outputs into the message, the arena, or a memory file of their own."""
@@ -201,7 +220,7 @@ def _rss() -> int:
 
 
 def main() -> None:
-    """`python -m meshnode.execution.worker SOCKET INBOUND OUTBOUND BYTES PROVIDER THREADS SLOTS`, numbers of fds."""
+    """`python -m meshnode.execution.worker SOCKET INBOUND OUTBOUND BYTES PROVIDER THREADS SLOTS MAX`, fds first."""
     connection_fd, inbound_fd, outbound_fd, nbytes = map(int, sys.argv[1:5])
     provider, threads, slots = sys.argv[5], int(sys.argv[6]), int(sys.argv[7])
     connection = socket.socket(fileno=connection_fd)
@@ -211,7 +230,7 @@ def main() -> None:
     os.close(outbound_fd)
     if provider != "CPUExecutionProvider" and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA's libraries, where they were installed beside us
-    worker = Worker(connection, inbound, outbound, provider, threads)
+    worker = Worker(connection, inbound, outbound, provider, threads, answer_bytes_max=int(sys.argv[8]))
     worker.prove()
     for _ in range(slots):
         threading.Thread(target=worker.serve, daemon=True).start()

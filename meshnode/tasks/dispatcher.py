@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ from meshnode.catalog.manifest import Manifest
 from meshnode.config import Settings
 from meshnode.errors import Attempt, MeshError, NoCapacity, ProtocolError, Refused
 from meshnode.links.link import Link, Reply
+from meshnode.tasks.checksum import checksum
 from meshnode.tasks.choosing import Chooser, Wanted
 from meshnode.tasks.lifecycle import (
     Abandon,
@@ -192,7 +192,7 @@ class Dispatcher:
                 link = await self.link(send.node)
                 received = await link.call(message, (body,), timeout_s=send.remaining_s)
                 outcome = Outcome(_inferred(received.message), (received.body,))
-            self._check(outcome, wanted, send.node)
+            await self._check(outcome, wanted, send.node)
         except MeshError as error:
             if send.node != self.self_id and not isinstance(error, Refused):
                 self.failed(send.node, error)
@@ -201,12 +201,12 @@ class Dispatcher:
         self.chooser.succeeded(wanted, send.node, time.monotonic() - began, outcome.message)
         return Replied(send.attempt, outcome)
 
-    def _check(self, outcome: Outcome, wanted: Wanted, node: NodeId) -> None:
+    async def _check(self, outcome: Outcome, wanted: Wanted, node: NodeId) -> None:
         """A peer's answer must be of the model that was asked for, from the node that was asked, and whole."""
         message = outcome.message
         if message.model != wanted.manifest.digest or message.node != node:
             raise ProtocolError(f"node {node[:8]} answered for another model or node")
-        if node != self.self_id and _checksum(outcome.body) != message.checksum:
+        if node != self.self_id and await checksum(outcome.body) != message.checksum:
             raise ProtocolError(f"the result of node {node[:8]} does not match its checksum")
 
 
@@ -214,13 +214,6 @@ def _inferred(message: object) -> Inferred:
     if not isinstance(message, Inferred):
         raise ProtocolError(f"a task was answered with {type(message).__name__}")
     return message
-
-
-def _checksum(parts: tuple[Buffer, ...]) -> int:
-    checksum = 0
-    for part in parts:
-        checksum = zlib.crc32(part, checksum)
-    return checksum
 
 
 def _submitted(outcome: Outcome, attempts: tuple[Attempt, ...], seconds: float) -> Reply:

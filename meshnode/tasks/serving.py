@@ -7,7 +7,6 @@ has checked both already, and is not believed. A model that is missing is fetche
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from meshnode.errors import NoNodeInZone, PermissionDenied, Refused
 from meshnode.execution.job import Job, ModelFile
 from meshnode.execution.supervisor import Execution
 from meshnode.links.link import Reply
+from meshnode.tasks.checksum import checksum
 from meshnode.tasks.zones import in_zone
 from meshnode.wire.messages import Digest, Infer, Inferred, NodeId, QuoteAsk, TaskId
 
@@ -91,7 +91,7 @@ class Serving:
                 node=self.self_id,
                 queue_s=ran.queue_s,
                 run_s=ran.run_s,
-                checksum=0 if submitter == self.self_id else zlib.crc32(ran.body),
+                checksum=0 if submitter == self.self_id else await checksum((ran.body,)),
                 provider=ran.provider,
             ),
             (ran.body,),
@@ -107,5 +107,9 @@ class Serving:
             if reason := self.willing():
                 raise Refused(f"this node takes no foreign work: {reason}", retry_after_s=1.0)
         if zone is not None and not in_zone(self.zone, zone):
-            raise NoNodeInZone(f"this node is in zone {self.zone or '(none)'!r}, the task is for {zone!r}")
+            here = f"in zone {self.zone!r}" if self.zone else "in no zone"
+            raise NoNodeInZone(
+                f"the task is for zone {zone!r}, and the node that was asked is {here}",
+                hint="`meshnode status` shows each node's zone; a zone is given by `meshnode invite --zone`",
+            )
         return self.manifest(digest)
