@@ -5,6 +5,9 @@ with meshnode.Client() as mesh:
     result["probabilities"], result.node, result.seconds
 """
 
+from importlib import import_module
+from typing import Any
+
 from meshnode.blocking import Client
 from meshnode.client import AsyncClient, Result
 from meshnode.errors import (
@@ -43,3 +46,10 @@ __all__ = [
     "Result",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`meshnode.testing` without an import of its own; it is not needed by most and not loaded before."""
+    if name == "testing":
+        return import_module("meshnode.testing")
+    raise AttributeError(f"module 'meshnode' has no attribute {name!r}")

@@ -17,7 +17,7 @@ from meshnode.client import options
 from meshnode.client.options import Inputs, TaskOptions
 from meshnode.client.pacing import cancelled
 from meshnode.client.result import Result
-from meshnode.client.task import AsyncClient, check_concurrency
+from meshnode.client.task import AsyncClient
 from meshnode.errors import AgentUnavailable
 
 T = TypeVar("T")
@@ -112,7 +112,7 @@ class Client:
         **task: Unpack[TaskOptions],
     ) -> Iterator[Result]:
         """See AsyncClient.map. `batches` is read in the caller's thread, and only as fast as results are taken."""
-        check_concurrency(concurrency)
+        options.checked_count(concurrency, "concurrency")
         return self._map(model, enumerate(batches), concurrency, ordered, task)
 
     def _map(
@@ -148,7 +148,7 @@ class Client:
         **task: Unpack[TaskOptions],
     ) -> Iterator[Result]:
         """See AsyncClient.stream. `frames` is read in a thread of its own."""
-        check_concurrency(concurrency)
+        options.checked_count(concurrency, "concurrency")
         results = self._client.stream(model, frames, max_age=max_age, keep=keep, concurrency=concurrency, **task)
         return self._iterate(results)
 

@@ -7,6 +7,7 @@ value out of range is a `ConfigError` that names all such places at once, and no
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import math
 import os
 import tomllib
@@ -19,6 +20,7 @@ from typing import Any
 import platformdirs
 
 from meshnode.errors import ConfigError
+from meshnode.ranges import check
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -271,7 +273,7 @@ def load(home: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}", hint="correct the file, or move it away to use the defaults") from error
     profile = document.pop("profile", "lan")
-    if profile not in PROFILES:
+    if not isinstance(profile, str) or profile not in PROFILES:
         raise ConfigError(f"{path}: profile {profile!r} is not one of {', '.join(PROFILES)}")
     mistakes: list[str] = []
     settings: Settings = _apply(PROFILES[profile], document, str(path), mistakes)
@@ -293,6 +295,7 @@ def _apply(part: Any, values: Mapping[str, Any], where: str, mistakes: list[str]
         else:
             try:
                 changes[key] = _fit(known[key], value)
+                check(key, changes[key])
             except (TypeError, ValueError) as error:
                 mistakes.append(f"{where}: {key}: {error}")
     return replace(part, **changes)
@@ -333,15 +336,25 @@ def _fit(default: Any, value: Any) -> Any:
 
 
 def host_port(text: str, *, default_port: int | None = None) -> tuple[str, int]:
-    """Split `host:port`, `[v6]:port` or, with a default port, `host`. Raises ConfigError."""
+    """Split `host:port`, `[v6]:port` or, with a default port, `host` or a bare IPv6 address. Raises ConfigError."""
     host, port_text = text, ""
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")
         port_text = rest.removeprefix(":")
     elif text.count(":") == 1:
         host, _, port_text = text.partition(":")
-    if not port_text and default_port is not None:
+    elif ":" in text and not _is_ipv6(text):
+        host = ""
+    if host and not port_text and default_port is not None:
         return host, default_port
     if not host or not port_text.isascii() or not port_text.isdigit() or int(port_text) > 65535:
         raise ConfigError(f"{text!r} is not an address", hint="write host:port, or [address]:port for IPv6")
     return host, int(port_text)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True

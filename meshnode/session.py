@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from meshnode.blocking import Client
-from meshnode.errors import ModelNotFound
+from meshnode.errors import InvalidInput, ModelNotFound
 from meshnode.wire.tensors import Array
 
 
@@ -37,6 +37,11 @@ class InferenceSession:
         home: str | os.PathLike[str] | None = None,
         **_: Any,
     ) -> None:
+        if not isinstance(model, str | os.PathLike):
+            raise InvalidInput(
+                f"a model is named, or given as a path to an .onnx file, not as {type(model).__name__}",
+                hint="write the bytes to a file and add it: client.add_model(PATH)",
+            )
         self._client = Client(home)
         try:
             path = Path(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,12 @@ def show(value: Any, text: Callable[[Any], Any]) -> None:
 
 def emit(value: Any) -> None:
     """One JSON value on a line of its own."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+    try:
+        text.encode(sys.stdout.encoding, "strict")
+    except UnicodeEncodeError:  # what the terminal, or Unicode itself, cannot say; JSON can
+        text = json.dumps(value, allow_nan=False, default=str)
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
@@ -75,8 +80,9 @@ def fail(error: MeshError) -> None:
 def fail_with(code: str, message: str, hint: str, **more: Any) -> None:
     """One line and a hint; with --json one object."""
     if current.json:
-        emit({"event": "error", "code": code, "message": message} | ({"hint": hint} if hint else {}) | more)
-        return
+        with suppress(OSError):  # a full disk behind stdout; what it says on stderr is all that is left
+            emit({"event": "error", "code": code, "message": message} | ({"hint": hint} if hint else {}) | more)
+            return
     sys.stderr.write(f"meshnode: {printable(message)}\n")
     if hint:
         sys.stderr.write(f"  {printable(hint)}\n")

@@ -13,6 +13,7 @@ import io
 import json
 import math
 import sys
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,7 +98,7 @@ def _decode(model: Mapping[str, Any], tensor: Tensor, data: bytes, suffix: str, 
     if suffix == ".npy":
         try:
             array: Array = np.load(io.BytesIO(data), allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError, EOFError, MemoryError) as error:
             raise InvalidInput(f"{file} is not a .npy file that can be read: {error}") from error
         return _unpacked(array, tensor)
     if suffix == ".json":
@@ -124,7 +125,7 @@ def _npz(data: bytes, file: str) -> dict[str, Array]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError, KeyError) as error:
+    except (ValueError, OSError, EOFError, KeyError, TypeError, MemoryError, zipfile.BadZipFile) as error:
         raise InvalidInput(f"{file} is not a .npz file that can be read: {error}") from error
 
 
@@ -189,9 +190,14 @@ def image_array(data: bytes, tensor: Tensor, metadata: Mapping[str, str], file: 
     if channels not in MODES:
         raise InvalidInput(f"input {tensor['name']!r} has {channels} channels, and an image has 1, 3 or 4")
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            opening = Image.open(io.BytesIO(data))
+        with opening as opened:
             picture = _eight_bit(ImageOps.exif_transpose(opened)).convert(MODES[channels])
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        raise InvalidInput(f"{file} is not an image that can be read", hint="give a .png or a .jpg") from error
+    except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InvalidInput(f"{file} is not an image that can be read: {error}") from error
     width = dims["W"] if isinstance(dims["W"], int) else picture.width
     height = dims["H"] if isinstance(dims["H"], int) else picture.height
@@ -244,12 +250,17 @@ def check_writable(path: Path) -> None:
         raise InvalidInput(f"{path} cannot be written: no folder {path.parent}")
 
 
+def check_holds(path: Path, outputs: int) -> None:
+    """Whether the file can hold so many outputs. Raises InvalidInput."""
+    if path.suffix.lower() == ".npy" and outputs != 1:
+        raise InvalidInput(f"the model has {outputs} outputs, and .npy holds one", hint="write .npz or .json")
+
+
 def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
     """Outputs as .npz, .json, or, when there is one, .npy. Raises InvalidInput."""
     check_writable(path)
+    check_holds(path, len(outputs))
     suffix = path.suffix.lower()
-    if suffix == ".npy" and len(outputs) != 1:
-        raise InvalidInput(f"the model has {len(outputs)} outputs, and .npy holds one", hint="write .npz or .json")
     try:
         if suffix == ".npz":
             _write_npz(path, outputs)
@@ -272,6 +283,8 @@ def _write_npz(path: Path, outputs: Mapping[str, Array]) -> None:
 def _savable(array: Array) -> Array:
     """Without pickles: strings as numpy's own, types that numpy does not know as floats, which hold them exactly."""
     if array.dtype == object:
+        if any(str(item).endswith("\0") for item in array.ravel()):
+            raise InvalidInput("numpy's files drop the NULs at the end of strings", hint="write the outputs as .json")
         return array.astype(str)
     return array.astype(np.float32) if _is_foreign(array.dtype) else array
 

@@ -6,6 +6,8 @@ or one JSON object on stdout with --json; tracebacks only with --debug.
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -62,6 +64,13 @@ def settings(
 
 def main() -> None:
     """The entry point of the installed command."""
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever called
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the life of the process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -88,7 +97,8 @@ def run(arguments: Sequence[str]) -> int:
             return _usage(error)
         if context.current.debug:
             raise
-        context.fail(MeshError(f"{type(error).__name__}: {error}", hint="run it again with --debug to see where"))
+        hint = "" if isinstance(error, OSError) else "run it again with --debug to see where"
+        context.fail(MeshError(f"{type(error).__name__}: {error}", hint=hint))
         return EXIT_FAILED
 
 

@@ -65,13 +65,15 @@ def run(
     the channels are; a batch axis of 1 is put in front.
     """
     options: dict[str, Any] = {"node": node, "zone": zone, "timeout": timeout, "priority": priority.value}
-    if file is None and not input:
-        raise typer.BadParameter("no input: give a FILE, or -i NAME=FILE for each input")
     named = dict(_named(text) for text in input)
     if output is not None:
         files.check_writable(output)
     with context.client() as client:
         document = client.ask("model.show", model=model)
+        if file is None and not input and document["inputs"]:
+            raise typer.BadParameter("no input: give a FILE, or -i NAME=FILE for each input")
+        if output is not None:
+            files.check_holds(output, len(document["outputs"]))
         inputs = files.read_inputs(document, file, named)
         if dry_run:
             plan = client.plan(document["digest"], inputs, **options)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, TypedDict
 
 import numpy as np
@@ -17,6 +17,9 @@ from meshnode.wire.tensors import Array, Buffer
 Inputs = Mapping[str, Any]
 DEFAULT_TIMEOUT_S = config.Routing().default_deadline_s
 TIMEOUT_MAX_S = 1e9
+NAME_CHARACTERS_MAX = 256
+DIMENSIONS_MAX = 32
+PRIORITIES = ("low", "normal", "high")
 BODY_BYTES_MAX = config.Links().body_bytes_max
 
 
@@ -34,11 +37,51 @@ class TaskOptions(TypedDict, total=False):
     outputs: Sequence[str]
 
 
-def checked_timeout(timeout_s: float) -> float:
+def checked_seconds(value: float, name: str = "timeout") -> float:
     """Raises InvalidInput for what is no length of time."""
-    if not isinstance(timeout_s, int | float) or math.isnan(timeout_s) or timeout_s < 0:
-        raise InvalidInput(f"timeout is a number of seconds, not {timeout_s!r}")
-    return min(float(timeout_s), TIMEOUT_MAX_S)
+    number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    if not number or not value >= 0:  # NaN is not
+        raise InvalidInput(f"{name} is a number of seconds, 0 or more, not {_short(value)}")
+    return float(min(value, TIMEOUT_MAX_S))
+
+
+def checked_count(value: int, name: str) -> int:
+    """Raises InvalidInput for what is no number of things, at least one."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise InvalidInput(f"{name} is a whole number, at least 1, not {_short(value)}")
+    return int(value)
+
+
+def checked_text(value: str | None, name: str) -> str:
+    """Raises InvalidInput for what is no text that can be sent."""
+    if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARACTERS_MAX:
+        raise InvalidInput(f"{name} is a text of 1 to {NAME_CHARACTERS_MAX} characters, not {_short(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{name} is no text that can be sent: {error.reason}") from error
+    return value
+
+
+def checked_choice(value: str, name: str, choices: Sequence[str]) -> str:
+    """Raises InvalidInput for what is not among them."""
+    if value not in choices:
+        raise InvalidInput(f"{name} is one of {', '.join(choices)}, not {_short(value)}")
+    return value
+
+
+def checked_outputs(outputs: Sequence[str] | str | None) -> tuple[str, ...]:
+    """The names of the wanted outputs; none means all. Raises InvalidInput."""
+    if outputs is None:
+        return ()
+    if isinstance(outputs, str) or not isinstance(outputs, Iterable):
+        raise InvalidInput(f"outputs is a list of names, not {_short(outputs)}", hint=f"write [{outputs!r}]")
+    return tuple(checked_text(name, "the name of an output") for name in outputs)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def as_arrays(inputs: Inputs) -> dict[str, Array]:
@@ -48,7 +91,12 @@ def as_arrays(inputs: Inputs) -> dict[str, Array]:
             f"inputs are a mapping of names to arrays, not {type(inputs).__name__}",
             hint="for a model of one input: client.model(NAME)(array)",
         )
-    return {str(name): tensors.as_array(value, f"input {name!r}") for name, value in inputs.items()}
+    arrays = {}
+    for name, value in inputs.items():
+        arrays[checked_text(name, "the name of an input")] = tensors.as_array(value, f"input {name!r}")
+        if arrays[name].ndim > DIMENSIONS_MAX:
+            raise InvalidInput(f"input {name!r} has {arrays[name].ndim} dimensions; {DIMENSIONS_MAX} are allowed")
+    return arrays
 
 
 def snapshot(inputs: Inputs) -> dict[str, Array]:

@@ -37,7 +37,9 @@ class Result(Mapping[str, Array]):
     )
 
     def __init__(self, message: Submitted, body: memoryview) -> None:
-        self._outputs = tensors.decode(message.outputs, body)
+        arrays = tensors.decode(message.outputs, body)
+        # The caller's own, to be written to, as onnxruntime's are; what lies in a buffer of ours is its own already.
+        self._outputs = {name: a if a.flags.writeable else a.copy() for name, a in arrays.items()}
         self.node = message.node
         self.node_name = message.name
         self.model = message.model

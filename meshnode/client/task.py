@@ -18,7 +18,7 @@ from meshnode.client import options
 from meshnode.client.options import DEFAULT_TIMEOUT_S, Inputs, TaskOptions
 from meshnode.client.pacing import cancelled, pace
 from meshnode.client.result import Result
-from meshnode.errors import AgentUnavailable, InvalidInput, PeerLost, ProtocolError, Refused
+from meshnode.errors import AgentUnavailable, PeerLost, ProtocolError, Refused
 from meshnode.links.link import Link
 from meshnode.links.local import connect
 from meshnode.wire.messages import Ask, Document, Plan, Priority, Submit, Submitted
@@ -85,7 +85,8 @@ class AsyncClient:
             zone: run it in this zone only.
             outputs: the outputs that are wanted; all when empty.
         """
-        deadline = time.monotonic() + options.checked_timeout(timeout)
+        deadline = time.monotonic() + options.checked_seconds(timeout)
+        wanted = _check(model, node, zone, priority, outputs)
         specs, body = options.encode(inputs)
         task = secrets.token_hex(16)
         while True:
@@ -98,7 +99,7 @@ class AsyncClient:
                 priority=priority,
                 node=node,
                 zone=zone,
-                outputs=tuple(outputs),
+                outputs=wanted,
             )
             try:
                 link = await self._connected()
@@ -124,6 +125,10 @@ class AsyncClient:
                     raise ProtocolError(f"a task was answered with {type(received.message).__name__}")
                 return Result(received.message, received.body)
 
+    def submit(self, model: str, inputs: Inputs, **task: Unpack[TaskOptions]) -> asyncio.Task[Result]:
+        """Like `infer`, begun at once and awaited when it suits; inputs are copied. Cancelling it cancels the task."""
+        return asyncio.ensure_future(self.infer(model, options.snapshot(inputs), **task))
+
     async def map(
         self,
         model: str,
@@ -138,7 +143,7 @@ class AsyncClient:
         `Result.index` counts the inputs. Inputs are copied when they are taken. An error ends it when its turn comes,
         and cancels what is open.
         """
-        check_concurrency(concurrency)
+        options.checked_count(concurrency, "concurrency")
         source = enumerate(batches)
         running: deque[asyncio.Task[Result]] = deque()
         try:
@@ -175,7 +180,9 @@ class AsyncClient:
         comes is dropped here, at the source: nothing piles up. With "all" the source is read only as fast as the mesh
         answers. A source that blocks is read in a thread. The first error ends it and cancels what is open.
         """
-        check_concurrency(concurrency)
+        options.checked_count(concurrency, "concurrency")
+        options.checked_seconds(max_age, "max_age")
+        options.checked_choice(keep, "keep", ("latest", "all"))
 
         def run(index: int, frame: Inputs) -> asyncio.Task[Result]:
             return asyncio.ensure_future(self._indexed(index, model, frame, task))
@@ -192,10 +199,12 @@ class AsyncClient:
         node: str | None = None,
         zone: str | None = None,
         priority: Priority = "normal",
+        outputs: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Where a task would run, with every candidate's estimate and every exclusion's reason; nothing is run."""
+        _check(model, node, zone, priority, outputs)
         specs, _ = options.encode(inputs)
-        deadline_s = options.checked_timeout(timeout)
+        deadline_s = options.checked_seconds(timeout)
         request = Plan(model=model, inputs=specs, deadline_s=deadline_s, node=node, zone=zone, priority=priority)
         document: dict[str, Any] = await self._document(request)
         return document
@@ -214,6 +223,10 @@ class AsyncClient:
         self, path: str | os.PathLike[str], *, name: str | None = None, version: int | None = None
     ) -> dict[str, Any]:
         """Make an ONNX file known to the mesh; returns the model's document. Raises ModelRefused."""
+        if name is not None:
+            options.checked_text(name, "name")
+        if version is not None:
+            options.checked_count(version, "version")
         document: dict[str, Any] = await self.ask("model.add", path=str(_absolute(path)), name=name, version=version)
         return document
 
@@ -278,6 +291,18 @@ class AsyncModel:
             self._document = await self._client.ask("model.show", model=self.name)
         return self._document
 
+    @property
+    async def inputs(self) -> list[dict[str, Any]]:
+        """Its inputs: name, dtype, shape. `await digits.inputs`."""
+        found: list[dict[str, Any]] = (await self.describe())["inputs"]
+        return found
+
+    @property
+    async def outputs(self) -> list[dict[str, Any]]:
+        """Its outputs: name, dtype, shape. `await digits.outputs`."""
+        found: list[dict[str, Any]] = (await self.describe())["outputs"]
+        return found
+
     async def __call__(self, value: Any = None, /, **inputs: Any) -> Result:
         """A single unnamed input, or inputs by name."""
         if value is not None:
@@ -285,10 +310,16 @@ class AsyncModel:
         return await self._client.infer(self.name, inputs)
 
 
-def check_concurrency(concurrency: int) -> None:
-    """Raises InvalidInput."""
-    if concurrency < 1:
-        raise InvalidInput(f"concurrency is at least 1, not {concurrency}")
+def _check(
+    model: str, node: str | None, zone: str | None, priority: str, outputs: Sequence[str] | None
+) -> tuple[str, ...]:
+    """What can be known to be wrong before anything is sent. Returns the wanted outputs. Raises InvalidInput."""
+    options.checked_text(model, "model")
+    for value, name in ((node, "node"), (zone, "zone")):
+        if value is not None:
+            options.checked_text(value, name)
+    options.checked_choice(priority, "priority", options.PRIORITIES)
+    return options.checked_outputs(outputs)
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:

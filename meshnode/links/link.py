@@ -126,9 +126,9 @@ class Link(asyncio.BufferedProtocol):
             raise lost(f"the link to {self._who()} is closed: {self.close_reason or 'going away'}", sent=False)
         stream = self._next_stream
         self._next_stream += 2
+        self._writer.message(Type.REQ, stream, messages.encode(request), body)
         answer: asyncio.Future[Received] = self._loop.create_future()
         self._calls[stream] = answer
-        self._writer.message(Type.REQ, stream, messages.encode(request), body)
         self._pump()
         self._beat_soon()
         expiry = self._loop.call_later(timeout_s, self._expire, stream, timeout_s) if timeout_s is not None else None

@@ -115,7 +115,10 @@ def _strings(name: str, array: Array) -> bytes:
         if isinstance(item, bytes):
             data = item
         elif isinstance(item, str):
-            data = item.encode("utf-8", "surrogateescape")
+            try:
+                data = item.encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError as error:
+                raise InvalidInput(f"{name}: {item!r} is no text that can be sent: {error.reason}") from error
         else:
             raise InvalidInput(f"{name}: an array of objects must hold strings, not {type(item).__name__}")
         out += _LENGTH.pack(len(data)) + data

@@ -79,7 +79,6 @@ def test_an_error_is_one_object_with_json(meshnode: Command) -> None:
         ["frobnicate"],
         ["status", "--bogus"],
         ["run"],
-        ["run", "double"],
         ["run", "double", "-i", "x"],
         ["run", "double", "x.npy", "--priority", "urgent"],
         ["invite", "--expires", "soon"],

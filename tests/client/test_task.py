@@ -22,12 +22,6 @@ from meshnode.errors import (
 from tests.client.door import NODE, Door
 
 
-@pytest.fixture
-def door(tmp_path: Path) -> Iterator[Door]:
-    with Door(tmp_path) as it:
-        yield it
-
-
 async def waited(door: Door, condition: object) -> None:
     await asyncio.to_thread(door.wait_for, condition)  # type: ignore[arg-type]
 
