@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from meshnode.config import Membership as Settings
 from meshnode.errors import MeshError, PeerLost, ProtocolError
-from meshnode.links.link import Incoming, Link, Reply
+from meshnode.links.link import Incoming, Link, Reply, path_of
 from meshnode.links.pool import Address, Pool, listening
 from meshnode.membership import advert as adverts
 from meshnode.membership import updates
@@ -41,7 +41,7 @@ from meshnode.membership.events import (
 from meshnode.membership.roster import Row, State
 from meshnode.membership.swim import Swim
 from meshnode.membership.updates import SPKI_PREFIX
-from meshnode.membership.view import FoundBy, Known, Member, Path
+from meshnode.membership.view import FoundBy, Known, Member
 from meshnode.trust import identity
 from meshnode.trust.keeper import Keeper
 from meshnode.trust.sealing import Sealer
@@ -165,7 +165,7 @@ class Membership:
         known = self._known.setdefault(row.id, Known())
         held = self._adverts.get(row.id)
         link = None if is_self else self._pool.get(row.id)
-        path: Path = "self" if is_self else "direct" if link is not None else "none"
+        path = "self" if is_self else path_of(link) if link is not None else "none"
         revoked = self._keeper.statements.revoked(row.id) is not None
         addresses = self.addresses(row.id)
         reason = {"left": f"it left: {row.reason}", "dead": "it does not answer: declared dead by its peers"}.get(

@@ -13,75 +13,16 @@ from meshnode.config import Links
 from meshnode.errors import AgentUnavailable, DeadlineExceeded, InvalidInput, PeerLost, PermissionDenied
 from meshnode.links.link import Incoming, Link, Reply, Side
 from meshnode.links.local import LocalServer, connect, socket_path
-from meshnode.links.pool import Address, Pool
-from meshnode.trust.joining import Inviter
-from meshnode.trust.keeper import Keeper
-from meshnode.trust.redeeming import redeem
 from meshnode.wire import messages
-from meshnode.wire.messages import Ask, Document, Hello, Piece, PieceAsk, StreamPing
-
-ASK = PieceAsk(model="0" * 64, file=0, piece=0)
-
-
-class Station:
-    """A keeper with a pool that echoes bodies, hangs, or fails, by the piece's number."""
-
-    def __init__(self, keeper: Keeper) -> None:
-        self.keeper = keeper
-        self.events: list[str] = []
-        self.cancelled = asyncio.Event()
-        self.hanging = asyncio.Event()
-        side = Side(
-            hello=lambda: Hello(versions=(1,), id=keeper.id, name="x", boot=keeper.boot),
-            handler=self.handle,
-            settings=Links(),
-            requests=messages.decode_peer_request,
-            replies=messages.decode_peer_reply,
-        )
-        self.pool = Pool(
-            keeper,
-            side,
-            opened=lambda link: self.events.append("up"),
-            lost=lambda link, reason: self.events.append(f"lost: {reason}"),
-            silent=lambda link: self.events.append("silent"),
-        )
-        self.address: Address = ("", 0)
-
-    async def handle(self, incoming: Incoming) -> Reply:
-        request = incoming.request
-        assert isinstance(request, PieceAsk)
-        if request.piece == 1:
-            self.hanging.set()
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                self.cancelled.set()
-                raise
-        if request.piece == 2:
-            raise InvalidInput("not that one", hint="another")
-        if request.piece == 3:
-            raise RuntimeError("a bug of ours")
-        return Reply(Piece(), (incoming.body,))
+from meshnode.wire.messages import Ask, Document, Hello, PieceAsk, StreamPing
+from tests.links.stations import ASK, Station, stations
 
 
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[tuple[Station, Station]]:
     """Two members of one mesh."""
-    first, second = Keeper.open(tmp_path / "a"), Keeper.open(tmp_path / "b")
-    first.found("m", "a")
-    inviter = Inviter(first, host="127.0.0.1", hints=lambda: ["127.0.0.1"], peers=list, joined=lambda _: None)
-    token = await inviter.invite(expires_s=60, roles=None, zones=())
-    second.adopt((await redeem(second, token, "b")).membership)
-    await inviter.stop()
-    stations = Station(first), Station(second)
-    for station in stations:
-        station.address = await station.pool.start("127.0.0.1", 0)
-    try:
-        yield stations
-    finally:
-        for station in stations:
-            await station.pool.stop()
-            station.keeper.close()
+    async with stations(tmp_path, "ab") as (a, b):
+        yield a, b
 
 
 async def linked(a: Station, b: Station) -> Link:
