@@ -69,6 +69,11 @@ class Relay:
         self._ends: dict[tuple[NodeId, str], Circuit] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def carried(self) -> int:
+        """Circuits that this node carries for others."""
+        return len(self._ledger)
+
     # --- asking for one ---
 
     async def open(self, via: Link, peer: NodeId) -> Circuit:

@@ -31,6 +31,7 @@ from meshnode.wire.messages import (
 
 ASK = PieceAsk(model="0" * 64, file=0, piece=0)
 HANG = PieceAsk(model="0" * 64, file=0, piece=1)
+WAIT = PieceAsk(model="0" * 64, file=0, piece=4)
 
 
 class Station:
@@ -43,6 +44,7 @@ class Station:
         self.events: list[str] = []
         self.cancelled = asyncio.Event()
         self.hanging = asyncio.Event()
+        self.released = asyncio.Event()
         self.unwilling = ""
         self.book: dict[NodeId, tuple[Address, ...]] = {}
         """Where this station believes others to be."""
@@ -89,6 +91,9 @@ class Station:
             except asyncio.CancelledError:
                 self.cancelled.set()
                 raise
+        if request.piece == 4:
+            self.hanging.set()
+            await self.released.wait()
         if request.piece == 2:
             raise InvalidInput("not that one", hint="another")
         if request.piece == 3:
@@ -117,6 +122,14 @@ async def stations(folder: Path, names: str, settings: Links | None = None) -> A
         for station in made:
             await station.pool.stop()
             station.keeper.close()
+
+
+async def starred(hubs: list[Station], rim: list[Station]) -> None:
+    """Each of the rim knows and has links to the hubs, and none of the rim where another is."""
+    for hub in hubs:
+        for station in rim:
+            station.book[hub.id] = (hub.address,)
+            await station.to(hub)
 
 
 async def until(what: Callable[[], object], within_s: float = 20.0) -> None:

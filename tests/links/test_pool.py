@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from meshnode.config import Links
 from meshnode.errors import AgentUnavailable, DeadlineExceeded, InvalidInput, PeerLost, PermissionDenied
 from meshnode.links.link import Incoming, Link, Reply, Side
 from meshnode.links.local import LocalServer, connect, socket_path
+from meshnode.links.pool import Address
 from meshnode.wire import messages
 from meshnode.wire.messages import Ask, Document, Hello, PieceAsk, StreamPing
-from tests.links.stations import ASK, Station, stations
+from tests.links.stations import ASK, Station, stations, until
 
 
 @pytest.fixture
@@ -91,6 +93,54 @@ async def test_two_dials_make_one_link(pair: tuple[Station, Station]) -> None:
     (here,), (there,) = a.pool.links(), b.pool.links()
     assert here.dialled != there.dialled
     assert b"y" == bytes((await here.call(ASK, (b"y",))).body)
+
+
+class Leaky:
+    """A path between two nodes that breaks for one of them only, as a NAT does that has forgotten a connection."""
+
+    def __init__(self, target: Address) -> None:
+        self.target = target
+        self.writers: list[asyncio.StreamWriter] = []
+        self.broken = False
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(*self.target)
+        self.writers += [writer, there[1]]
+        with suppress(ConnectionError):
+            await asyncio.gather(self.one_way(reader, there[1]), self.one_way(there[0], writer))
+
+    async def one_way(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if not self.broken:
+                writer.write(data)
+
+    def forget(self) -> None:
+        """The far side sees a reset, the near side nothing at all."""
+        self.broken = True
+        self.writers[1].transport.abort()
+
+
+async def test_a_link_that_only_one_side_lost_does_not_keep_the_other_out(pair: tuple[Station, Station]) -> None:
+    """The side that holds a dead link for the better one doubts it when its peer dials again, and lets it in."""
+    a, b = sorted(pair, key=lambda station: station.id)
+    path = Leaky(b.address)
+    server = await asyncio.start_server(path.carry, "127.0.0.1", 0)
+    a.book[b.id] = (server.sockets[0].getsockname(),)
+    b.book[a.id] = (a.address,)
+    dead = await a.to(b)
+    await until(lambda: b.pool.get(a.id))
+    path.forget()
+    await until(lambda: b.pool.get(a.id) is None)
+    assert dead.usable
+
+    await b.to(a)
+    await until(lambda: dead.silent)
+    fresh = await b.to(a)
+    await until(lambda: a.pool.get(b.id) is not dead)
+    assert b"y" == bytes((await fresh.call(ASK, (b"y",))).body)
+    for writer in path.writers:
+        writer.transport.abort()
+    server.close()
 
 
 async def test_the_wrong_node_and_a_revoked_one_are_refused(pair: tuple[Station, Station]) -> None:

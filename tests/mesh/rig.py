@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,12 +111,19 @@ class Rig:
         self.folder = folder
         self.agents: list[Agent] = []
 
-    def start(self, name: str, *options: str, listen: str = "127.0.0.1:0", within_s: float = 60.0) -> Agent:
+    def start(
+        self,
+        name: str,
+        *options: str,
+        listen: str = "127.0.0.1:0",
+        within_s: float = 60.0,
+        command: Sequence[str] = COMMAND,
+    ) -> Agent:
         """Start (or restart) the agent of that name and wait until it is ready."""
         home = self.folder / name
         words = ["up", *options, "--json", "--name", name, "--listen", listen, "--no-mdns"]
         process = subprocess.Popen(
-            [*COMMAND, "--home", str(home), *words],
+            [*command, "--home", str(home), *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
