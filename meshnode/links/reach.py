@@ -82,7 +82,9 @@ class Reach:
         relayed: asyncio.Future[Link] | None = None
         try:
             await asyncio.wait({direct}, timeout=0.0 if peer in self._relayed else self._settings.relay_after_s)
-            if _came(direct) or not self._known.alive(peer) or not (members := self._members(peer)):
+            held = self._pool.get(peer)
+            helped = (held is None or held.via is not None) and self._known.alive(peer)
+            if _came(direct) or not helped or not (members := self._members(peer)):
                 return await direct
             relayed = asyncio.ensure_future(self._through(members, peer, kind))
             ways: set[asyncio.Future[Link]] = {direct, relayed}

@@ -2,59 +2,14 @@
 
 from __future__ import annotations
 
-import socket
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import meshnode
-from tests.mesh.rig import MODELS, Agent, Rig, wait_for
-
-WALLED = (sys.executable, str(Path(__file__).parent / "walled.py"))
-SETTINGS = "[links]\nrelay_retry_s = 0.5\nrelay_retry_max_s = 2\nrelay_bytes_s = 0\nrelay_total_bytes_s = 0\n"
-
-
-def free_port() -> int:
-    """A port that nobody has, TCP or UDP, at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-        udp.bind(tcp.getsockname())
-        return int(tcp.getsockname()[1])
-
-
-class Pair:
-    """Two agents with a wall between them, in the mesh of a third."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.rig = rig
-        self.r = rig.start("r")
-        ports = free_port(), free_port()
-        self.a, self.b = (self._start(name, *ports[::step]) for name, step in (("a", 1), ("b", -1)))
-
-    def _start(self, name: str, port: int, other: int) -> Agent:
-        home = self.rig.folder / name
-        home.mkdir(mode=0o700)
-        (home / "wall").write_text(str(other))
-        (home / "config.toml").write_text(SETTINGS)
-        token = self.r.command("invite").stdout.strip()
-        return self.rig.start(name, token, listen=f"127.0.0.1:{port}", command=WALLED)
-
-    def tear_down(self) -> None:
-        """From now on everything gets through."""
-        for agent in (self.a, self.b):
-            (agent.home / "wall").unlink()
-
-
-def way(agent: Agent, other: Agent) -> str:
-    """How an agent reaches another, and that it may be used."""
-    row = next((node for node in agent.status()["nodes"] if node["id"] == other.id), None)
-    return str(row["path"]) if row is not None and row["usable"] and row["state"] == "alive" else "none"
-
-
-def linked(pair: Pair, path: str) -> bool:
-    return [path, path] == [way(pair.a, pair.b), way(pair.b, pair.a)]
+from tests.mesh.pair import Pair, way
+from tests.mesh.rig import MODELS, Rig, wait_for
 
 
 def exchange(pair: Pair) -> None:
@@ -71,7 +26,7 @@ def exchange(pair: Pair) -> None:
 def pair(mesh_rig: Rig) -> Pair:
     """Both see each other through the relay, and both have the model, which came through it."""
     pair = Pair(mesh_rig)
-    wait_for(lambda: linked(pair, "relay via r"), within_s=60, why="they are linked through r")
+    wait_for(lambda: pair.linked("relay via r"), within_s=60, why="they are linked through r")
     pair.a.command("model", "add", str(MODELS / "echo" / "model.onnx"), "--name", "echo")
     wait_for(lambda: pair.b.status()["models"], within_s=10, why="the model is known")
     return pair
@@ -86,11 +41,11 @@ def test_two_behind_a_wall_work_for_each_other(pair: Pair) -> None:
     for agent in (pair.a, pair.b):
         wait_for(lambda agent=agent: way(agent, other) == "direct", within_s=30, why="q is there")  # type: ignore[misc]
     pair.r.kill()
-    wait_for(lambda: linked(pair, "relay via q"), within_s=20, why="they are linked through q")
+    wait_for(lambda: pair.linked("relay via q"), within_s=20, why="they are linked through q")
     exchange(pair)
 
     pair.tear_down()
-    wait_for(lambda: linked(pair, "direct"), within_s=30, why="the direct way is found")
+    wait_for(lambda: pair.linked("direct"), within_s=30, why="the direct way is found")
     exchange(pair)
 
 
