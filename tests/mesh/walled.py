@@ -14,6 +14,8 @@ from typing import Any
 
 import uvloop
 
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))  # the meshnode of this checkout, wherever this is started
+
 from meshnode.cli.main import main
 
 WALL = Path(sys.argv[sys.argv.index("--home") + 1]) / "wall"
