@@ -1,6 +1,6 @@
 """All links of an agent: one a peer, and a second for bulk when it is asked for.
 
-It listens, dials, and settles which of two links stays when both sides dialled. A verdict about a peer never forbids
+It listens, dials (directly or through a member: `reach`), and settles which of two links to a peer stays. A verdict about a peer never forbids
 a dial: who wants to reach a peer may always try. What is asked over the links is the handler's business.
 """
 
