@@ -10,7 +10,6 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from meshnode.edge.learning import learn, refresh_catalog
 from meshnode.edge.local import LocalDoor
 from meshnode.edge.node import Control, Node
 from meshnode.edge.peers import PeerDoor
+from meshnode.edge.relaying import knowledge
 from meshnode.errors import ListenError, MeshError, TransferFailed
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
@@ -53,9 +53,6 @@ log = logging.getLogger(__name__)
 
 DRAIN_S = 3.0
 PORT_TRIES = 20
-Announce = Callable[[dict[str, Any]], None]
-
-
 Peers = tuple[tuple[NodeId, tuple[Address, ...]], ...]
 
 
@@ -87,7 +84,12 @@ class Agent:
             replies=messages.decode_peer_reply,
         )
         pool = Pool(
-            keeper, side, opened=self._link_up, lost=self._link_lost, silent=lambda link: membership.link_silent(link)
+            keeper,
+            side,
+            opened=self._link_up,
+            lost=self._link_lost,
+            silent=self._link_silent,
+            known=knowledge(lambda: self.node),
         )
         membership = Membership(keeper, pool, settings.membership, rng, name=name, changed=self._view_changed)
         store = Store(home / "models", settings.catalog)

@@ -57,10 +57,29 @@ class Links:
     """Heartbeat interval while requests are open. Smaller notices a silent peer sooner and costs frames."""
     heartbeat_misses: int = 3
     """So many heartbeats unanswered make a peer silent: 0.75 s at the default interval."""
-    idle_ping_s: float = 5.0
-    """Heartbeat interval while nothing is open."""
+    idle_ping_s: float = 25.0
+    """Heartbeat interval while nothing is open: below the shortest NAT time-outs for TCP, and rare, because 31 idle
+    links at 5 s cost more than all gossip. A silent idle peer is the failure detector's to find, not this ping's."""
     handshakes_max: int = 64
     """TLS handshakes in progress at once."""
+    relay: bool = True
+    """Carry (sealed) bytes between two members that cannot reach each other. Off = refuse those that ask."""
+    relay_circuits_max: int = 64
+    """Pairs that this node carries for at once…"""
+    relay_circuits_peer: int = 16
+    """…and of those with any one node at an end. The same bound holds for links to this node through one relay."""
+    relay_bytes_s: float = 4.0 * MIB
+    """Bytes a second through one circuit, both ways together; a second's worth may come at once. 0 = no bound."""
+    relay_total_bytes_s: float = 16.0 * MIB
+    """The same for all circuits of this node together."""
+    relay_circuit_bytes: int = 16 * GIB
+    """A circuit ends after so many bytes; its link is made anew, perhaps through another member or directly."""
+    relay_after_s: float = 1.0
+    """A dial that takes longer is helped by a member; at once, when the last link to the peer was relayed."""
+    relay_retry_s: float = 30.0
+    """While a relayed link is in use, the direct way is tried again after so long; doubles, with jitter…"""
+    relay_retry_max_s: float = 600.0
+    """…up to this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ def milliseconds(value: float) -> str:
 
 
 def status(document: Mapping[str, Any], width: int = WIDTH) -> Text:
-    """The mesh in one line, then one row a node; for a node that is away, why."""
+    """The mesh in one line, then one row a node; for a node that is away, why. Who is not named a relay is direct."""
     mesh = document["mesh"]
     counts = ", ".join(f"{n} {state}" for state, n in mesh["nodes"].items() if n)
     columns = ("node", "state", "zone", "hardware", "load", "work", "ms", "models")
@@ -118,6 +118,8 @@ def _status_row(node: Mapping[str, Any]) -> list[Cell]:
     state, paused = node["state"], node.get("paused")
     if paused and not away:
         state, models = "paused", f"({paused}) {models}".rstrip()
+    if node["path"] not in ("self", "direct", "none"):
+        models = f"{node['path']}; {models or '-'}"
     return [
         label(node["name"], node["id"]) + ("<" if node["self"] else ""),
         Text(state, COLOURS.get(state, "")),

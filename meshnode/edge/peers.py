@@ -20,6 +20,10 @@ from meshnode.wire.messages import (
     PieceList,
     PieceListAsk,
     QuoteAsk,
+    RelayClose,
+    RelayData,
+    RelayOffer,
+    RelayOpen,
     StreamPing,
     TrustPush,
     TrustSync,
@@ -52,6 +56,8 @@ class PeerDoor:
                 return node.serving.quote(request, peer, incoming.link.rtt_s)
             case Infer():
                 return await node.serving.infer(request, incoming.body, peer)
+            case RelayData() | RelayOpen() | RelayOffer() | RelayClose():
+                return await node.pool.relay.handle(incoming)
             case VitalsAsk():
                 return Reply(node.vitals(), ())
             case PieceListAsk():

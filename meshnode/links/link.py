@@ -18,7 +18,7 @@ from typing import Any, cast
 from meshnode.errors import DeadlineExceeded, MeshError, PeerSilent, PermissionDenied, ProtocolError, from_wire
 from meshnode.links.heartbeat import Heartbeat
 from meshnode.links.pump import Pump
-from meshnode.links.side import Incoming, Peer, Prove, Received, Reply, Side, lost, peer_of, who
+from meshnode.links.side import Incoming, Peer, Prove, Received, Reply, Side, lost, path_of, peer_of, who
 from meshnode.wire import messages
 from meshnode.wire.flow import Buffer, Crediting, FrameWriter
 from meshnode.wire.frames import Control, FrameReader, Landed, Message, Type
@@ -27,7 +27,7 @@ from meshnode.wire.messages import AnyMessage, Hello, NodeId
 log = logging.getLogger(__name__)
 DRAIN_S = 1.0
 
-__all__ = ["Incoming", "Link", "Peer", "Received", "Reply", "Side", "lost"]
+__all__ = ["Incoming", "Link", "Peer", "Received", "Reply", "Side", "lost", "path_of"]
 
 
 class Link(asyncio.BufferedProtocol):
@@ -40,11 +40,13 @@ class Link(asyncio.BufferedProtocol):
         dialled: bool,
         prove: Prove,
         features: tuple[str, ...] = (),
+        via: Peer | None = None,
         opened: Callable[[Link], None] | None = None,
         lost: Callable[[Link, str], None] | None = None,
         silent: Callable[[Link], None] | None = None,
     ) -> None:
         self.dialled = dialled
+        self.via = via  # the member that relays this link; None for a direct one
         self.silent = False
         self.closed = asyncio.Event()
         self.close_reason = ""
@@ -141,16 +143,16 @@ class Link(asyncio.BufferedProtocol):
             if expiry is not None:
                 expiry.cancel()
 
-    async def close(self, code: str = "bye", text: str = "") -> None:
-        """Take no more requests, finish what is open for at most a second, then hang up."""
+    async def close(self, code: str = "bye", text: str = "", *, drain_s: float = DRAIN_S) -> None:
+        """Take no more requests, finish what is open for a moment, then hang up."""
         if not self.closed.is_set() and not self._going_away:
             self._going_away = True
             self._send(Type.GOAWAY)
             with suppress(TimeoutError):
-                async with asyncio.timeout(DRAIN_S):
+                async with asyncio.timeout(drain_s):
                     while self.in_flight and not self.closed.is_set():
                         open_ones: list[asyncio.Future[Any]] = [*self._serving.values(), *self._calls.values()]
-                        await asyncio.wait(open_ones, timeout=DRAIN_S)
+                        await asyncio.wait(open_ones, timeout=drain_s)
         self.hang_up(code, text)
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
@@ -187,9 +189,7 @@ class Link(asyncio.BufferedProtocol):
         except PermissionDenied as error:
             self._fail(error)
             return
-        hello = self._side.hello()
-        if self._features:
-            hello = messages.with_features(hello, self._features)
+        hello = messages.with_features(self._side.hello(), self._features)
         self._send(Type.HELLO, header=messages.encode(hello))
         no_hello = ProtocolError(f"no HELLO within {self._settings.handshake_s} s")
         self._beat = self._loop.call_later(self._settings.handshake_s, self._fail, no_hello)

@@ -1,32 +1,42 @@
 """All links of an agent: one a peer, and a second for bulk when it is asked for.
 
-It listens, dials, and settles which of two links stays when both sides dialled. A verdict about a peer never forbids
-a dial: who wants to reach a peer may always try. What is asked over the links is the handler's business.
+It listens, dials (directly or through a member: `reach`), and settles which of two links to a peer stays. A verdict
+about a peer never forbids a dial: who wants to reach a peer may always try. What is asked over the links is the
+handler's business.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
-from meshnode.errors import ListenError, MeshError, PeerLost, PermissionDenied
-from meshnode.links.link import Link
+from meshnode.errors import MeshError
+from meshnode.links.circuit import Circuit
+from meshnode.links.link import DRAIN_S, Link
+from meshnode.links.reach import Address, Reach
+from meshnode.links.relay import Knowledge, Relay
 from meshnode.links.side import Prove, Side, lost
-from meshnode.wire.messages import NodeId
+from meshnode.links.sockets import listening, tune
+from meshnode.wire.messages import NodeId, StreamPing
 
 log = logging.getLogger(__name__)
 
-Address = tuple[str, int]
+__all__ = ["BULK", "Address", "Pool", "listening"]
+
 BULK = "bulk"
-STAGGER_S = 0.3
-"""The next address of a peer is tried beside the first after so long."""
-USER_TIMEOUT_MS = 20_000
+RELAYED_HIGH_WATER_BYTES = 64 * 1024
+"""What may wait in a relayed link's own buffer: little, for it stands in front of heartbeats at the relay's rate."""
+RELAYED_PATIENCE = 2
+"""A relayed link is silent after so many times the usual misses: its relay notices a silent neighbour first."""
+RELAYED_DRAIN_S = 30.0
+"""What is under way on a relayed link may take so long after a direct one has replaced it."""
+DOUBT_S = 2.0
 BACKLOG = 128
 
 
@@ -54,6 +64,7 @@ class Pool:
         opened: a peer's first link came up.
         lost: a peer's last link ended, and why.
         silent: a peer stopped answering heartbeats.
+        known: what the rest of the agent knows about nodes.
     """
 
     def __init__(
@@ -64,7 +75,15 @@ class Pool:
         opened: Callable[[Link], None],
         lost: Callable[[Link, str], None],
         silent: Callable[[Link], None],
+        known: Knowledge | None = None,
     ) -> None:
+        known = known or Knowledge()
+        settings = side.settings
+        self.relay = Relay(credentials.id, settings, known, direct=self._direct, offered=self._offered)
+        self._reach = Reach(self, settings, known, leave=lambda dial: self._start(_quietly(dial)))
+        patience = settings.heartbeat_misses * RELAYED_PATIENCE
+        relayed = replace(settings, high_water_bytes=RELAYED_HIGH_WATER_BYTES, heartbeat_misses=patience)
+        self._relayed_side = replace(side, settings=relayed)
         self._credentials = credentials
         self._side = side
         self._on_opened = opened
@@ -105,6 +124,14 @@ class Pool:
         link = self._links.get((peer, ""))
         return link if link is not None and link.usable else None
 
+    def kept(self, peer: NodeId, kind: str) -> Link | None:
+        """The link of that kind that stays, of those to a peer."""
+        return self._links.get((peer, kind))
+
+    def _direct(self, peer: NodeId) -> Link | None:
+        link = self.get(peer)
+        return link if link is not None and link.via is None else None
+
     async def link(self, peer: NodeId, addresses: Sequence[Address], *, kind: str = "") -> Link:
         """The link to a peer, dialled when there is none. Raises PeerLost, PermissionDenied, ProtocolError."""
         link = self._links.get((peer, kind))
@@ -112,38 +139,61 @@ class Pool:
             return link
         dial = self._dials.get((peer, kind))
         if dial is None:
-            if not addresses:
-                raise lost(f"no address of node {peer[:8]} is known", sent=False)
-            dial = asyncio.ensure_future(self._dial_any(peer, list(addresses), kind))
+            dial = asyncio.ensure_future(self._reach.reach(peer, list(addresses), kind))
             self._dials[peer, kind] = dial
             dial.add_done_callback(lambda task: self._dialled(peer, kind, task))
         return await asyncio.shield(dial)
 
     async def dial(self, address: Address, expected: NodeId | None = None, *, kind: str = "") -> Link:
         """Open a link to whoever answers at an address. Raises PeerLost, PermissionDenied, ProtocolError."""
-        assert self._client_context is not None, "the pool is not started"
         loop = asyncio.get_running_loop()
         link = self._link(lambda leaf: self._credentials.check_peer(leaf, expected), dialled=True, kind=kind)
+        await self._open(
+            link,
+            lambda tls, timeout_s: loop.create_connection(
+                lambda: link, address[0], address[1], ssl=tls, ssl_handshake_timeout=timeout_s
+            ),
+            f"{address[0]}:{address[1]}",
+        )
+        return link
+
+    async def dial_through(self, via: Link, peer: NodeId, kind: str) -> Link:
+        """Open a link through the member at the other end of another. Raises MeshError, also when it refuses."""
+        circuit = await self.relay.open(via, peer)
+        loop = asyncio.get_running_loop()
+        link = self._link(
+            lambda leaf: self._credentials.check_peer(leaf, peer), dialled=True, kind=kind, circuit=circuit
+        )
+        try:
+            await self._open(
+                link,
+                lambda tls, timeout_s: loop.create_unix_connection(
+                    lambda: link, sock=circuit.socket, ssl=tls, server_hostname="", ssl_handshake_timeout=timeout_s
+                ),
+                f"through {via.peer.name}",
+            )
+        except BaseException:
+            circuit.socket.close()
+            raise
+        return link
+
+    async def _open(
+        self, link: Link, connect: Callable[[ssl.SSLContext, float], Awaitable[object]], where: str
+    ) -> None:
+        assert self._client_context is not None, "the pool is not started"
         try:
             async with asyncio.timeout(self._side.settings.handshake_s):
-                await loop.create_connection(
-                    lambda: link,
-                    address[0],
-                    address[1],
-                    ssl=self._client_context,
-                    ssl_handshake_timeout=self._side.settings.handshake_s,
-                )
-                _tune(link)
+                await connect(self._client_context, self._side.settings.handshake_s)
+                tune(link.socket)
                 await link.opened()
         except (OSError, TimeoutError, ssl.SSLError) as error:
             self._discard(link, "the handshake did not finish")
             refused = isinstance(error, ConnectionRefusedError)
             reason = "connection refused" if refused else getattr(error, "strerror", None) or str(error) or "no answer"
-            raise lost(f"{address[0]}:{address[1]}: {reason}", sent=False, refused=refused) from error
+            raise lost(f"{where}: {reason}", sent=False, refused=refused) from error
         except BaseException:
             self._discard(link, "the dial was given up")
             raise
-        return link
 
     def _discard(self, link: Link, reason: str) -> None:
         link.abort(reason)
@@ -162,6 +212,7 @@ class Pool:
         """Hang up on a peer, saying why."""
         for link in [link for link in self._all if link.usable and link.peer.id == peer]:
             link.hang_up(code, text)
+        self.relay.lost(peer)
 
     async def stop(self, code: str = "bye", text: str = "the agent is stopping") -> None:
         """Stop listening, let open requests end, hang up on everyone."""
@@ -170,6 +221,8 @@ class Pool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(link.close(code, text) for link in list(self._all) if link.via is not None))
+        await self.relay.stop()
         await asyncio.gather(*(link.close(code, text) for link in list(self._all)))
 
     # --- listening ---
@@ -190,8 +243,21 @@ class Pool:
                 raise
             self._start(self._greet(loop, connection))
 
-    async def _greet(self, loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
-        link = self._link(lambda leaf: self._credentials.check_peer(leaf, None), dialled=False, kind="")
+    def _offered(self, circuit: Circuit) -> None:
+        """A peer will dial through a member."""
+        self._start(self._greet_through(circuit))
+
+    async def _greet_through(self, circuit: Circuit) -> None:
+        await self._handshakes.acquire()
+        await self._greet(asyncio.get_running_loop(), circuit.socket, circuit)
+
+    async def _greet(
+        self, loop: asyncio.AbstractEventLoop, connection: socket.socket, circuit: Circuit | None = None
+    ) -> None:
+        expected = circuit.peer if circuit is not None else None
+        link = self._link(
+            lambda leaf: self._credentials.check_peer(leaf, expected), dialled=False, kind="", circuit=circuit
+        )
         try:
             connection.setblocking(False)
             await loop.connect_accepted_socket(
@@ -200,7 +266,7 @@ class Pool:
                 ssl=self._server_context,
                 ssl_handshake_timeout=self._side.settings.handshake_s,
             )
-            _tune(link)
+            tune(link.socket)
             await link.opened()
         except (OSError, ssl.SSLError, TimeoutError, MeshError) as error:
             log.debug("a stranger was turned away: %s", error)
@@ -211,36 +277,6 @@ class Pool:
 
     # --- dialling ---
 
-    async def _dial_any(self, peer: NodeId, addresses: list[Address], kind: str) -> Link:
-        """Try the addresses, each a little after the one before; the first that proves to be the peer wins."""
-        failures: list[MeshError] = []
-        dials: set[asyncio.Task[Link]] = set()
-        try:
-            for address in [*addresses, None]:
-                if address is not None:
-                    dials.add(asyncio.ensure_future(self.dial(address, peer, kind=kind)))
-                timeout = STAGGER_S if address is not None and address != addresses[-1] else None
-                while dials:
-                    done, dials = await asyncio.wait(dials, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-                    for task in done:
-                        error = task.exception()
-                        if error is None:
-                            return self._links.get((peer, kind)) or task.result()
-                        if not isinstance(error, MeshError):
-                            raise error
-                        failures.append(error)
-                    if timeout is not None:
-                        break
-        finally:
-            for task in dials:
-                task.cancel()
-            await asyncio.gather(*dials, return_exceptions=True)
-        refused = next((error for error in failures if isinstance(error, PermissionDenied)), None)
-        if refused is not None:
-            raise refused
-        gone = any(isinstance(error, PeerLost) and error.refused for error in failures)
-        raise lost(f"node {peer[:8]} cannot be reached ({'; '.join(map(str, failures))})", sent=False, refused=gone)
-
     def _dialled(self, peer: NodeId, kind: str, task: asyncio.Task[Link]) -> None:
         self._dials.pop((peer, kind), None)
         if not task.cancelled():
@@ -248,17 +284,20 @@ class Pool:
 
     # --- which link stays ---
 
-    def _link(self, prove: Prove, *, dialled: bool, kind: str) -> Link:
+    def _link(self, prove: Prove, *, dialled: bool, kind: str, circuit: Circuit | None = None) -> Link:
         link = Link(
-            self._side,
+            self._side if circuit is None else self._relayed_side,
             dialled=dialled,
             prove=prove,
             features=(kind,) if kind else (),
+            via=circuit.relay if circuit is not None else None,
             opened=self._opened,
             lost=self._lost,
             silent=self._on_silent,
         )
         self._all.add(link)
+        if circuit is not None:
+            circuit.taken, circuit.on_end = True, link.abort
         return link
 
     def _opened(self, link: Link) -> None:
@@ -270,21 +309,39 @@ class Pool:
         if link.dialled:
             key = (peer.id, next(iter(link.features), ""))
         other = self._links.get(key)
-        if other is not None and other.usable and not self._replaces(link, other):
+        if other is not None and not other.usable:
+            other = None
+        if other is not None and not self._replaces(link, other):
             self._start(link.close("duplicate", "the other connection stays"))
+            self._start(self._doubt(other))
             return
         self._links[key] = link
-        if other is not None and other.usable:
-            self._start(other.close("duplicate", "another connection replaced this one"))
+        if other is not None:
+            drain_s = DRAIN_S if other.via is None else RELAYED_DRAIN_S
+            self._start(other.close("duplicate", "another connection replaced this one", drain_s=drain_s))
+            if other.via is None and (link.via is not None or link.peer.boot != other.peer.boot):
+                self.relay.lost(peer.id)
         if key[1] == "":
+            self._reach.opened(link)
+            if link.via is not None:
+                self._start(self._reach.seek_direct(link))
+            elif (bulk := self._links.get((peer.id, BULK))) is not None and bulk.via is not None and bulk.usable:
+                self._start(bulk.close("duplicate", "there is a direct way now", drain_s=RELAYED_DRAIN_S))
             self._on_opened(link)
 
+    async def _doubt(self, link: Link) -> None:
+        """A peer that dials again may have lost the link that we hold: find out now, not at the next idle ping."""
+        with suppress(MeshError):
+            await link.call(StreamPing(), timeout_s=DOUBT_S)
+
     def _replaces(self, new: Link, old: Link) -> bool:
-        """Both sides decide alike: a newer start wins, then the link that the smaller id dialled, then the newer."""
+        """Both sides decide alike: a newer start, then direct, then what the smaller id dialled, then the newer."""
         if new.peer.boot != old.peer.boot:
             return new.peer.boot > old.peer.boot
         if old.silent:
             return True
+        if (new.via is None) != (old.via is None):
+            return new.via is None
         if new.dialled != old.dialled:
             return new.dialled == (self._credentials.id < new.peer.id)
         return True
@@ -295,6 +352,8 @@ class Pool:
         for key in [key for key, held in self._links.items() if held is link]:
             del self._links[key]
             if key[1] == "":
+                if link.via is None:
+                    self.relay.lost(key[0])
                 self._on_lost(link, reason)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -303,38 +362,6 @@ class Pool:
         task.add_done_callback(self._tasks.discard)
 
 
-def _tune(link: Link) -> None:
-    """Send small frames at once, and let the kernel give up unacknowledged data sooner than its quarter of an hour."""
-    connection = link.socket
-    if connection is not None:
-        with suppress(OSError):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if hasattr(socket, "TCP_USER_TIMEOUT"):
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
-
-
-async def listening(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
-    """A bound socket; `::` takes IPv4 as well. Raises ListenError, naming the address."""
-    try:
-        (family, _, proto, _, address), *_ = await asyncio.get_running_loop().getaddrinfo(
-            host, port, type=kind, flags=socket.AI_PASSIVE
-        )
-        bound = socket.socket(family, kind, proto)
-    except OSError as error:
-        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    try:
-        bound.setblocking(False)
-        if kind is socket.SOCK_STREAM:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            bound.setsockopt(
-                socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not ipaddress.ip_address(host).is_unspecified)
-            )
-        bound.bind(address)
-    except (OSError, ValueError) as error:
-        bound.close()
-        raise ListenError(
-            f"cannot listen on {host}:{port}: {getattr(error, 'strerror', error)}",
-            hint="another program has this port: choose one with --listen HOST:PORT (port 0 = any free)",
-        ) from error
-    return bound
+async def _quietly(dial: Awaitable[Link]) -> None:
+    with suppress(MeshError):
+        await dial

@@ -100,6 +100,11 @@ def who(peer: Peer | None, proven: NodeId | None, *, dialled: bool) -> str:
     return f"{peer.name} ({peer.id[:8]})"
 
 
+def path_of(link: Link) -> str:
+    """How a peer is linked, for people and programs."""
+    return "direct" if link.via is None else f"relay via {link.via.name}"
+
+
 def lost(text: str, *, sent: bool, refused: bool = False) -> PeerLost:
     """A PeerLost that says whether the request may have arrived, and whether the address refused."""
     error = PeerLost(text)

@@ -15,7 +15,7 @@ from meshnode.membership.advert import ADVERT_BYTES_MAX, Advert
 from meshnode.membership.roster import Row
 from meshnode.membership.updates import SPKI_PREFIX
 from meshnode.trust import identity
-from meshnode.wire import messages
+from meshnode.wire import batches
 from meshnode.wire.messages import AdvertPull, NodeId
 from meshnode.wire.rng import Rng
 
@@ -97,10 +97,10 @@ class AdvertBook:
             self._pulling = False
 
     async def _ask(self, link: Link, nodes: Sequence[NodeId]) -> None:
-        body = (messages.pack_batch([node.encode() for node in nodes]),)
+        body = (batches.pack_batch([node.encode() for node in nodes]),)
         try:
             received = await link.call(AdvertPull(), body, timeout_s=PULL_S)
-            for data in messages.unpack_batch(received.body, item_bytes_max=ADVERT_BYTES_MAX):
+            for data in batches.unpack_batch(received.body, item_bytes_max=ADVERT_BYTES_MAX):
                 self.take(data)
         except MeshError as error:
             log.debug("adverts were not pulled: %s", error)

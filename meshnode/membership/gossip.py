@@ -15,7 +15,7 @@ from typing import Any
 
 from meshnode.config import Membership as Settings
 from meshnode.errors import MeshError, PeerLost, ProtocolError
-from meshnode.links.link import Incoming, Link, Reply
+from meshnode.links.link import Incoming, Link, Reply, path_of
 from meshnode.links.pool import Address, Pool
 from meshnode.membership import advert as adverts
 from meshnode.membership import entropy
@@ -46,11 +46,11 @@ from meshnode.membership.oneself import Oneself
 from meshnode.membership.roster import Row, State
 from meshnode.membership.swim import Swim
 from meshnode.membership.updates import SPKI_PREFIX
-from meshnode.membership.view import FoundBy, Known, Member, Path
+from meshnode.membership.view import FoundBy, Known, Member
 from meshnode.membership.waking import LOOK_S, Waking
 from meshnode.trust import identity
 from meshnode.trust.keeper import Keeper
-from meshnode.wire import messages
+from meshnode.wire import batches, messages
 from meshnode.wire.messages import AdvertPull, NodeId, StreamPing, ViewAsk, ViewNews, ViewRows
 from meshnode.wire.rng import Rng
 
@@ -171,7 +171,7 @@ class Membership:
         known = self._known.setdefault(row.id, Known())
         held = self._adverts.get(row.id)
         link = None if is_self else self._pool.get(row.id)
-        path: Path = "self" if is_self else "direct" if link is not None else "none"
+        path = "self" if is_self else path_of(link) if link is not None else "none"
         revoked = self._keeper.statements.revoked(row.id) is not None
         addresses = self.addresses(row.id)
         reason = {"left": f"it left: {row.reason}", "dead": "it does not answer: declared dead by its peers"}.get(
@@ -275,11 +275,11 @@ class Membership:
                 self._feed(Merged(entropy.decode_news(incoming.body).told))
                 return Reply(messages.Done(), ())
             case AdvertPull():
-                ids = messages.unpack_batch(incoming.body, item_bytes_max=64)
+                ids = batches.unpack_batch(incoming.body, item_bytes_max=64)
                 found = [self._adverts.bytes_of(NodeId(id.decode("ascii", "replace"))) for id in ids]
                 # The smallest first, so that the asker can use most nodes soonest.
                 return Reply(
-                    messages.Adverts(), (messages.pack_batch(sorted((d for d in found if d is not None), key=len)),)
+                    messages.Adverts(), (batches.pack_batch(sorted((d for d in found if d is not None), key=len)),)
                 )
         raise ProtocolError(f"{type(incoming.request).__name__} is not about membership")
 

@@ -16,7 +16,7 @@ from meshnode.errors import MeshError, ProtocolError
 from meshnode.links.link import Incoming, Link, Reply
 from meshnode.trust.keeper import Keeper
 from meshnode.trust.statements import STATEMENT_BYTES_MAX, Statement
-from meshnode.wire import messages
+from meshnode.wire import batches
 from meshnode.wire.messages import Done, TrustDelta, TrustPush, TrustSync
 
 log = logging.getLogger(__name__)
@@ -73,15 +73,15 @@ class TrustKeeping:
         """Answer TrustSync and TrustPush."""
         body = incoming.body
         if isinstance(incoming.request, TrustSync):
-            theirs = set(messages.unpack_batch(body, item_bytes_max=messages.ID_BYTES))
+            theirs = set(batches.unpack_batch(body, item_bytes_max=batches.ID_BYTES))
             ours = self.keeper.statements
             lacking = [data for id, data in ours.items() if id not in theirs]
             wanted = [id for id in theirs if ours.get(id) is None]
             if not wanted:
                 self._settled(incoming.link)
-            return Reply(TrustDelta(statements=len(lacking)), (messages.pack_batch([*lacking, *wanted]),))
+            return Reply(TrustDelta(statements=len(lacking)), (batches.pack_batch([*lacking, *wanted]),))
         if isinstance(incoming.request, TrustPush):
-            self._merge(messages.unpack_batch(body, item_bytes_max=STATEMENT_BYTES_MAX), incoming.link)
+            self._merge(batches.unpack_batch(body, item_bytes_max=STATEMENT_BYTES_MAX), incoming.link)
             self._settled(incoming.link)
             return Reply(Done(), ())
         raise ProtocolError(f"{type(incoming.request).__name__} is not about trust")
@@ -94,18 +94,18 @@ class TrustKeeping:
 
     async def _exchange(self, link: Link) -> None:
         ours = self.keeper.statements
-        received = await link.call(TrustSync(), (messages.pack_batch(sorted(ours.ids())),), timeout_s=SETTLE_S)
+        received = await link.call(TrustSync(), (batches.pack_batch(sorted(ours.ids())),), timeout_s=SETTLE_S)
         if not isinstance(received.message, TrustDelta):
             raise ProtocolError(f"TrustSync was answered with {type(received.message).__name__}")
-        items = messages.unpack_batch(received.body, item_bytes_max=STATEMENT_BYTES_MAX)
+        items = batches.unpack_batch(received.body, item_bytes_max=STATEMENT_BYTES_MAX)
         self._merge(items[: received.message.statements], link)
         wanted = [ours.get(id) for id in items[received.message.statements :]]
         if known := [statement.data for statement in wanted if statement is not None]:
-            await link.call(TrustPush(), (messages.pack_batch(known),), timeout_s=SETTLE_S)
+            await link.call(TrustPush(), (batches.pack_batch(known),), timeout_s=SETTLE_S)
         self._settled(link)
 
     async def _push(self, link: Link, statements: list[bytes]) -> None:
-        await link.call(TrustPush(), (messages.pack_batch(statements),), timeout_s=SETTLE_S)
+        await link.call(TrustPush(), (batches.pack_batch(statements),), timeout_s=SETTLE_S)
 
     def _merge(self, statements: list[bytes], source: Link) -> None:
         new = self.keeper.merge(statements)

@@ -13,12 +13,15 @@ from meshnode.membership.roster import State
 from meshnode.wire.messages import NodeId
 
 FoundBy = Literal["self", "mdns", "seed", "token", "remembered", "gossip", "inbound"]
-Path = Literal["self", "direct", "none"]
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One node as seen from here; `since` is monotonic seconds, `reason` why it is absent or not used."""
+    """One node as seen from here.
+
+    `since` is monotonic seconds, `reason` why it is absent or not used, `path` is `self`, `direct`, `relay via NAME`
+    or `none`.
+    """
 
     id: NodeId
     name: str
@@ -28,7 +31,7 @@ class Member:
     addresses: tuple[Address, ...]
     address: Address | None
     found_by: FoundBy
-    path: Path
+    path: str
     reason: str
     since: float
 

@@ -11,8 +11,7 @@ lower-case base32, digests 64 of lower-case hex, task ids 32 of lower-case hex.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NewType
+from typing import Annotated, Any, Literal, NewType, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -127,6 +126,37 @@ class StreamPing(Message, frozen=True, tag="stream_ping"):
 
 class Done(Message, frozen=True, tag="done"):
     """It is done; there is nothing more to say."""
+
+
+# --- links through a third member ----------------------------------------------------------------------------------
+
+
+class RelayOpen(Message, frozen=True, tag="relay_open"):
+    """Carry bytes between me and `target` under the name `circuit`, which I made up. Answered by `Done`, or why not."""
+
+    circuit: Task
+    target: Id
+
+
+class RelayOffer(Message, frozen=True, tag="relay_offer"):
+    """`source` asked me to carry bytes between it and you. Answered by `Done`; TLS begins with the first data."""
+
+    circuit: Task
+    source: Id
+
+
+class RelayData(Message, frozen=True, tag="relay_data"):
+    """The next bytes of one direction, numbered from 0, as the body. Answered by `Done` when they are taken."""
+
+    circuit: Task
+    seq: Count
+
+
+class RelayClose(Message, frozen=True, tag="relay_close"):
+    """The circuit is over. Without a reason all that was sent has arrived."""
+
+    circuit: Task
+    reason: Text = ""
 
 
 # --- the fast facts: asked for when they are needed, never gossiped ------------------------------------------------
@@ -290,37 +320,25 @@ class Document(Message, frozen=True, tag="document"):
     """A plain answer; its JSON is the body."""
 
 
-PeerRequest = (
-    TrustSync
-    | TrustPush
-    | ViewAsk
-    | ViewRows
-    | ViewNews
-    | AdvertPull
-    | StreamPing
-    | VitalsAsk
-    | QuoteAsk
-    | Infer
-    | PieceAsk
-    | PieceListAsk
-)
+MembershipRequest = ViewAsk | ViewRows | ViewNews | AdvertPull | StreamPing
+RelayRequest = RelayOpen | RelayOffer | RelayData | RelayClose
+TaskRequest = VitalsAsk | QuoteAsk | Infer | PieceAsk | PieceListAsk
+PeerRequest = TrustSync | TrustPush | MembershipRequest | RelayRequest | TaskRequest
 PeerReply = Done | TrustDelta | ViewDigest | ViewNews | Adverts | Vitals | Quote | Inferred | Piece | PieceList
 LocalRequest = Submit | Plan | Ask
 LocalReply = Submitted | Document
 
 AnyMessage = Hello | PeerRequest | PeerReply | LocalRequest | LocalReply
 
-ID_BYTES = 32
-BATCH_ITEMS_MAX = 50_000
+T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
 _hello = msgspec.msgpack.Decoder(Hello)
-_peer_request = msgspec.msgpack.Decoder(PeerRequest)
-_peer_reply = msgspec.msgpack.Decoder(PeerReply)
-_local_request = msgspec.msgpack.Decoder(LocalRequest)
-_local_reply = msgspec.msgpack.Decoder(LocalReply)
+_peer_request: msgspec.msgpack.Decoder[PeerRequest] = msgspec.msgpack.Decoder(PeerRequest)
+_peer_reply: msgspec.msgpack.Decoder[PeerReply] = msgspec.msgpack.Decoder(PeerReply)
+_local_request: msgspec.msgpack.Decoder[LocalRequest] = msgspec.msgpack.Decoder(LocalRequest)
+_local_reply: msgspec.msgpack.Decoder[LocalReply] = msgspec.msgpack.Decoder(LocalReply)
 _error = msgspec.msgpack.Decoder(dict[str, Any])
-_batch = msgspec.msgpack.Decoder(Annotated[list[bytes], Meta(max_length=BATCH_ITEMS_MAX)])
 
 
 def encode(message: AnyMessage) -> bytes:
@@ -333,7 +351,7 @@ def with_features(hello: Hello, features: tuple[str, ...]) -> Hello:
     return msgspec.structs.replace(hello, features=(*hello.features, *features))
 
 
-def _decode(decoder: Any, data: bytes | bytearray | memoryview, what: str) -> Any:
+def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes | bytearray | memoryview, what: str) -> T:
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -342,32 +360,27 @@ def _decode(decoder: Any, data: bytes | bytearray | memoryview, what: str) -> An
 
 def decode_hello(data: bytes | bytearray | memoryview) -> Hello:
     """Raises ProtocolError."""
-    message: Hello = _decode(_hello, data, "HELLO")
-    return message
+    return _decode(_hello, data, "HELLO")
 
 
 def decode_peer_request(data: bytes | bytearray | memoryview) -> PeerRequest:
     """Raises ProtocolError."""
-    message: PeerRequest = _decode(_peer_request, data, "request")
-    return message
+    return _decode(_peer_request, data, "request")
 
 
 def decode_peer_reply(data: bytes | bytearray | memoryview) -> PeerReply:
     """Raises ProtocolError."""
-    message: PeerReply = _decode(_peer_reply, data, "reply")
-    return message
+    return _decode(_peer_reply, data, "reply")
 
 
 def decode_local_request(data: bytes | bytearray | memoryview) -> LocalRequest:
     """Raises ProtocolError."""
-    message: LocalRequest = _decode(_local_request, data, "request")
-    return message
+    return _decode(_local_request, data, "request")
 
 
 def decode_local_reply(data: bytes | bytearray | memoryview) -> LocalReply:
     """Raises ProtocolError."""
-    message: LocalReply = _decode(_local_reply, data, "reply")
-    return message
+    return _decode(_local_reply, data, "reply")
 
 
 def encode_error(wire: dict[str, Any]) -> bytes:
@@ -377,18 +390,4 @@ def encode_error(wire: dict[str, Any]) -> bytes:
 
 def decode_error(data: bytes | bytearray | memoryview) -> dict[str, Any]:
     """Raises ProtocolError."""
-    message: dict[str, Any] = _decode(_error, data, "error")
-    return message
-
-
-def pack_batch(items: Sequence[bytes]) -> bytes:
-    """Byte strings as one body: a MessagePack array of bin."""
-    return _encoder.encode(items)
-
-
-def unpack_batch(data: bytes | bytearray | memoryview, *, item_bytes_max: int) -> list[bytes]:
-    """The items of a body made by `pack_batch`. Raises ProtocolError, also when an item is longer than allowed."""
-    items: list[bytes] = _decode(_batch, data, "batch")
-    if any(len(item) > item_bytes_max for item in items):
-        raise ProtocolError(f"an item of a batch is longer than {item_bytes_max} bytes")
-    return items
+    return _decode(_error, data, "error")

@@ -25,6 +25,7 @@ def node(name: str, state: str = "alive", **more: Any) -> dict[str, Any]:
         "in_flight": 12,
         "tasks_done": 123456,
         "rtt_ms": 123.4,
+        "path": "direct",
         "models": [{"name": "a-model-with-a-long-name", "loaded": True}, {"name": "digits", "loaded": False}],
         "reason": None,
         **more,
@@ -75,6 +76,14 @@ def test_a_node_that_is_away_says_why() -> None:
     assert "it reset the link" in text
     assert 1 == text.count("digits")
     assert "a (aaaaaaaa)<" in text
+
+
+def test_a_relayed_node_says_through_whom() -> None:
+    """The way to a node is shown when it is not the direct one."""
+    text = shown(render.status(document(node("a", path="self"), node("b", path="relay via lab"), node("c"))))
+
+    assert 1 == text.count("relay via lab; ")
+    assert [] == [line for line in text.splitlines() if len(line) > 80]
 
 
 def test_what_is_not_known_is_a_dash() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,75 +14,17 @@ from meshnode.config import Links
 from meshnode.errors import AgentUnavailable, DeadlineExceeded, InvalidInput, PeerLost, PermissionDenied
 from meshnode.links.link import Incoming, Link, Reply, Side
 from meshnode.links.local import LocalServer, connect, socket_path
-from meshnode.links.pool import Address, Pool
-from meshnode.trust.joining import Inviter
-from meshnode.trust.keeper import Keeper
-from meshnode.trust.redeeming import redeem
+from meshnode.links.pool import Address
 from meshnode.wire import messages
-from meshnode.wire.messages import Ask, Document, Hello, Piece, PieceAsk, StreamPing
-
-ASK = PieceAsk(model="0" * 64, file=0, piece=0)
-
-
-class Station:
-    """A keeper with a pool that echoes bodies, hangs, or fails, by the piece's number."""
-
-    def __init__(self, keeper: Keeper) -> None:
-        self.keeper = keeper
-        self.events: list[str] = []
-        self.cancelled = asyncio.Event()
-        self.hanging = asyncio.Event()
-        side = Side(
-            hello=lambda: Hello(versions=(1,), id=keeper.id, name="x", boot=keeper.boot),
-            handler=self.handle,
-            settings=Links(),
-            requests=messages.decode_peer_request,
-            replies=messages.decode_peer_reply,
-        )
-        self.pool = Pool(
-            keeper,
-            side,
-            opened=lambda link: self.events.append("up"),
-            lost=lambda link, reason: self.events.append(f"lost: {reason}"),
-            silent=lambda link: self.events.append("silent"),
-        )
-        self.address: Address = ("", 0)
-
-    async def handle(self, incoming: Incoming) -> Reply:
-        request = incoming.request
-        assert isinstance(request, PieceAsk)
-        if request.piece == 1:
-            self.hanging.set()
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                self.cancelled.set()
-                raise
-        if request.piece == 2:
-            raise InvalidInput("not that one", hint="another")
-        if request.piece == 3:
-            raise RuntimeError("a bug of ours")
-        return Reply(Piece(), (incoming.body,))
+from meshnode.wire.messages import Ask, Document, Hello, PieceAsk, StreamPing
+from tests.links.stations import ASK, Station, stations, until
 
 
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[tuple[Station, Station]]:
     """Two members of one mesh."""
-    first, second = Keeper.open(tmp_path / "a"), Keeper.open(tmp_path / "b")
-    first.found("m", "a")
-    inviter = Inviter(first, host="127.0.0.1", hints=lambda: ["127.0.0.1"], peers=list, joined=lambda _: None)
-    token = await inviter.invite(expires_s=60, roles=None, zones=())
-    second.adopt((await redeem(second, token, "b")).membership)
-    await inviter.stop()
-    stations = Station(first), Station(second)
-    for station in stations:
-        station.address = await station.pool.start("127.0.0.1", 0)
-    try:
-        yield stations
-    finally:
-        for station in stations:
-            await station.pool.stop()
-            station.keeper.close()
+    async with stations(tmp_path, "ab") as (a, b):
+        yield a, b
 
 
 async def linked(a: Station, b: Station) -> Link:
@@ -150,6 +93,54 @@ async def test_two_dials_make_one_link(pair: tuple[Station, Station]) -> None:
     (here,), (there,) = a.pool.links(), b.pool.links()
     assert here.dialled != there.dialled
     assert b"y" == bytes((await here.call(ASK, (b"y",))).body)
+
+
+class Leaky:
+    """A path between two nodes that breaks for one of them only, as a NAT does that has forgotten a connection."""
+
+    def __init__(self, target: Address) -> None:
+        self.target = target
+        self.writers: list[asyncio.StreamWriter] = []
+        self.broken = False
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(*self.target)
+        self.writers += [writer, there[1]]
+        with suppress(ConnectionError):
+            await asyncio.gather(self.one_way(reader, there[1]), self.one_way(there[0], writer))
+
+    async def one_way(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if not self.broken:
+                writer.write(data)
+
+    def forget(self) -> None:
+        """The far side sees a reset, the near side nothing at all."""
+        self.broken = True
+        self.writers[1].transport.abort()
+
+
+async def test_a_link_that_only_one_side_lost_does_not_keep_the_other_out(pair: tuple[Station, Station]) -> None:
+    """The side that holds a dead link for the better one doubts it when its peer dials again, and lets it in."""
+    a, b = sorted(pair, key=lambda station: station.id)
+    path = Leaky(b.address)
+    server = await asyncio.start_server(path.carry, "127.0.0.1", 0)
+    a.book[b.id] = (server.sockets[0].getsockname(),)
+    b.book[a.id] = (a.address,)
+    dead = await a.to(b)
+    await until(lambda: b.pool.get(a.id))
+    path.forget()
+    await until(lambda: b.pool.get(a.id) is None)
+    assert dead.usable
+
+    await b.to(a)
+    await until(lambda: dead.silent)
+    fresh = await b.to(a)
+    await until(lambda: a.pool.get(b.id) is not dead)
+    assert b"y" == bytes((await fresh.call(ASK, (b"y",))).body)
+    for writer in path.writers:
+        writer.transport.abort()
+    server.close()
 
 
 async def test_the_wrong_node_and_a_revoked_one_are_refused(pair: tuple[Station, Station]) -> None:

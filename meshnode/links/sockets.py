@@ -1,0 +1,48 @@
+"""Sockets as links want them: bound where they were told, and quick."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from contextlib import suppress
+
+from meshnode.errors import ListenError
+
+USER_TIMEOUT_MS = 20_000
+
+
+def tune(connection: socket.socket | None) -> None:
+    """Send small frames at once, and let the kernel give up unacknowledged data sooner than its quarter of an hour."""
+    if connection is not None and connection.family != socket.AF_UNIX:
+        with suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+
+
+async def listening(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
+    """A bound socket; `::` takes IPv4 as well. Raises ListenError, naming the address."""
+    try:
+        (family, _, proto, _, address), *_ = await asyncio.get_running_loop().getaddrinfo(
+            host, port, type=kind, flags=socket.AI_PASSIVE
+        )
+        bound = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    try:
+        bound.setblocking(False)
+        if kind is socket.SOCK_STREAM:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(
+                socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not ipaddress.ip_address(host).is_unspecified)
+            )
+        bound.bind(address)
+    except (OSError, ValueError) as error:
+        bound.close()
+        raise ListenError(
+            f"cannot listen on {host}:{port}: {getattr(error, 'strerror', error)}",
+            hint="another program has this port: choose one with --listen HOST:PORT (port 0 = any free)",
+        ) from error
+    return bound
