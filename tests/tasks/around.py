@@ -69,9 +69,9 @@ def member(node: NodeId, *, state: Any = "alive", usable: bool | None = None, **
     )
 
 
-def inferred(node: NodeId, body: bytes, **changes: Any) -> Reply:
+def inferred(by: NodeId, body: bytes, **changes: Any) -> Reply:
     """A whole answer, or one that is wrong in some field."""
-    fields = {"model": MODEL.digest, "node": node, "checksum": zlib.crc32(body), "provider": "CPUExecutionProvider"}
+    fields = {"model": MODEL.digest, "node": by, "checksum": zlib.crc32(body), "provider": "CPUExecutionProvider"}
     return Reply(Inferred(**({"outputs": (), "queue_s": 0.0, "run_s": 0.01} | fields | changes)), (body,))
 
 
