@@ -109,8 +109,9 @@ async def test_a_zone_that_is_busy_is_no_zone_without_nodes(around: Around) -> N
     for node, wait_s in ((ANN, 0.7), (BOB, 0.3)):
         (await around.peer(node, zone="eu")).quote = Refused("3 s of work wait here", retry_after_s=wait_s)
     await around.peer(CAT, zone="us")
-    with pytest.raises(NoCapacity, match=r"ann: 3 s of work.*bob: 3 s of work") as caught:
+    with pytest.raises(NoCapacity) as caught:
         await chosen(around, zone="eu")
+    assert all(f"{name}: 3 s of work" in str(caught.value) for name in ("ann", "bob"))
     assert 0.3 == caught.value.retry_after_s
 
 
