@@ -134,7 +134,7 @@ async def _models(node: Node, _: Nothing) -> JSON:
 
 async def _model_show(node: Node, args: ModelName) -> JSON:
     manifest = node.catalog.resolve(args.model)
-    return next(m for m in await _models(node, Nothing()) if m["digest"] == manifest.digest)
+    return documents.model(node, manifest)
 
 
 async def _model_add(node: Node, args: AddModel) -> JSON:
