@@ -140,6 +140,8 @@ async def _model_show(node: Node, args: ModelName) -> JSON:
 async def _model_add(node: Node, args: AddModel) -> JSON:
     node.keeper.check_may_publish()
     path = Path(args.path)
+    if not path.is_absolute():
+        raise InvalidInput(f"{args.path[:200]!r} is no absolute path", hint="the agent stands in another folder than you")
     name = model_name(args.name or path.stem)
     stored = await node.store.add(path)
     try:
@@ -173,7 +175,7 @@ async def _model_add(node: Node, args: AddModel) -> JSON:
         if not node.catalog.knows(stored.digest):
             node.store.remove(stored.digest)
         raise
-    return documents.model_document(manifest, on_disk=[node.keeper.id], loaded=[])
+    return documents.model_document(known or manifest, on_disk=[node.keeper.id], loaded=[])
 
 
 async def _model_remove(node: Node, args: ModelName) -> JSON:
