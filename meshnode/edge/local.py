@@ -28,6 +28,7 @@ from meshnode.errors import InvalidInput, PermissionDenied
 from meshnode.links.link import Incoming, Reply
 from meshnode.tasks.choosing import Wanted
 from meshnode.tasks.finding import find_member
+from meshnode.trust.invites import parse
 from meshnode.wire.messages import Ask, Document, Plan, StreamPing, Submit
 
 PING_TIMEOUT_S = 5.0
@@ -198,6 +199,11 @@ async def _join(node: Node, args: Token) -> JSON:
         raise PermissionDenied(
             f"this node is already in a mesh with {len(others)} other nodes",
             hint="`meshnode leave` first; it ends this node's part in that mesh",
+        )
+    if parse(args.token, now=time.time()).inviter == node.keeper.id:
+        # Redeeming it would put the admin key away, as that of a mesh that was left.
+        raise PermissionDenied(
+            "this node made the token itself", hint="use it on the other machine: `meshnode up TOKEN` there"
         )
     return {"mesh": await node.control.rejoin(args.token)}
 
