@@ -142,7 +142,9 @@ async def _model_add(node: Node, args: AddModel) -> JSON:
     node.keeper.check_may_publish()
     path = Path(args.path)
     if not path.is_absolute():
-        raise InvalidInput(f"{args.path[:200]!r} is no absolute path", hint="the agent stands in another folder than you")
+        raise InvalidInput(
+            f"{args.path[:200]!r} is no absolute path", hint="the agent stands in another folder than you"
+        )
     name = model_name(args.name or path.stem)
     stored = await node.store.add(path)
     try:
