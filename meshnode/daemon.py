@@ -48,6 +48,8 @@ async def run(home: Path, settings: Settings, *, token: str | None, announce: An
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+        # Not left behind: OpenBLAS never returns from a fork while another thread computes with it.
+        await asyncio.wait({devices})
         keeper.close()
 
 
