@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,15 @@ def settings(name: str, **fields: Any) -> Settings:
     return replace(SMALL, name=name, **fields)
 
 
-def workers() -> list[psutil.Process]:
-    """Worker processes of agents in this process."""
-    return [p for p in psutil.Process().children() if "meshnode.execution.worker" in " ".join(p.cmdline())]
+def workers(home: Path | None = None) -> list[psutil.Process]:
+    """Worker processes of agents in this process; of one home, when it is named."""
+    found = []
+    for process in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            here = home is None or Path(process.cwd()).is_relative_to(home)
+            if here and "meshnode.execution.worker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 @asynccontextmanager
