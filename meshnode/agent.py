@@ -202,6 +202,8 @@ class Agent:
         await node.inviter.start()
         await self._local.start()
         await node.discovery.start(node.address)
+        if peers:  # a token's peers are known once: they are kept before anything can end this start
+            node.discovery.remember([row for row in peers if row[0] != self._keeper.id])
         for peer, addresses in peers:
             if peer != self._keeper.id:
                 self._start(self._greet(peer, addresses))

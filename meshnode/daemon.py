@@ -6,13 +6,12 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from meshnode.agent import Agent, Peers, node_name
 from meshnode.config import Settings
-from meshnode.errors import MeshError, PermissionDenied
+from meshnode.errors import PermissionDenied
 from meshnode.execution.devices import Devices
 from meshnode.trust import invites
 from meshnode.trust.joining import redeem
@@ -49,6 +48,8 @@ async def run(home: Path, settings: Settings, *, token: str | None, announce: An
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+        # Not left behind: OpenBLAS never returns from a fork while another thread computes with it.
+        await asyncio.wait({devices})
         keeper.close()
 
 
@@ -60,8 +61,9 @@ async def belong(keeper: Keeper, settings: Settings, token: str | None) -> Peers
     name = node_name(settings)
     if token is not None:
         if keeper.belongs:
-            invite = _peek(token)
-            if invite is None or keeper.statements.mesh_id.startswith(invite.mesh_prefix):
+            # Also when it has expired: a member that is started again with its old token is no joiner.
+            invite = invites.parse(token, now=0.0)
+            if keeper.statements.mesh_id.startswith(invite.mesh_prefix):
                 log.info("already in the mesh of this token")
                 return ()
             if len(keeper.statements.members()) > 1:
@@ -75,10 +77,3 @@ async def belong(keeper: Keeper, settings: Settings, token: str | None) -> Peers
     if not keeper.belongs:
         keeper.found(f"{name}'s mesh", name)
     return ()
-
-
-def _peek(token: str) -> invites.Invite | None:
-    """What a token says, also when it has expired: a member that is started again with its old token is no joiner."""
-    with suppress(MeshError):
-        return invites.parse(token, now=0.0)
-    return None

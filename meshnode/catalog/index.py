@@ -35,7 +35,7 @@ class Catalog:
     _manifests: tuple[Manifest, ...] = ()
     _by_digest: dict[Digest, Manifest] = field(default_factory=dict)
     _by_name: dict[str, Manifest] = field(default_factory=dict)
-    _statements: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    _statements: dict[tuple[str, int, Digest], bytes] = field(default_factory=dict)
 
     def refresh(self, statements: Iterable[tuple[ModelStatement, NodeId]]) -> None:
         """Read the statements that hold, oldest first, with their publishers.
@@ -54,9 +54,8 @@ class Catalog:
                 continue
             self._by_digest.setdefault(manifest.digest, manifest)
             key = (manifest.name, manifest.version)
-            if key not in found:
-                found[key] = manifest
-                self._statements[key] = statement.id
+            found.setdefault(key, manifest)
+            self._statements.setdefault((*key, manifest.digest), statement.id)
         self._manifests = tuple(found[key] for key in sorted(found))
         self._by_name = {manifest.name: manifest for manifest in self._manifests}  # sorted: the newest version stays
 
@@ -92,4 +91,4 @@ class Catalog:
 
     def statement_of(self, manifest: Manifest) -> bytes:
         """The id of the statement that made a model known."""
-        return self._statements[manifest.name, manifest.version]
+        return self._statements[manifest.name, manifest.version, manifest.digest]

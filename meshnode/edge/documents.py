@@ -23,14 +23,7 @@ async def status(node: Node) -> dict[str, Any]:
     vitals = await _vitals(node, view)
     manifests = node.catalog.manifests()
     by_digest = {manifest.digest: manifest for manifest in manifests}
-    holders: dict[str, list[str]] = {}
-    loaders: dict[str, list[str]] = {}
-    for member in view:
-        if member.advert is not None and member.state == "alive":
-            for model in member.advert.models:
-                holders.setdefault(model.digest, []).append(member.id)
-                if model.loaded:
-                    loaders.setdefault(model.digest, []).append(member.id)
+    holders, loaders = _holders(view)
     counts = {state: sum(m.state == state for m in view) for state in ("alive", "suspect", "dead", "left")}
     return {
         "schema": STATUS_SCHEMA,
@@ -122,6 +115,26 @@ def _node(node: Node, member: Member, vitals: Vitals | None, manifests: dict[Dig
             if held.digest in manifests
         ],
     }
+
+
+def model(node: Node, manifest: Manifest) -> dict[str, Any]:
+    """One model and who has it, also one whose name another model has."""
+    holders, loaders = _holders(node.membership.view())
+    digest = manifest.digest
+    return model_document(manifest, on_disk=holders.get(digest, []), loaded=loaders.get(digest, []))
+
+
+def _holders(view: tuple[Member, ...]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Who has which digest on disk, and who in memory."""
+    holders: dict[str, list[str]] = {}
+    loaders: dict[str, list[str]] = {}
+    for member in view:
+        if member.advert is not None and member.state == "alive":
+            for held in member.advert.models:
+                holders.setdefault(held.digest, []).append(member.id)
+                if held.loaded:
+                    loaders.setdefault(held.digest, []).append(member.id)
+    return holders, loaders
 
 
 def model_document(manifest: Manifest, *, on_disk: list[str], loaded: list[str]) -> dict[str, Any]:

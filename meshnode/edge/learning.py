@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from meshnode.edge.node import Node
@@ -35,4 +36,6 @@ def learn(node: Node, statements: list[Statement]) -> None:
             continue
         node.membership.revoked(member.id)
         node.discovery.forget(member.id)
-        node.pool.drop(member.id, "revoked", f"this node was revoked: {reason}")
+        # One turn later, so that the revocation itself, which is about to be pushed, still reaches the node.
+        text = f"this node was revoked: {reason}"
+        asyncio.get_running_loop().call_soon(node.pool.drop, member.id, "revoked", text)

@@ -28,6 +28,7 @@ from meshnode.errors import InvalidInput, PermissionDenied
 from meshnode.links.link import Incoming, Reply
 from meshnode.tasks.choosing import Wanted
 from meshnode.tasks.finding import find_member
+from meshnode.trust.invites import parse
 from meshnode.wire.messages import Ask, Document, Plan, StreamPing, Submit
 
 PING_TIMEOUT_S = 5.0
@@ -140,13 +141,16 @@ async def _models(node: Node, _: Nothing) -> JSON:
 
 async def _model_show(node: Node, args: ModelName) -> JSON:
     manifest = node.catalog.resolve(args.model)
-    found = next(m for m in await _models(node, Nothing()) if m["digest"] == manifest.digest)
-    return {**found, "name": manifest.name, "version": manifest.version}  # one digest may have several names
+    return documents.model(node, manifest)
 
 
 async def _model_add(node: Node, args: AddModel) -> JSON:
     node.keeper.check_may_publish()
     path = Path(args.path)
+    if not path.is_absolute():
+        raise InvalidInput(
+            f"{args.path[:200]!r} is no absolute path", hint="the agent stands in another folder than you"
+        )
     name = model_name(args.name or path.stem)
     stored = await node.store.add(path)
     try:
@@ -180,7 +184,7 @@ async def _model_add(node: Node, args: AddModel) -> JSON:
         if not node.catalog.knows(stored.digest):
             node.store.remove(stored.digest)
         raise
-    return documents.model_document(manifest, on_disk=[node.keeper.id], loaded=[])
+    return documents.model_document(known or manifest, on_disk=[node.keeper.id], loaded=[])
 
 
 async def _model_remove(node: Node, args: ModelName) -> JSON:
@@ -203,6 +207,11 @@ async def _join(node: Node, args: Token) -> JSON:
         raise PermissionDenied(
             f"this node is already in a mesh with {len(others)} other nodes",
             hint="`meshnode leave` first; it ends this node's part in that mesh",
+        )
+    if parse(args.token, now=time.time()).inviter == node.keeper.id:
+        # Redeeming it would put the admin key away, as that of a mesh that was left.
+        raise PermissionDenied(
+            "this node made the token itself", hint="use it on the other machine: `meshnode up TOKEN` there"
         )
     return {"mesh": await node.control.rejoin(args.token)}
 

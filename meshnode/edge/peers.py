@@ -6,6 +6,7 @@ tasks and models wait until the trust sets of both sides agree on this link, and
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from meshnode.edge.node import Node
@@ -49,7 +50,7 @@ class PeerDoor:
             case TrustSync() | TrustPush():
                 return await node.trust.handle(incoming)
         await node.trust.settled(incoming.link)
-        if node.keeper.statements.grant(peer) is None:
+        if node.keeper.statements.grant(peer, time.time()) is None:
             raise PermissionDenied(f"node {peer[:8]} has no grant in this mesh, or it has expired")
         match request:
             case QuoteAsk():

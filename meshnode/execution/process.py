@@ -77,6 +77,7 @@ class WorkerProcess:
         self._tending: asyncio.Task[None] | None = None
         self._died = asyncio.Event()
         self._ready = asyncio.Event()
+        self._turn = asyncio.Event()  # a new one for each turn: whoever waits looks again
         self.failure = ""
 
     def start(self) -> None:
@@ -99,9 +100,10 @@ class WorkerProcess:
 
     async def ready(self) -> None:
         """Wait for a process that is ready. Raises WorkerCrashed when it cannot be had."""
-        if not self._ready.is_set() and self.failure:
-            raise WorkerCrashed(f"the {self.provider} worker does not start: {self.failure}")
-        await self._ready.wait()
+        while not self._ready.is_set():
+            if self.failure:
+                raise WorkerCrashed(f"the {self.provider} worker does not start: {self.failure}")
+            await self._turn.wait()
 
     def next_id(self) -> int:
         """An id for a message."""
@@ -172,6 +174,7 @@ class WorkerProcess:
             if not was_ready:
                 failures += 1
                 self.failure = why
+                self._turned()
                 await asyncio.sleep(min(0.25 * 2**failures, RESTART_MAX_S))
 
     def _begin(self) -> Incarnation:
@@ -228,6 +231,7 @@ class WorkerProcess:
             self.runtime = message.version
             self.failure = ""
             self._ready.set()
+            self._turned()
             return
         answer = life.open.pop(message.id, None)
         if answer is None or answer.done():
@@ -238,6 +242,10 @@ class WorkerProcess:
             answer.set_exception(BY_CODE.get(message.code, MeshError)(message.message, hint=message.hint))
         else:
             answer.set_result((message, fd))
+
+    def _turned(self) -> None:
+        turn, self._turn = self._turn, asyncio.Event()
+        turn.set()
 
     def _flush(self, life: Incarnation) -> None:
         while life.unsent:

@@ -134,9 +134,9 @@ class Membership:
         """Say goodbye (unless `reason` is None) and be silent."""
         if reason is not None:
             self._feed(Leaving(reason))
-            goodbye = self._core.oneself.goodbye(reason[:32])
-            calls = [tell(link, goodbye) for link in self._pool.links()[:64]]
-            await asyncio.gather(*calls, return_exceptions=True)
+            own = self._core.roster.get(self._keeper.id)
+            assert own is not None, "a node always holds itself"
+            await asyncio.gather(*(tell(link, own.word) for link in self._pool.links()[:64]), return_exceptions=True)
         for handle in (self._timer, self._telling):
             if handle is not None:
                 handle.cancel()

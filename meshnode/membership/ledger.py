@@ -21,7 +21,7 @@ from meshnode.membership.pace import BULK
 from meshnode.membership.roster import Roster, Row, raw_id
 from meshnode.membership.rules import Rules
 from meshnode.membership.suspicion import CONFIRMATIONS, Accusers, Suspicion, Suspicions, shortest_s
-from meshnode.membership.updates import Alive, AnyUpdate, Dead, Gossip, Suspect
+from meshnode.membership.updates import Alive, AnyUpdate, Dead, Gossip, Left, Suspect
 from meshnode.wire.messages import NodeId
 
 OLD_S = 60.0
@@ -125,13 +125,22 @@ class Ledger:
 
     def say_alive(self, effects: list[Effect]) -> None:
         """Tell this node's own newest word."""
-        if self.oneself.yielded:
+        if self.oneself.yielded or self.oneself.gone:
             return
         row = self.own_row()
         before = self.roster.get(self.me)
         self.roster.put(row)
         self.news.put(self.me, row.word)
         effects.append(Changed(row, before.state if before is not None else None))
+
+    def leave(self, reason: str, effects: list[Effect]) -> Left:
+        """This node says goodbye; what it says is the end of it."""
+        row = self.own_row()
+        goodbye = self.oneself.leave(reason)
+        row = replace(row, state="left", word=goodbye, reason=reason)
+        self.roster.put(row)
+        effects.append(Changed(row, "alive"))
+        return goodbye
 
     @property
     def view(self) -> int:

@@ -32,6 +32,7 @@ class Oneself:
     advert: int = 0
     twin: int = 0
     yielded: bool = False
+    gone: bool = False
     _rivals: set[int] = field(default_factory=set)
     _word: Alive | None = None
 
@@ -55,8 +56,9 @@ class Oneself:
             self._word = held
         return held
 
-    def goodbye(self, reason: str) -> Left:
-        """That it leaves, signed."""
+    def leave(self, reason: str) -> Left:
+        """That it leaves, signed; from now on it says nothing else."""
+        self.gone = True
         return updates.left(self.sign, self.key, self.gen, self.inc, reason)
 
     def anew(self) -> None:
@@ -69,7 +71,7 @@ class Oneself:
         own = isinstance(update, Alive) and update.born == self.born
         if own and version == self.version:
             return "nothing"
-        if self.yielded and not isinstance(update, Left):
+        if self.gone or (self.yielded and not isinstance(update, Left)):
             return "nothing"
         if version < self.version or (own and version <= self.version):
             return "repeat"

@@ -13,7 +13,6 @@ seconds.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import count
 from typing import assert_never
 
@@ -388,9 +387,8 @@ class Swim:
 
     def _leave(self, reason: str, effects: list[Effect]) -> None:
         self._leaving = True
-        goodbye = self.oneself.goodbye(reason)
+        goodbye = self.ledger.leave(reason[:32], effects)
         effects.extend(Send(peer, Gossip((goodbye,))) for peer in self._others(64))
-        effects.append(Changed(replace(self.ledger.own_row(), state="left", word=goodbye, reason=reason), "alive"))
 
     def _others(self, k: int) -> list[NodeId]:
         return self.roster.sample(self._rng, k, lambda row: row.living and row.id != self.me)

@@ -191,7 +191,12 @@ class Chooser:
         asking = {self._start(self._ask_one(ask, node)): node for node in nodes}
         fresh = any(self.linked(node) is None for node in nodes)
         limit_s = QUOTE_FIRST_S if fresh else self._quote_timeout_s(nodes)
-        done, late = await asyncio.wait(asking, timeout=limit_s)
+        try:
+            done, late = await asyncio.wait(asking, timeout=limit_s)
+        except asyncio.CancelledError:
+            for task in asking:  # nobody waits for them any more: the peers hear it too
+                task.cancel()
+            raise
         for task in late:
             self.estimates.failed(asking[task], time.monotonic())
             refusals[asking[task]] = PeerLost(f"no quote within {limit_s:.3g} s")

@@ -92,11 +92,16 @@ class Dispatcher:
     async def submit(self, request: Submit, body: memoryview) -> Reply:
         """The one answer of a task: a `Submitted` with its tensors, or a MeshError with every attempt in it.
 
-        A task id that is already open gets the same answer.
+        A task id that is already open gets the same answer; when whoever asked first leaves, the next takes it over.
         """
         task = TaskId(request.task)
-        if (running := self._open.get(task)) is not None:
-            return await asyncio.shield(running)
+        while (running := self._open.get(task)) is not None:
+            try:
+                return await asyncio.shield(running)
+            except asyncio.CancelledError:
+                current = asyncio.current_task()
+                if not running.cancelled() or (current is not None and current.cancelling()):
+                    raise  # it is this caller that leaves
         if self.draining:
             raise Refused("this agent is stopping", retry_after_s=1.0)
         if len(self._open) >= self.settings.tasks.open_max:

@@ -231,7 +231,7 @@ class Keeper:
         new, refused = self.statements.merge(data)
         for error in refused:
             log.warning("a statement from a peer was refused: %s", error)
-        if new or self._unsaved:
+        if (new or self._unsaved) and self.belongs:  # a mesh that was left is not written down again
             try:
                 self._save()
             except HomeError as error:

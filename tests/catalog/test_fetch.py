@@ -18,6 +18,7 @@ from meshnode.errors import ModelRefused, PeerLost, TransferFailed
 from meshnode.wire.messages import Digest, NodeId, PieceAsk, PieceListAsk
 from tests.catalog.conftest import SmallDisk
 from tests.catalog.making import PIECE, SETTINGS, A, B, C, manifest_of, plain, with_data
+from tests.waiting import until
 
 Twist = Callable[[PieceAsk | PieceListAsk, bytes], Awaitable[bytes]]
 
@@ -315,3 +316,64 @@ async def test_pieces_of_a_model_of_one_file(store: Store, tmp_path: Path) -> No
     await mesh.fetcher(store).ensure(mesh.manifest)
     assert_same(mesh, store)
     assert piece_count(mesh.manifest.files[0], PIECE) == len(mesh.pieces)
+
+
+async def test_a_holder_that_comes_back_meanwhile_is_asked(mesh: Mesh, store: Store) -> None:
+    """The only holder hangs; another comes up while the model is under way and brings it."""
+
+    async def hang(_ask: PieceAsk | PieceListAsk, _data: bytes) -> bytes:
+        mesh.holders.append(B)
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    mesh.twists[A] = hang
+    async with asyncio.timeout(30):
+        await mesh.fetcher(store, piece_timeout_s=20.0).ensure(mesh.manifest)
+    assert_same(mesh, store)
+
+
+async def test_a_model_that_is_here_moves_no_byte(mesh: Mesh, store: Store) -> None:
+    """After the first time neither a holder is asked nor progress told."""
+    fetcher = mesh.fetcher(store)
+    path = await fetcher.ensure(mesh.manifest)
+    mesh.asked.clear()
+    assert path == await fetcher.ensure(mesh.manifest, lambda *_: pytest.fail("nothing moves"))
+    assert not mesh.asked
+
+
+async def test_a_task_that_gives_up_leaves_the_transfer_running(mesh: Mesh, store: Store) -> None:
+    """The only one that waited is cancelled: the model comes all the same, and the next task finds it."""
+    gate = asyncio.Event()
+
+    async def hold(_ask: PieceAsk | PieceListAsk, data: bytes) -> bytes:
+        await gate.wait()
+        return data
+
+    mesh.twists[A] = hold
+    fetcher = mesh.fetcher(store)
+    waiting = asyncio.ensure_future(fetcher.ensure(mesh.manifest))
+    await until(lambda: mesh.asked, "the transfer has begun")
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    gate.set()
+    await until(lambda: store.has(mesh.manifest.digest), "the model came")
+    await fetcher.ensure(mesh.manifest)
+    assert {1} == set(mesh.pieces.values())
+
+
+async def test_stopping_ends_all_transfers(mesh: Mesh, store: Store) -> None:
+    """Whoever waits is told, and nothing is under way afterwards."""
+
+    async def hang(_ask: PieceAsk | PieceListAsk, _data: bytes) -> bytes:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    mesh.twists[A] = hang
+    fetcher = mesh.fetcher(store)
+    waiting = asyncio.ensure_future(fetcher.ensure(mesh.manifest))
+    await until(lambda: mesh.asked, "the transfer has begun")
+    await fetcher.stop()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert {asyncio.current_task()} == asyncio.all_tasks()

@@ -56,3 +56,12 @@ def test_the_younger_returns_when_the_elder_has_left() -> None:
     assert "jump" == me.heard(left("me", 9, 0))
     assert not me.yielded
     assert (10, 0) == me.version
+
+
+def test_a_node_that_says_goodbye_takes_nothing_back() -> None:
+    """Neither an accusation nor its own goodbye, coming back, makes it alive again."""
+    me = start(5, 100)
+    goodbye = me.leave("stop")
+    for said in (goodbye, suspect("me", "a", 5, 0), alive("me", 9, 0, born=50)):
+        assert "nothing" == me.heard(said)
+    assert (5, 0) == me.version

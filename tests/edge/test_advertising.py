@@ -1,0 +1,122 @@
+"""What a node says about itself, and when that is news."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshnode.edge.advertising import ADDRESSES_MAX, CHARGE_STEP, SERVICE_NEWS, content, is_news
+from meshnode.edge.node import Node
+from meshnode.execution.devices import Gpu, Power
+from meshnode.membership import advert
+from meshnode.membership.advert import Content, Cpu, Held, PowerState
+from tests.edge.living import ask
+from tests.edge.test_local import ECHO
+from tests.waiting import until
+
+D1, D2 = "1" * 64, "2" * 64
+SAID = Content(
+    addresses=(("10.0.0.7", 7433),),
+    software="0",
+    zone="eu",
+    labels={"room": "a"},
+    cpu=Cpu("cpu", 2, 1.0),
+    memory_total=100,
+    gpus=(),
+    providers=("CPUExecutionProvider",),
+    slots=2,
+    models=(Held(D1, True, 0.1),),
+    power=PowerState("mains", None),
+)
+
+
+def said(**fields: Any) -> Content:
+    return msgspec.structs.replace(SAID, **fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"addresses": (("10.0.0.8", 7433),)},
+        {"software": "1"},
+        {"zone": "us"},
+        {"labels": {}},
+        {"cpu": Cpu("cpu", 4, 1.0)},
+        {"memory_total": 200},
+        {"gpus": (advert.Gpu("one", 1),)},
+        {"providers": ()},
+        {"slots": 1},
+        {"models": ()},
+        {"models": (Held(D1, False, 0.1),)},
+        {"models": (Held(D2, True, 0.1),)},
+        {"models": (Held(D1, True, 0.1), Held(D2, False, None))},
+        {"models": (Held(D1, True, None),)},
+        {"models": (Held(D1, True, 0.2),)},
+        {"models": (Held(D1, True, 0.05),)},
+        {"power": PowerState("battery", 80)},
+        {"draining": True},
+        {"paused": "its owner is there"},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_every_change_that_matters_is_news(fields: dict[str, Any]) -> None:
+    """In both directions."""
+    assert is_news(SAID, said(**fields))
+    assert is_news(said(**fields), SAID)
+
+
+@given(st.floats(1e-4, 10.0), st.floats(1e-4, 10.0))
+def test_a_run_time_is_news_when_it_changed_much(before_s: float, after_s: float) -> None:
+    """Noise between two runs makes no gossip."""
+    changed = max(before_s, after_s) / min(before_s, after_s) > SERVICE_NEWS
+    models = [(Held(D1, True, s), Held(D2, False, None)) for s in (before_s, after_s)]
+    assert changed == is_news(said(models=models[0]), said(models=models[1]))
+
+
+def test_what_is_the_same_is_no_news() -> None:
+    """Equal facts are told once."""
+    assert not is_news(SAID, said(labels={"room": "a"}, models=(Held(D1, True, 0.1),)))
+
+
+def told(node: Node, **fields: Any) -> Content:
+    given: dict[str, Any] = {"zone": "eu", "addresses": (("127.0.0.1", 7433),), "draining": False}
+    return content(node, **(given | fields))
+
+
+async def test_the_facts_are_those_of_the_parts(node: Node) -> None:
+    """Hardware, labels, zone and what runs here; a model is told with its state and its learnt run time."""
+    node.settings = replace(node.settings, labels={"room": "a"})
+    node.devices.gpus.append(Gpu("one", 10))
+    await until(lambda: node.execution.providers, "the worker is up")
+    fact = told(node, draining=True)
+    assert ("eu", {"room": "a"}, 1, True) == (fact.zone, fact.labels, fact.slots, fact.draining)
+    assert (advert.Gpu("one", 10),) == fact.gpus
+    assert ("CPUExecutionProvider",) == fact.providers
+    assert () == fact.models
+
+    added = await ask(node.home, "model.add", {"path": ECHO, "name": "echo"})
+    assert (Held(added["digest"], False, None),) == told(node).models
+    await ask(node.home, "model.remove", {"model": "echo"})
+    assert () == told(node).models, "its files are still here, and nobody may ask for them"
+
+
+async def test_a_battery_that_drains_is_told_in_steps(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not each percent is gossip."""
+    charges = []
+    for percent in (None, 100.0, 99.0, 71.3, 2.0, 0.0):
+        power = Power("battery", percent)
+        monkeypatch.setattr(type(node.devices), "power", lambda _, power=power: power)
+        charges.append(told(node).power.percent)
+    assert [None, 100, 100, 70, 0, 0] == charges
+    assert all(charge is None or charge % CHARGE_STEP == 0 for charge in charges)
+
+
+async def test_more_addresses_than_fit_are_cut(node: Node) -> None:
+    """The first ones are the best ones."""
+    addresses = tuple(("10.0.0.7", port) for port in range(1, 40))
+    assert addresses[:ADDRESSES_MAX] == told(node, addresses=addresses).addresses
