@@ -66,7 +66,7 @@ def up(
     _start_log(home)
     from meshnode import daemon
 
-    work = daemon.run(home, settings, token=read_token(token) if token else None, announce=_announce)
+    work = daemon.run(home, settings, token=read_token(token) if token is not None else None, announce=_announce)
     try:
         import uvloop
     except ImportError:

@@ -173,13 +173,14 @@ class Membership:
         link = None if is_self else self._pool.get(row.id)
         path = "self" if is_self else path_of(link) if link is not None else "none"
         revoked = self._keeper.statements.revoked(row.id) is not None
+        grant = self._keeper.statements.grant(row.id) if held is None else None
         addresses = self.addresses(row.id)
         reason = {"left": f"it left: {row.reason}", "dead": "it does not answer: declared dead by its peers"}.get(
             row.state, known.trouble
         )
         return Member(
             id=row.id,
-            name=held.name if held is not None else row.id[:8],
+            name=held.name if held is not None else grant.name if grant is not None else row.id[:8],
             state="left" if revoked else row.state,
             usable=row.state == "alive" and not known.trouble and not revoked and (is_self or held is not None),
             advert=held,

@@ -14,7 +14,7 @@ from typing import Any
 
 from meshnode.catalog.manifest import Manifest
 from meshnode.config import Routing
-from meshnode.errors import MeshError, NoCapacity, NoNodeInZone, PeerLost
+from meshnode.errors import InvalidInput, MeshError, NoCapacity, NoNodeInZone, PeerLost
 from meshnode.links.link import Link, Reply
 from meshnode.membership.view import Member
 from meshnode.routing import policy
@@ -227,7 +227,10 @@ class Chooser:
     # --- facts ---
 
     def _task(self, wanted: Wanted, remaining_s: float) -> TaskFacts:
-        node = self.find(wanted.node).id if wanted.node is not None else None
+        member = self.find(wanted.node) if wanted.node is not None else None
+        if member is not None and member.state == "left":
+            raise InvalidInput(f"node {member.name} is not in the mesh any more: {member.reason or 'it left'}")
+        node = member.id if member is not None else None
         manifest = wanted.manifest
         return TaskFacts(wanted.input_bytes, remaining_s, manifest.size, manifest.memory_bytes, wanted.zone, node)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from meshnode.edge.node import Node
-from meshnode.errors import MeshError, PermissionDenied, Refused
+from meshnode.errors import InvalidInput, MeshError, PermissionDenied, Refused
 from meshnode.links.link import Link
 from meshnode.wire.messages import QuoteAsk, Submit, VitalsAsk
 from tests.edge.living import ask, founder, joiner, sees, workers
@@ -45,6 +45,15 @@ async def test_a_revoked_node_is_out_at_once(pair: tuple[Node, Node]) -> None:
     with pytest.raises(MeshError):
         await ann.pool.link(bob.keeper.id, (bob.address,))
     assert None is ann.pool.get(bob.keeper.id)
+
+
+async def test_a_task_for_a_node_that_is_out_fails_at_once_and_says_so(pair: tuple[Node, Node]) -> None:
+    """There is nothing to wait for; and where its name was known by its advert only, the grant still has it."""
+    ann, bob = pair
+    await ask(ann.home, "model.add", {"path": ECHO, "name": "echo"})
+    await ask(ann.home, "revoke", {"node": "bob", "reason": "stolen"})
+    with pytest.raises(InvalidInput, match="bob is not in the mesh any more: revoked"):
+        await run(ann.home, np.float32([[5]]), node=bob.keeper.id)
 
 
 async def test_a_revoked_node_knows_it_and_takes_no_tasks(pair: tuple[Node, Node]) -> None:
