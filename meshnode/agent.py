@@ -89,6 +89,7 @@ class Agent:
             opened=self._link_up,
             lost=self._link_lost,
             silent=self._link_silent,
+            rival=lambda link: membership.tell_rival(link),
             known=knowledge(lambda: self.node),
         )
         membership = Membership(keeper, pool, settings.membership, rng, name=name, changed=self._view_changed)
@@ -112,7 +113,7 @@ class Agent:
             manifest=catalog.of_digest,
             on_disk=store.has,
             ensure=fetcher.ensure,
-            willing=lambda: "it is stopping" if self._leaving else owner.reason,
+            willing=lambda: "it is stopping" if self._leaving else membership.copied or owner.reason,
         )
         estimates = Estimates(settings.routing)
         chooser = Chooser(

@@ -23,7 +23,7 @@ def _row(check: str, ok: bool | None, detail: str, fix: str = "") -> dict[str, A
 async def examine(node: Node) -> list[dict[str, Any]]:
     """All checks, in the order in which they matter."""
     rows = [await _worker(node), _gpu(node), _disk(node), _clock(node), _listener(node), _mdns(node)]
-    rows.append(_owner(node))
+    rows += [_owner(node), *_alone(node)]
     rows += await asyncio.gather(*(_peer(node, m.id) for m in node.membership.view() if m.id != node.keeper.id))
     return rows
 
@@ -49,6 +49,17 @@ def _gpu(node: Node) -> dict[str, Any]:
         f"{gpus[0].name} is there, and no run on CUDA worked; only the CPU is advertised",
         "install CUDA's libraries: pip install 'meshnode[cuda]'",
     )
+
+
+def _alone(node: Node) -> list[dict[str, Any]]:
+    """What membership says about this node itself, when it is not well."""
+    rows = []
+    if node.membership.copied:
+        rows.append(_row("identity", False, node.membership.copied, "here: `meshnode leave`, then `meshnode up TOKEN`"))
+    if node.membership.isolated:
+        fix = "look at cable, Wi-Fi and firewall: UDP and TCP of the agent's port must pass both ways"
+        rows.append(_row("network", False, "nobody in the mesh is heard any more", fix))
+    return rows
 
 
 def _disk(node: Node) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class Pool:
         opened: a peer's first link came up.
         lost: a peer's last link ended, and why.
         silent: a peer stopped answering heartbeats.
+        rival: the link of an earlier start of a peer, whose later start has a link too; awaited before it is closed.
         known: what the rest of the agent knows about nodes.
     """
 
@@ -75,6 +76,7 @@ class Pool:
         opened: Callable[[Link], None],
         lost: Callable[[Link, str], None],
         silent: Callable[[Link], None],
+        rival: Callable[[Link], Awaitable[None]] | None = None,
         known: Knowledge | None = None,
     ) -> None:
         known = known or Knowledge()
@@ -89,6 +91,7 @@ class Pool:
         self._on_opened = opened
         self._on_lost = lost
         self._on_silent = silent
+        self._on_rival = rival
         self._links: dict[tuple[NodeId, str], Link] = {}
         self._all: set[Link] = set()
         self._dials: dict[tuple[NodeId, str], asyncio.Task[Link]] = {}
@@ -312,13 +315,13 @@ class Pool:
         if other is not None and not other.usable:
             other = None
         if other is not None and not self._replaces(link, other):
-            self._start(link.close("duplicate", "the other connection stays"))
+            self._start(self._part(link, other, "the other connection stays", DRAIN_S))
             self._start(self._doubt(other))
             return
         self._links[key] = link
         if other is not None:
             drain_s = DRAIN_S if other.via is None else RELAYED_DRAIN_S
-            self._start(other.close("duplicate", "another connection replaced this one", drain_s=drain_s))
+            self._start(self._part(other, link, "another connection replaced this one", drain_s))
             if other.via is None and (link.via is not None or link.peer.boot != other.peer.boot):
                 self.relay.lost(peer.id)
         if key[1] == "":
@@ -328,6 +331,13 @@ class Pool:
             elif (bulk := self._links.get((peer.id, BULK))) is not None and bulk.via is not None and bulk.usable:
                 self._start(bulk.close("duplicate", "there is a direct way now", drain_s=RELAYED_DRAIN_S))
             self._on_opened(link)
+
+    async def _part(self, loser: Link, winner: Link, why: str, drain_s: float) -> None:
+        """Hang up the one of two links that does not stay; a peer that runs twice is told so first."""
+        if loser.peer.boot != winner.peer.boot and self._on_rival is not None:
+            with suppress(MeshError):
+                await self._on_rival(loser)
+        await loser.close("duplicate", why, drain_s=drain_s)
 
     async def _doubt(self, link: Link) -> None:
         """A peer that dials again may have lost the link that we hold: find out now, not at the next idle ping."""

@@ -14,17 +14,16 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from meshnode.config import Membership as Settings
-from meshnode.errors import MeshError, PeerLost, ProtocolError
+from meshnode.errors import MeshError, PeerLost
 from meshnode.links.link import Incoming, Link, Reply, path_of
 from meshnode.links.pool import Address, Pool
 from meshnode.membership import advert as adverts
-from meshnode.membership import entropy
 from meshnode.membership.advert import Advert, Content
+from meshnode.membership.answers import Answers
 from meshnode.membership.book import AdvertBook
 from meshnode.membership.clocks import birth, read_clocks
 from meshnode.membership.contact import LINKED_MAX, Contact, tell
 from meshnode.membership.datagrams import Datagrams
-from meshnode.membership.entropy import News, Told
 from meshnode.membership.events import (
     Advertised,
     Broken,
@@ -33,7 +32,6 @@ from meshnode.membership.events import (
     Event,
     Isolated,
     Leaving,
-    Merged,
     PingStream,
     Reborn,
     Received,
@@ -45,18 +43,18 @@ from meshnode.membership.events import (
 from meshnode.membership.oneself import Oneself
 from meshnode.membership.roster import Row, State
 from meshnode.membership.swim import Swim
-from meshnode.membership.updates import SPKI_PREFIX
-from meshnode.membership.view import FoundBy, Known, Member
+from meshnode.membership.updates import SPKI_PREFIX, AnyPacket
+from meshnode.membership.view import COPIED, FoundBy, Known, Member, member_of
 from meshnode.membership.waking import LOOK_S, Waking
 from meshnode.trust import identity
 from meshnode.trust.keeper import Keeper
-from meshnode.wire import batches, messages
-from meshnode.wire.messages import AdvertPull, NodeId, StreamPing, ViewAsk, ViewNews, ViewRows
+from meshnode.wire.messages import NodeId
 from meshnode.wire.rng import Rng
 
 log = logging.getLogger(__name__)
 
 CHANGE_DELAY_S = 0.05
+RIVAL_LOOKS, RIVAL_LOOK_S = 20, 0.1
 
 
 class Membership:
@@ -91,7 +89,7 @@ class Membership:
             keeper.statements.mesh_id,
             keeper.boot,
             bytes_max=settings.datagram_bytes,
-            received=lambda sender, packet: self._feed(Received(sender, packet)),
+            received=self._received,
         )
         self._core = Swim(
             Oneself(self._key, keeper.boot, birth(), keeper.key.sign),
@@ -119,6 +117,7 @@ class Membership:
             feed=self._feed,
             trouble=self._trouble,
         )
+        self._answers = Answers(self._core, self._adverts, self._contact.age_s, self._feed)
         self._view: tuple[Member, ...] | None = None
         self._heard_until = time.monotonic()
 
@@ -167,30 +166,29 @@ class Membership:
         return tuple(address for address in found if address is not None)
 
     def _member(self, row: Row) -> Member:
+        held, statements = self._adverts.get(row.id), self._keeper.statements
+        link = self._pool.get(row.id)
         is_self = row.id == self._keeper.id
-        known = self._known.setdefault(row.id, Known())
-        held = self._adverts.get(row.id)
-        link = None if is_self else self._pool.get(row.id)
-        path = "self" if is_self else path_of(link) if link is not None else "none"
-        revoked = self._keeper.statements.revoked(row.id) is not None
-        grant = self._keeper.statements.grant(row.id) if held is None else None
-        addresses = self.addresses(row.id)
-        reason = {"left": f"it left: {row.reason}", "dead": "it does not answer: declared dead by its peers"}.get(
-            row.state, known.trouble
+        grant = statements.grant(row.id) if held is None else None
+        return member_of(
+            row,
+            self._known.setdefault(row.id, Known()),
+            held,
+            self.addresses(row.id),
+            path="self" if is_self else path_of(link) if link is not None else "none",
+            granted_name=grant.name if grant is not None else None,
+            revoked=statements.revoked(row.id) is not None,
         )
-        return Member(
-            id=row.id,
-            name=held.name if held is not None else grant.name if grant is not None else row.id[:8],
-            state="left" if revoked else row.state,
-            usable=row.state == "alive" and not known.trouble and not revoked and (is_self or held is not None),
-            advert=held,
-            addresses=addresses,
-            address=known.proven or next(iter(addresses), None),
-            found_by=known.found_by,
-            path=path,
-            reason="revoked" if revoked else reason,
-            since=known.since,
-        )
+
+    @property
+    def isolated(self) -> bool:
+        """Whether nobody is heard any more."""
+        return self._core.health.isolated
+
+    @property
+    def copied(self) -> str:
+        """Why this start must not act for its id: a copy of its home, which started earlier, runs too; or empty."""
+        return COPIED if self._core.oneself.yielded else ""
 
     # --- what the agent tells us ---
 
@@ -238,6 +236,18 @@ class Membership:
         if self._keeper.statements.revoked(node) is None:
             self._start(self._contact.redial(node))
 
+    async def tell_rival(self, link: Link) -> None:
+        """A later start of the peer has a link too: let this earlier one hear the later one's word, if it still lives.
+
+        When both go on raising their start counters, that is a copied home (see `meshnode.membership.oneself`).
+        """
+        for _ in range(RIVAL_LOOKS):
+            row = self._core.roster.get(link.peer.id)
+            if row is not None and row.gen > link.peer.boot:
+                await tell(link, row.word)
+                return
+            await asyncio.sleep(RIVAL_LOOK_S)
+
     def link_silent(self, link: Link) -> None:
         """A peer stopped answering heartbeats."""
         self._trouble(link.peer.id, "it stopped answering")
@@ -258,31 +268,19 @@ class Membership:
 
     async def handle(self, incoming: Incoming) -> Reply:
         """Answer what is asked about membership."""
-        roster = self._core.roster
-        match incoming.request:
-            case StreamPing():
-                if len(incoming.body):
-                    self._feed(Merged(entropy.decode_news(incoming.body).told))
-                word = entropy.encode(News((Told(0.0, self._core.oneself.word),)))
-                return Reply(ViewNews(), (word,))
-            case ViewAsk(root):
-                if root == roster.root:
-                    return Reply(messages.Done(), ())
-                return Reply(messages.ViewDigest(), (entropy.digest(roster),))
-            case ViewRows():
-                news = entropy.answer(roster, entropy.decode_rows(incoming.body), self._contact.age_s)
-                return Reply(ViewNews(), (entropy.encode(news),))
-            case ViewNews():
-                self._feed(Merged(entropy.decode_news(incoming.body).told))
-                return Reply(messages.Done(), ())
-            case AdvertPull():
-                ids = batches.unpack_batch(incoming.body, item_bytes_max=64)
-                found = [self._adverts.bytes_of(NodeId(id.decode("ascii", "replace"))) for id in ids]
-                # The smallest first, so that the asker can use most nodes soonest.
-                return Reply(
-                    messages.Adverts(), (batches.pack_batch(sorted((d for d in found if d is not None), key=len)),)
-                )
-        raise ProtocolError(f"{type(incoming.request).__name__} is not about membership")
+        self._heard(incoming.peer.id)
+        return self._answers.to(incoming)
+
+    def _received(self, sender: NodeId, packet: AnyPacket) -> None:
+        self._heard(sender)
+        self._feed(Received(sender, packet))
+
+    def _heard(self, peer: NodeId) -> None:
+        """First-hand: the peer said something, so what was wrong with it is over, unless its link is still silent."""
+        known, link = self._known.get(peer), self._pool.get(peer)
+        if known is not None and known.trouble and link is not None and not link.silent:
+            known.trouble = ""
+            self._touch()
 
     # --- the core ---
 

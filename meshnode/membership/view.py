@@ -9,7 +9,8 @@ from typing import Literal
 
 from meshnode.links.pool import Address
 from meshnode.membership.advert import Advert
-from meshnode.membership.roster import State
+from meshnode.membership.roster import Row, State
+from meshnode.membership.updates import Alive
 from meshnode.wire.messages import NodeId
 
 FoundBy = Literal["self", "mdns", "seed", "token", "remembered", "gossip", "inbound"]
@@ -44,6 +45,42 @@ class Known:
     proven: Address | None = None
     trouble: str = ""
     since: float = field(default_factory=time.monotonic)
+
+
+COPIED = (
+    "its home was copied and runs on two machines; stop one, and let that machine join anew with a token of its own"
+)
+
+
+def member_of(
+    row: Row,
+    known: Known,
+    advert: Advert | None,
+    addresses: tuple[Address, ...],
+    *,
+    path: str,
+    granted_name: str | None,
+    revoked: bool,
+) -> Member:
+    """The row and what is known beside it, as one thing to look at."""
+    twice = isinstance(row.word, Alive) and row.word.twin != 0
+    reason = {"left": f"it left: {row.reason}", "dead": "it does not answer: declared dead by its peers"}.get(
+        row.state, known.trouble or (COPIED if twice else "")
+    )
+    here = row.state == "alive" and not known.trouble and not revoked
+    return Member(
+        id=row.id,
+        name=advert.name if advert is not None else granted_name or row.id[:8],
+        state="left" if revoked else row.state,
+        usable=here and (path == "self" or advert is not None),
+        advert=advert,
+        addresses=addresses,
+        address=known.proven or next(iter(addresses), None),
+        found_by=known.found_by,
+        path=path,
+        reason="revoked" if revoked else reason,
+        since=known.since,
+    )
 
 
 def peers_of(view: Sequence[Member]) -> list[tuple[NodeId, tuple[Address, ...]]]:
