@@ -64,9 +64,9 @@ class Catalog:
         return self._manifests
 
     def resolve(self, wanted: str) -> Manifest:
-        """`name`, `name:version` or a digest. Raises ModelNotFound."""
+        """`name`, `name:version` or a digest, in any case: names are kept in lower case. Raises ModelNotFound."""
         named = self._by_name.get(wanted) or self._by_digest.get(Digest(wanted))
-        return named or resolve(self._manifests, wanted)
+        return named or resolve(self._manifests, wanted.lower())
 
     def of_digest(self, digest: Digest) -> Manifest:
         """Raises ModelNotFound."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
 from contextlib import suppress
@@ -41,8 +42,8 @@ async def listening(host: str, port: int, kind: socket.SocketKind) -> socket.soc
         bound.bind(address)
     except (OSError, ValueError) as error:
         bound.close()
-        raise ListenError(
-            f"cannot listen on {host}:{port}: {getattr(error, 'strerror', error)}",
-            hint="another program has this port: choose one with --listen HOST:PORT (port 0 = any free)",
-        ) from error
+        hint = "another program has this port: choose one with --listen HOST:PORT (port 0 = any free)"
+        if isinstance(error, OSError) and error.errno != errno.EADDRINUSE:
+            hint = "--listen wants an address of this machine, or 0.0.0.0 for all, and a port above 1023"
+        raise ListenError(f"cannot listen on {host}:{port}: {getattr(error, 'strerror', error)}", hint=hint) from error
     return bound

@@ -39,6 +39,7 @@ def test_models_are_found_by_name_version_and_digest() -> None:
     assert [2, 10] == [it.version for it in made.manifests()]
     assert 10 == made.resolve("m").version
     assert 2 == made.resolve("m:2").version
+    assert 2 == made.resolve("M:2").version, "names are kept in lower case, and found in any"
     assert made.resolve(old.digest).version == 2
     assert A == made.resolve("m").publisher
     assert b"\1" == made.statement_of(made.resolve("m"))
