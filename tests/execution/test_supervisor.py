@@ -26,6 +26,7 @@ from meshnode.wire import tensors
 from meshnode.wire.messages import Digest, TaskId
 
 SETTINGS = Settings(concurrency=2, arena_bytes=8 * 1024 * 1024, cancel_grace_s=0.5)
+ANSWER_BYTES_MAX = 32_000_000
 value_info = helper.make_tensor_value_info
 
 
@@ -37,6 +38,7 @@ async def execution(tmp_path: Path) -> AsyncIterator[Execution]:
         Devices(cores=2, memory_total=psutil.virtual_memory().total),
         folder=tmp_path / "w",
         changed=lambda: None,
+        answer_bytes_max=ANSWER_BYTES_MAX,
     )
     await it.start()
     try:
@@ -101,6 +103,21 @@ async def until_running(it: Execution) -> None:
     async with asyncio.timeout(30):
         while not it.vitals()[0]:  # noqa: ASYNC110 - a count is watched, and nothing tells of it
             await asyncio.sleep(0.005)
+
+
+async def test_outputs_that_no_answer_can_carry_are_refused(execution: Execution, tmp_path: Path) -> None:
+    """By name and size, in the worker, before they are copied anywhere; it goes on working."""
+    model = save(
+        tmp_path,
+        [helper.make_node("Expand", ["x", "shape"], ["wide"])],
+        [value_info("x", TensorProto.FLOAT, [1]), value_info("shape", TensorProto.INT64, [1])],
+        [value_info("wide", TensorProto.FLOAT, ["n"])],
+    )
+    one = np.ones(1, np.float32)
+    with pytest.raises(InvalidInput, match="'wide' 40000000") as caught:
+        await run(execution, model, {"x": one, "shape": np.array([10_000_000])})
+    assert "fewer" in caught.value.hint
+    assert (100,) == (await run(execution, model, {"x": one, "shape": np.array([100])}))["wide"].shape
 
 
 async def test_tensors_of_every_size_come_back(execution: Execution, tmp_path: Path) -> None:
