@@ -118,10 +118,12 @@ class Rig:
         listen: str = "127.0.0.1:0",
         within_s: float = 60.0,
         command: Sequence[str] = COMMAND,
+        mdns: bool = False,
     ) -> Agent:
         """Start (or restart) the agent of that name and wait until it is ready."""
         home = self.folder / name
-        words = ["up", "--manners", "free", *options, "--json", "--name", name, "--listen", listen, "--no-mdns"]
+        words = ["up", "--manners", "free", *options, "--json", "--name", name, "--listen", listen]
+        words += [] if mdns else ["--no-mdns"]
         process = subprocess.Popen(
             [*command, "--home", str(home), *words],
             stdout=subprocess.PIPE,
