@@ -57,6 +57,7 @@ LAG_S, WAKE_S = 0.25, 3.0
 BLIND_S = 10.0
 """After waking nobody is accused before views were evened out with someone, or for so long."""
 SKIPS_MAX = 16
+SMALL, SMALL_SHARE = 32, 0.75
 
 
 class Swim:
@@ -183,7 +184,9 @@ class Swim:
             self._try_the_dead(now, effects)
 
     def _begin_probe(self, now: float, effects: list[Effect]) -> None:
-        settings, patience = self._settings, self.health.score + 1
+        settings, patience = self._settings, float(self.health.score + 1)
+        if self._rules.small_faster and self.roster.living <= SMALL:
+            patience *= SMALL_SHARE
         period_s = settings.probe_interval_s * patience
         self._probe_at = now + period_s
         target = self._next_target(now)

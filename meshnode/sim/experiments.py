@@ -20,6 +20,7 @@ from meshnode.sim.world import Faults, World
 
 RULES = {"ours": OURS, "lifeguard": LIFEGUARD, "swim": SWIM}
 OWN_RULES = (
+    "small_faster",
     "repeat_ping",
     "tell_suspect",
     "feedback",
