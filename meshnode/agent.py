@@ -18,6 +18,7 @@ from meshnode.catalog.index import Catalog
 from meshnode.catalog.store import Store
 from meshnode.config import Settings, host_port
 from meshnode.edge.advertising import Advertiser, content
+from meshnode.edge.events import Events
 from meshnode.edge.learning import learn, refresh_catalog
 from meshnode.edge.local import LocalDoor
 from meshnode.edge.node import Control, Node
@@ -172,6 +173,7 @@ class Agent:
             serving=serving,
             owner=owner,
             control=Control(stop=stopping.set, rejoin=self._rejoin, leave=self._leave),
+            events=Events(keeper.id),
         )
         self._advertiser = Advertiser(
             lambda: content(self.node, zone=self._zone(), addresses=self._addresses(), draining=self._leaving),
@@ -386,7 +388,9 @@ class Agent:
         return tuple((address, port) for address in own_addresses(host)) if port else ()
 
     def _view_changed(self) -> None:
-        self.node.discovery.remember(peers_of(self.node.membership.view()))
+        view = self.node.membership.view()
+        self.node.discovery.remember(peers_of(view))
+        self.node.events.look(view)
 
     def _start(self, work: Any) -> None:
         task = asyncio.ensure_future(work)

@@ -19,6 +19,7 @@ from meshnode.errors import HomeError
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 WATCH_S = 1.0
+FOLLOW_S = 0.5
 
 NodeName = Annotated[str, typer.Argument(metavar="NODE", help="A node's name or id.", autocompletion=node_names)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -26,7 +27,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (invite, join, status, members, ping, leave, revoke):
+    for command in (invite, join, status, events, members, ping, leave, revoke):
         app.command()(command)
 
 
@@ -111,6 +112,31 @@ def status(
                 while True:
                     time.sleep(WATCH_S)
                     live.update(view(context.printable(client.status())), refresh=True)
+        except KeyboardInterrupt:
+            raise typer.Exit from None
+
+
+def events(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as things change, until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last ones.")] = 50,
+) -> None:
+    """What changed in the mesh as seen from here, and why: who came, went, is doubted, paused or reached otherwise."""
+    with context.client() as client:
+        rows: list[dict[str, Any]] = client.ask("events")
+        last = rows[-1]["number"] if rows else 0
+        rows = rows[-lines:] if lines else []
+        try:
+            while True:
+                for row in rows:
+                    if context.current.json:
+                        context.emit(row)
+                    else:
+                        typer.echo(render.event(context.printable(row)))
+                if not follow:
+                    return
+                time.sleep(FOLLOW_S)
+                rows = client.ask("events", after=last)
+                last = rows[-1]["number"] if rows else last
         except KeyboardInterrupt:
             raise typer.Exit from None
 

@@ -253,3 +253,10 @@ def plan(document: Mapping[str, Any], width: int = WIDTH) -> Text:
 def day(seconds: float) -> str:
     """`2026-01-31`, UTC."""
     return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+
+
+def event(row: Mapping[str, Any]) -> str:
+    """One line: when, who, what, why."""
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["at"]))
+    why = f": {row['why']}" if row["why"] else ""
+    return f"{at}  {label(row['name'], row['node'])}  {row['event']}{why}"

@@ -87,6 +87,12 @@ class PauseFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     duration_s: float | None = None
 
 
+class After(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Events after this number."""
+
+    after: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class LocalDoor:
     """Answers the requests of local clients."""
@@ -285,6 +291,10 @@ async def _doctor(node: Node, _: Nothing) -> JSON:
     return await examine(node)
 
 
+async def _events(node: Node, args: After) -> JSON:
+    return node.events.after(args.after)
+
+
 async def _pause(node: Node, args: PauseFor) -> JSON:
     node.owner.pause(args.duration_s)
     return node.owner.document()
@@ -318,6 +328,7 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "ps": (Nothing, _ps),
     "ping": (PingNode, _ping),
     "doctor": (Nothing, _doctor),
+    "events": (After, _events),
     "pause": (PauseFor, _pause),
     "resume": (Nothing, _resume),
     "version": (Nothing, _version),

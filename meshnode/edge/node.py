@@ -11,6 +11,7 @@ from meshnode.catalog.fetch import Fetcher
 from meshnode.catalog.index import Catalog
 from meshnode.catalog.store import Store
 from meshnode.config import Settings
+from meshnode.edge.events import Events
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
 from meshnode.links.pool import Pool
@@ -57,6 +58,7 @@ class Node:
     serving: Serving
     owner: Watch
     control: Control
+    events: Events
     address: tuple[str, int] = ("", 0)
     started: float = field(default_factory=time.monotonic)
     version: str = __version__

@@ -1,0 +1,94 @@
+"""What changed in the mesh, as seen from here: the last thousand changes, each with a number and a reason.
+
+Changes are found by comparing two views; nothing has to report them. A name or a number of milliseconds is no event, a
+node that comes, goes, is doubted, pauses, or is reached in another way, is one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from meshnode.membership.view import Member
+from meshnode.wire.messages import NodeId
+
+KEPT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What of a node makes an event when it changes."""
+
+    name: str
+    state: str
+    usable: bool
+    path: str
+    reason: str
+    paused: str
+    draining: bool
+
+    @classmethod
+    def of(cls, member: Member) -> Seen:
+        """From the view."""
+        advert = member.advert
+        paused, draining = (advert.paused, advert.draining) if advert is not None else ("", False)
+        return cls(member.name, member.state, member.usable, member.path, member.reason, paused, draining)
+
+
+def differences(before: Seen | None, now: Seen) -> list[tuple[str, str]]:
+    """(event, why) for each thing that changed with a node."""
+    found: list[tuple[str, str]] = []
+    if before is None:
+        return [("found" if now.state == "alive" else now.state, now.reason)]
+    if now.state != before.state:
+        back = now.state == "alive" and before.state in ("dead", "left")
+        found.append(("back" if back else now.state, now.reason))
+    elif now.state == "alive" and now.usable != before.usable:
+        found.append(("usable" if now.usable else "not used", now.reason))
+    if now.paused != before.paused:
+        found.append(("paused", now.paused) if now.paused else ("resumed", ""))
+    if now.draining and not before.draining:
+        found.append(("draining", ""))
+    if now.path != before.path and "none" not in (now.path, before.path):
+        found.append(("path", f"{before.path} before, now {now.path}"))
+    return found
+
+
+@dataclass(slots=True)
+class Events:
+    """The last changes. `clock` gives seconds since 1970."""
+
+    me: NodeId
+    clock: Callable[[], float] = time.time
+    _seen: dict[NodeId, Seen] = field(default_factory=dict)
+    _kept: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=KEPT))
+    _number: int = 0
+
+    def look(self, view: Sequence[Member]) -> None:
+        """The view is another one."""
+        for member in view:
+            if member.id == self.me:
+                continue
+            now = Seen.of(member)
+            for event, why in differences(self._seen.get(member.id), now):
+                self._number += 1
+                self._kept.append(
+                    {
+                        "number": self._number,
+                        "at": self.clock(),
+                        "event": event,
+                        "node": member.id,
+                        "name": now.name,
+                        "why": why,
+                    }
+                )
+            self._seen[member.id] = now
+        for gone in self._seen.keys() - {member.id for member in view}:
+            del self._seen[gone]
+
+    def after(self, number: int) -> list[dict[str, Any]]:
+        """Those after a number, oldest first."""
+        return [event for event in self._kept if event["number"] > number]
