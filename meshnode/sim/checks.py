@@ -34,7 +34,6 @@ class Checks:
         if row.state != before:
             self.counts[row.state] += 1
         if row.id == observer.core.me:
-            self._issued[row.id] = max(row.version, self._issued.get(row.id, (0, 0)))
             if row.state in ("suspect", "dead"):
                 self._violated(observer, f"holds itself {row.state}")
             return
@@ -60,7 +59,8 @@ class Checks:
 
     def acted(self, node: Node) -> None:
         """A node has handled something."""
-        ledger = node.core.ledger
+        ledger, me = node.core.ledger, node.core.me
+        self._issued[me] = max(node.core.oneself.version, self._issued.get(me, (0, 0)))
         if len(ledger.news) > len(ledger.roster):
             self._violated(node, "has more news than rows")
         if node.core.oneself.yielded:

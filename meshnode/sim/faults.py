@@ -64,6 +64,7 @@ class Doing:
         self._mesh = mesh
         self._checks = checks
         self._walls: list[Fault] = []
+        self._storms: list[Fault] = []
         mesh.world.faults.cut = self._cut
         for fault in faults:
             mesh.world.at(fault.at, lambda fault=fault: self._begin(fault))  # type: ignore[misc]
@@ -137,22 +138,30 @@ class Doing:
         return lambda: None
 
     def _loss(self, fault: Fault) -> Callable[[], None]:
-        faults, before = self._mesh.world.faults, self._mesh.world.faults.loss
-        faults.loss = max(before, fault.amount * 0.5)
-
-        def end() -> None:
-            faults.loss = before
-
-        return end
+        return self._weather(fault)
 
     def _disorder(self, fault: Fault) -> Callable[[], None]:
-        faults = self._mesh.world.faults
-        faults.duplicate, faults.late = fault.amount * 0.3, fault.amount * 0.2
+        return self._weather(fault)
+
+    def _weather(self, fault: Fault) -> Callable[[], None]:
+        """Several may come together: the worst of those that are on counts, and none when all are over."""
+        self._storms.append(fault)
+        self._set_weather()
 
         def end() -> None:
-            faults.duplicate = faults.late = 0.0
+            self._storms.remove(fault)
+            self._set_weather()
 
         return end
+
+    def _set_weather(self) -> None:
+        faults = self._mesh.world.faults
+        worst = {
+            kind: max((storm.amount for storm in self._storms if storm.kind == kind), default=0.0)
+            for kind in ("loss", "disorder")
+        }
+        faults.loss = worst["loss"] * 0.5
+        faults.duplicate, faults.late = worst["disorder"] * 0.3, worst["disorder"] * 0.2
 
     def _split(self, fault: Fault) -> Callable[[], None]:
         return self._wall(fault)
