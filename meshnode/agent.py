@@ -10,7 +10,6 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,15 @@ from meshnode.edge.peers import PeerDoor
 from meshnode.errors import ListenError, MeshError, TransferFailed
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
+from meshnode.links.address import plain
 from meshnode.links.link import Link
 from meshnode.links.local import LocalServer
 from meshnode.links.pool import BULK, Address, Pool
 from meshnode.links.side import Side
 from meshnode.membership import advert
-from meshnode.membership.discovery import Discovery, own_addresses
+from meshnode.membership.discovery import Discovery
 from meshnode.membership.gossip import Membership
+from meshnode.membership.interfaces import Network
 from meshnode.membership.trustsync import TrustKeeping
 from meshnode.membership.view import FoundBy, peers_of
 from meshnode.routing.estimates import Estimates
@@ -53,9 +54,6 @@ log = logging.getLogger(__name__)
 
 DRAIN_S, ADVERTISE_S = 3.0, 1.0
 PORT_TRIES = 20
-Announce = Callable[[dict[str, Any]], None]
-
-
 Peers = tuple[tuple[NodeId, tuple[Address, ...]], ...]
 
 
@@ -150,14 +148,16 @@ class Agent:
                 rng,
                 seeds=settings.discovery.seeds,
                 mdns=settings.discovery.mdns,
+                interfaces=settings.discovery.interfaces,
                 attempt=self._attempt,
                 alone=lambda: not pool.links(),
+                moved=self._moved,
             ),
             trust=TrustKeeping(keeper, pool.links, self._learnt),
             inviter=Inviter(
                 keeper,
                 host=listen_host,
-                hints=lambda: own_addresses(listen_host)[: invites.HINTS_MAX],
+                hints=lambda: list(self.node.discovery.addresses[: invites.HINTS_MAX]),
                 peers=lambda: [(keeper.id, self._addresses()), *peers_of(membership.view())],
                 joined=self._admitted,
             ),
@@ -191,13 +191,12 @@ class Agent:
         refresh_catalog(self.node)
         await node.execution.start()
         node.address = await self._listen()
+        node.discovery.survey(node.address)
         self._advertise()
         await node.inviter.start()
         await self._local.start()
-        await node.discovery.start(node.address)
-        for peer, addresses in peers:
-            if peer != self._keeper.id:
-                self._start(self._greet(peer, addresses))
+        await node.discovery.start()
+        node.discovery.introduce([row for row in peers if row[0] != self._keeper.id])
         self._start(self._keep_advertising())
 
     async def ended(self) -> None:
@@ -282,15 +281,14 @@ class Agent:
         log.info("linked with %s (%s)", link.peer.name, link.peer.id[:8])
         self.node.trust.link_up(link)
         self.node.membership.link_up(link)
+        self.node.discovery.links_changed()
 
     def _link_lost(self, link: Link, reason: str) -> None:
         log.info("the link with %s (%s) ended: %s", link.peer.name, link.peer.id[:8], reason)
         self.node.trust.link_lost(link)
         if not self._leaving:
             self.node.membership.link_lost(link, reason)
-
-    def _link_silent(self, link: Link) -> None:
-        self.node.membership.link_silent(link)
+            self.node.discovery.links_changed()
 
     async def _link_to(self, peer: NodeId) -> Link:
         return await self.node.pool.link(peer, self.node.membership.addresses(peer))
@@ -298,8 +296,11 @@ class Agent:
     async def _attempt(self, address: Address, peer: NodeId | None, found_by: FoundBy) -> bool:
         """Dial an address that discovery found."""
         node = self.node
-        if address in self._addresses() or any(address == link.peer.address for link in node.pool.links()):
+        linked = node.pool.links()
+        if address in self._addresses() or any(address == link.peer.address for link in linked):
             return True
+        if found_by == "mdns" and linked and any(m.usable and address in m.addresses for m in node.membership.view()):
+            return True  # a member that needs no finding
         if peer is not None and (node.pool.get(peer) is not None or node.keeper.statements.revoked(peer) is not None):
             return node.pool.get(peer) is not None
         try:
@@ -310,10 +311,12 @@ class Agent:
         node.membership.found(link.peer.id, found_by)
         return True
 
-    async def _greet(self, peer: NodeId, addresses: tuple[Address, ...]) -> None:
-        for address in addresses[:8]:
-            if await self._attempt(address, peer, "token"):
-                return
+    def _moved(self, network: Network) -> None:
+        """This machine has other addresses: say so, and dial anew where a link stands on one that is gone."""
+        self._advertise_now.set()
+        for link in self.node.pool.links():
+            if link.socket is not None and plain(link.socket.getsockname())[0] not in network.own:
+                link.abort("the address that it stood on is gone")
 
     # --- models ---
 
@@ -371,8 +374,7 @@ class Agent:
     # --- what this node says about itself ---
 
     def _addresses(self) -> tuple[Address, ...]:
-        host, port = self.node.address
-        return tuple((address, port) for address in own_addresses(host)) if port else ()
+        return tuple((address, self.node.address[1]) for address in self.node.discovery.addresses)
 
     def _advertise(self) -> None:
         said = content(self.node, zone=self._zone(), addresses=self._addresses(), draining=self._leaving)
@@ -390,7 +392,7 @@ class Agent:
             self._advertise()
 
     def _view_changed(self) -> None:
-        self.node.discovery.remember(peers_of(self.node.membership.view()))
+        self.node.discovery.remember(self.node.membership.view())
 
     def _start(self, work: Any) -> None:
         task = asyncio.ensure_future(work)

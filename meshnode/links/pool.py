@@ -16,13 +16,14 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from meshnode.errors import ListenError, MeshError, PeerLost, PermissionDenied
+from meshnode.links.address import Address as Address  # others take it from here
+from meshnode.links.address import Datagrams
 from meshnode.links.link import Link
 from meshnode.links.side import Prove, Side, lost
 from meshnode.wire.messages import NodeId
 
 log = logging.getLogger(__name__)
 
-Address = tuple[str, int]
 BULK = "bulk"
 STAGGER_S = 0.3
 """The next address of a peer is tried beside the first after so long."""
@@ -319,7 +320,7 @@ async def listening(host: str, port: int, kind: socket.SocketKind) -> socket.soc
         (family, _, proto, _, address), *_ = await asyncio.get_running_loop().getaddrinfo(
             host, port, type=kind, flags=socket.AI_PASSIVE
         )
-        bound = socket.socket(family, kind, proto)
+        bound = (Datagrams if kind is socket.SOCK_DGRAM else socket.socket)(family, kind, proto)
     except OSError as error:
         raise ListenError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     try:
