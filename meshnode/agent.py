@@ -144,11 +144,9 @@ class Agent:
             discovery=Discovery(
                 home,
                 keeper.statements.mesh_id,
+                settings.discovery,
                 settings.membership,
                 rng,
-                seeds=settings.discovery.seeds,
-                mdns=settings.discovery.mdns,
-                interfaces=settings.discovery.interfaces,
                 attempt=self._attempt,
                 alone=lambda: not pool.links(),
                 moved=self._moved,

@@ -179,6 +179,8 @@ class Discovery:
     interfaces: tuple[str, ...] = ()
     """Names or patterns ("eth0", "wg*") of the interfaces that multicast uses and whose addresses others are told.
     None: all but the loopback, networks of containers and virtual machines, and, for multicast, tunnels."""
+    poll_s: float = 5.0
+    """How often the machine's addresses are read (0.15 ms); a change counts when a second reading confirms it."""
 
 
 @dataclass(frozen=True, slots=True)

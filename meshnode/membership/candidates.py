@@ -298,8 +298,7 @@ class Candidates:
         effects: list[Effect] = []
         if self._ask_due is not None and self._ask_due <= now:
             self._asked += 1
-            pause = min(RETRY_MAX_S, self._retry_s * 2.0**self._asked)
-            self._ask_due = now + pause * self._rng.uniform(0.5, 1.0)
+            self._ask_due = now + self._longest(self._asked + 1) * self._rng.uniform(0.5, 1.0)
             effects.append(Ask())
         if self._turn_due is not None and self._turn_due <= now:
             self._turn_failures += 1
@@ -344,4 +343,7 @@ class Candidates:
 
     def _pause(self, failures: int) -> float:
         """Full jitter: anything up to the pause that doubles with each failure."""
-        return self._rng.uniform(0.0, min(RETRY_MAX_S, self._retry_s * 2.0 ** min(failures - 1, 30)))
+        return self._rng.uniform(0.0, self._longest(failures))
+
+    def _longest(self, failures: int) -> float:
+        return min(RETRY_MAX_S, self._retry_s * 2.0 ** min(failures - 1, 30))

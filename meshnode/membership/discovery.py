@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+from meshnode.config import Discovery as Ways
 from meshnode.config import Membership as Settings
 from meshnode.config import host_port
 from meshnode.errors import HomeError
@@ -58,7 +59,6 @@ class Discovery:
     """See the module's docstring.
 
     Args:
-        interfaces: patterns of the interfaces to use; none = all that look like a network.
         attempt: dials an address.
         alone: whether this node has no link to anybody.
         moved: called when this machine's addresses changed for good, with the network as it is now.
@@ -68,12 +68,10 @@ class Discovery:
         self,
         home: Path,
         mesh_id: str,
+        ways: Ways,
         settings: Settings,
         rng: Rng,
         *,
-        seeds: tuple[str, ...],
-        mdns: bool,
-        interfaces: tuple[str, ...] = (),
         attempt: Try,
         alone: Callable[[], bool],
         moved: Callable[[Network], None] = lambda network: None,
@@ -83,16 +81,15 @@ class Discovery:
         self._file = home / "peers"
         self._mesh_id = mesh_id
         self._rng = rng
-        self._mdns = mdns
-        self._wanted = interfaces
+        self._ways = ways
         self._attempt = attempt
         self._alone = alone
         self._moved = moved
         now = time.monotonic()
-        places = tuple(host_port(seed, default_port=DEFAULT_PORT) for seed in seeds)
+        places = tuple(host_port(seed, default_port=DEFAULT_PORT) for seed in ways.seeds)
         self._candidates = Candidates(rng, now=now, seeds=places, retry_s=settings.seed_retry_s)
         self._crowd = Crowd(rng)
-        self._watcher = Watcher(now, self.network)
+        self._watcher = Watcher(now, self.network, ways.poll_s)
         self._remembered = Remembered(settings.remembered_max)
         self._there: set[NodeId] = set()
         self._dirty = False
@@ -138,14 +135,14 @@ class Discovery:
     def survey(self, listen: Address) -> None:
         """Look at the machine's network; what follows knows where this node is reached."""
         self._listen = listen
-        self.network = reading.now(listen[0], self._wanted)
-        self._watcher = Watcher(time.monotonic(), self.network)
+        self.network = reading.now(listen[0], self._ways.interfaces)
+        self._watcher = Watcher(time.monotonic(), self.network, self._ways.poll_s)
 
     async def start(self) -> None:
         """Begin to look, in the background. `survey` comes first."""
         self._read_file()
         self._tell(Introduced(self._remembered.rows(), "remembered"))
-        if self._mdns:
+        if self._ways.mdns:
             self._start(self._keep_multicast())
             self._reopen.set()
 
@@ -253,7 +250,7 @@ class Discovery:
 
     def _look(self) -> None:
         """Read the machine's interfaces."""
-        for change in self._watcher.handle(time.monotonic(), reading.now(self._listen[0], self._wanted)):
+        for change in self._watcher.handle(time.monotonic(), reading.now(self._listen[0], self._ways.interfaces)):
             names = ", ".join(it.name for it in change.now.used) or "none"
             log.info("the network changed: interfaces %s, addresses %s", names, ", ".join(change.now.reach) or "none")
             self.network = change.now
@@ -308,7 +305,7 @@ class Discovery:
         """Have multicast on the network as it is now; when it fails, try again, for ever."""
         failures = 0
         while True:
-            pause = min(REOPEN_MAX_S, REOPEN_S * 2.0**failures) * self._rng.uniform(0.5, 1.0)
+            pause = min(REOPEN_MAX_S, REOPEN_S * 2.0 ** min(failures, 10)) * self._rng.uniform(0.5, 1.0)
             try:
                 async with asyncio.timeout(pause if self.multicast_error else None):
                     await self._reopen.wait()

@@ -17,7 +17,7 @@ VIRTUAL = (
 """Networks inside this machine: containers, virtual machines; and Apple's own radio links."""
 TUNNELS = ("tun*", "utun*", "wg*", "tailscale*", "ppp*", "ipsec*", "gif*", "stf*")
 ADDRESSES_MAX = 8
-POLL_S, CONFIRM_S = 5.0, 1.0
+POLL_S, CONFIRM_S, POLL_MIN_S = 5.0, 1.0, 0.05
 PATIENCE_S = 30.0
 """A network that never settles is taken as it is after so long."""
 
@@ -62,6 +62,7 @@ def network(reading: Reading, *, host: str, wanted: tuple[str, ...] = ()) -> Net
     used: list[Interface] = []
     skipped: list[tuple[str, str]] = []
     reach: list[str] = []
+    tunnels: list[str] = []
     inner: list[str] = []
     for it in sorted(reading, key=lambda i: (i.index, i.name)):
         addresses = tuple(a for a in it.addresses if _listens(host, a))
@@ -73,13 +74,17 @@ def network(reading: Reading, *, host: str, wanted: tuple[str, ...] = ()) -> Net
             used.append(seen)
         if it.up:
             told = not it.loopback and (_named(it.name, wanted) if wanted else not _named(it.name, VIRTUAL))
-            (reach if told else inner).extend(addresses)
+            through = it.tunnel or _named(it.name, TUNNELS)
+            (inner if not told else tunnels if through else reach).extend(addresses)
     alone = () if ipaddress.ip_address(host).is_unspecified else (host,)  # it may be on no interface, as 127.0.0.9 is
     announced = sorted({a for it in used for a in it.addresses}, key=_rank)
     return Network(
         used=tuple(used),
         skipped=tuple(skipped),
-        reach=_told(reach) or _told([a for a in inner if ":" not in a]) or _told(inner) or alone,
+        reach=(*_told(reach), *_told(tunnels))[:ADDRESSES_MAX]
+        or _told([a for a in inner if ":" not in a])
+        or _told(inner)
+        or alone,
         announced=tuple(announced[:ADDRESSES_MAX]),
         own=frozenset(a for it in reading if it.up for a in it.addresses),
     )
@@ -144,11 +149,12 @@ class Watcher:
     never settles is taken as it is after `PATIENCE_S`.
     """
 
-    def __init__(self, now: float, first: Network) -> None:
+    def __init__(self, now: float, first: Network, poll_s: float = POLL_S) -> None:
         self.network = first
+        self._poll_s = max(poll_s, POLL_MIN_S)
         self._candidate: Network | None = None
         self._unstable_since: float | None = None
-        self._due = now + POLL_S
+        self._due = now + self._poll_s
 
     def next_deadline(self) -> float:
         """When to take the next reading."""
@@ -160,16 +166,16 @@ class Watcher:
         if seen.same(before):
             self.network = seen  # reasons and addresses of skipped interfaces may be new
             self._candidate = self._unstable_since = None
-            self._due = now + POLL_S
+            self._due = now + self._poll_s
             return []
         if self._unstable_since is None:
             self._unstable_since = now
         settled = candidate is not None and seen.same(candidate)
         if not settled and now - self._unstable_since < PATIENCE_S:
             self._candidate = seen
-            self._due = now + CONFIRM_S
+            self._due = now + min(CONFIRM_S, self._poll_s)
             return []
         self.network = seen
         self._candidate = self._unstable_since = None
-        self._due = now + POLL_S
+        self._due = now + self._poll_s
         return [Changed(now=seen, before=before)]
