@@ -21,12 +21,12 @@ from meshnode.config import Settings, host_port
 from meshnode.edge.advertising import content, is_news
 from meshnode.edge.learning import learn, refresh_catalog
 from meshnode.edge.local import LocalDoor
+from meshnode.edge.meeting import Meeting
 from meshnode.edge.node import Control, Node
 from meshnode.edge.peers import PeerDoor
-from meshnode.errors import ListenError, MeshError, TransferFailed
+from meshnode.errors import ListenError, TransferFailed
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
-from meshnode.links.address import plain
 from meshnode.links.link import Link
 from meshnode.links.local import LocalServer
 from meshnode.links.pool import BULK, Address, Pool
@@ -36,7 +36,7 @@ from meshnode.membership.discovery import Discovery
 from meshnode.membership.gossip import Membership
 from meshnode.membership.interfaces import Network
 from meshnode.membership.trustsync import TrustKeeping
-from meshnode.membership.view import FoundBy, peers_of
+from meshnode.membership.view import peers_of
 from meshnode.routing.estimates import Estimates
 from meshnode.tasks.choosing import Chooser
 from meshnode.tasks.dispatcher import Dispatcher
@@ -147,7 +147,7 @@ class Agent:
                 settings.discovery,
                 settings.membership,
                 rng,
-                attempt=self._attempt,
+                attempt=lambda *found: self._meeting.attempt(*found),
                 alone=lambda: not pool.links(),
                 moved=self._moved,
             ),
@@ -156,7 +156,7 @@ class Agent:
                 keeper,
                 host=listen_host,
                 hints=lambda: list(self.node.discovery.addresses[: invites.HINTS_MAX]),
-                peers=lambda: [(keeper.id, self._addresses()), *peers_of(membership.view())],
+                peers=lambda: [(keeper.id, self.node.addresses()), *peers_of(membership.view())],
                 joined=self._admitted,
             ),
             execution=execution,
@@ -179,6 +179,7 @@ class Agent:
             ),
         )
         self._peer_door = PeerDoor(self.node)
+        self._meeting = Meeting(self.node)
 
     # --- life ---
 
@@ -211,6 +212,7 @@ class Agent:
         node = self.node
         self._leaving = True
         node.dispatcher.draining = True
+        node.discovery.remember(node.membership.view())
         goodbye = asyncio.ensure_future(node.membership.stop("stop"))
         end = time.monotonic() + DRAIN_S
         while time.monotonic() < end and (node.dispatcher.open or node.execution.vitals()[0]):  # noqa: ASYNC110
@@ -277,6 +279,7 @@ class Agent:
 
     def _link_up(self, link: Link) -> None:
         log.info("linked with %s (%s)", link.peer.name, link.peer.id[:8])
+        self._meeting.link_up(link)
         self.node.trust.link_up(link)
         self.node.membership.link_up(link)
         self.node.discovery.links_changed()
@@ -291,30 +294,9 @@ class Agent:
     async def _link_to(self, peer: NodeId) -> Link:
         return await self.node.pool.link(peer, self.node.membership.addresses(peer))
 
-    async def _attempt(self, address: Address, peer: NodeId | None, found_by: FoundBy) -> bool:
-        """Dial an address that discovery found."""
-        node = self.node
-        linked = node.pool.links()
-        if address in self._addresses() or any(address == link.peer.address for link in linked):
-            return True
-        if found_by == "mdns" and linked and any(m.usable and address in m.addresses for m in node.membership.view()):
-            return True  # a member that needs no finding
-        if peer is not None and (node.pool.get(peer) is not None or node.keeper.statements.revoked(peer) is not None):
-            return node.pool.get(peer) is not None
-        try:
-            link = await node.pool.dial(address, peer)
-        except MeshError as error:
-            log.info("%s at %s:%s (%s): %s", "nobody" if peer is None else peer[:8], *address, found_by, error)
-            return False
-        node.membership.found(link.peer.id, found_by)
-        return True
-
     def _moved(self, network: Network) -> None:
-        """This machine has other addresses: say so, and dial anew where a link stands on one that is gone."""
         self._advertise_now.set()
-        for link in self.node.pool.links():
-            if link.socket is not None and plain(link.socket.getsockname())[0] not in network.own:
-                link.abort("the address that it stood on is gone")
+        self._meeting.moved(network)
 
     # --- models ---
 
@@ -371,11 +353,8 @@ class Agent:
 
     # --- what this node says about itself ---
 
-    def _addresses(self) -> tuple[Address, ...]:
-        return tuple((address, self.node.address[1]) for address in self.node.discovery.addresses)
-
     def _advertise(self) -> None:
-        said = content(self.node, zone=self._zone(), addresses=self._addresses(), draining=self._leaving)
+        said = content(self.node, zone=self._zone(), addresses=self.node.addresses(), draining=self._leaving)
         if self._advertised is None or is_news(self._advertised, said):
             self._advertised = said
             self.node.membership.advertise(said)

@@ -69,7 +69,7 @@ def _clock(node: Node) -> dict[str, Any]:
 
 def _listener(node: Node) -> dict[str, Any]:
     host, port = node.address
-    addresses = node.discovery.addresses
+    addresses = dict.fromkeys((*node.discovery.network.announced, *node.discovery.addresses))
     loopback = all(a.startswith("127.") or a == "::1" for a in addresses)
     if loopback:
         return _row(

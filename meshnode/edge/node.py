@@ -13,6 +13,7 @@ from meshnode.catalog.store import Store
 from meshnode.config import Settings
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
+from meshnode.links.address import Address
 from meshnode.links.pool import Pool
 from meshnode.membership.discovery import Discovery
 from meshnode.membership.gossip import Membership
@@ -55,9 +56,13 @@ class Node:
     dispatcher: Dispatcher
     serving: Serving
     control: Control
-    address: tuple[str, int] = ("", 0)
+    address: Address = ("", 0)
     started: float = field(default_factory=time.monotonic)
     version: str = __version__
+
+    def addresses(self) -> tuple[Address, ...]:
+        """Where others reach this node."""
+        return tuple((address, self.address[1]) for address in self.discovery.addresses)
 
     def vitals(self) -> Vitals:
         """This node's load at this moment."""

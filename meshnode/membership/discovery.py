@@ -12,6 +12,7 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,8 @@ WRITE_S = 60.0
 STAGGER_S = 0.5
 """The next address of a candidate is tried beside the first after so long."""
 RESOLVE_S = 10.0
-REOPEN_S, REOPEN_MAX_S = 15.0, 300.0
-"""Multicast that cannot be opened is tried again after so long; doubles."""
+REOPEN_S, REOPEN_MAX_S, COMPLETE_TRIES = 2.0, 300.0, 5
+"""Multicast that cannot be opened is tried again after so long; doubles. On some of the interfaces: so often."""
 Try = Callable[[Address, NodeId | None, FoundBy], Awaitable[bool]]
 """Dial an address (of that node, when it is known whose it is); whether a member answered."""
 
@@ -181,7 +182,7 @@ class Discovery:
         """Peers that an inviter named: they are tried like remembered ones, before them."""
         for node, addresses in reversed(peers):
             self._remembered.note(node, addresses, int(time.time()))
-        self._dirty = True
+            self._dirty = True
         self._tell(Introduced(tuple(peers), "token"))
 
     def remember(self, view: Sequence[Member]) -> None:
@@ -305,20 +306,20 @@ class Discovery:
         """Have multicast on the network as it is now; when it fails, try again, for ever."""
         failures = 0
         while True:
+            again = self.multicast_error or (self._multicast and not self._multicast.complete)
             pause = min(REOPEN_MAX_S, REOPEN_S * 2.0 ** min(failures, 10)) * self._rng.uniform(0.5, 1.0)
-            try:
-                async with asyncio.timeout(pause if self.multicast_error else None):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause if again and self.network.used else None):
                     await self._reopen.wait()
-            except TimeoutError:
-                pass
+                    failures = 0
             self._reopen.clear()
             await self._close_multicast()
             if not self.network.used:
                 self.multicast_error = ""
                 continue
             multicast = Multicast(self._mesh_id, self.network, self._listen[1], heard=self._tell)
+            self._multicast = multicast
             try:
-                self._multicast = multicast
                 await multicast.open()
             except Exception as error:  # sockets, interfaces, name clashes: whatever it is, the mesh works without it
                 reason = f"{type(error).__name__}: {error}"
@@ -330,7 +331,9 @@ class Discovery:
                 continue
             if self.multicast_error:
                 log.info("multicast discovery is on again")
-            self.multicast_error, failures = "", 0
+            self.multicast_error = ""
+            failures = 0 if multicast.complete else failures + 1
+            multicast.complete |= failures >= COMPLETE_TRIES
             self._tell_crowd(Mine(multicast.label))
             self._arm()
 

@@ -76,18 +76,14 @@ def network(reading: Reading, *, host: str, wanted: tuple[str, ...] = ()) -> Net
             told = not it.loopback and (_named(it.name, wanted) if wanted else not _named(it.name, VIRTUAL))
             through = it.tunnel or _named(it.name, TUNNELS)
             (inner if not told else tunnels if through else reach).extend(addresses)
-    alone = () if ipaddress.ip_address(host).is_unspecified else (host,)  # it may be on no interface, as 127.0.0.9 is
-    announced = sorted({a for it in used for a in it.addresses}, key=_rank)
-    return Network(
-        used=tuple(used),
-        skipped=tuple(skipped),
-        reach=(*_told(reach), *_told(tunnels))[:ADDRESSES_MAX]
-        or _told([a for a in inner if ":" not in a])
-        or _told(inner)
-        or alone,
-        announced=tuple(announced[:ADDRESSES_MAX]),
-        own=frozenset(a for it in reading if it.up for a in it.addresses),
-    )
+    announced = sorted({a for it in used for a in it.addresses}, key=_rank)[:ADDRESSES_MAX]
+    telling = (*_told(reach), *_told(tunnels))[:ADDRESSES_MAX]
+    if not telling and not announced:  # no network: agents of this machine still find each other
+        telling = _told([a for a in inner if ":" not in a]) or _told(inner)
+    if not telling and not ipaddress.ip_address(host).is_unspecified:
+        telling = (host,) if "%" not in host else ()  # it may be on no interface, as 127.0.0.9 is
+    own = frozenset(a for it in reading if it.up for a in it.addresses)
+    return Network(used=tuple(used), skipped=tuple(skipped), reach=telling, announced=tuple(announced), own=own)
 
 
 def _listens(host: str, address: str) -> bool:

@@ -61,6 +61,8 @@ class Multicast(RecordUpdateListener):
 
     def __init__(self, mesh_id: str, network: Network, port: int, *, heard: Callable[[Heard | Gone], None]) -> None:
         self.label = ""
+        self.complete = False
+        """Whether every interface could be used; an IPv6 address cannot in its first two seconds (RFC 4862)."""
         self.day = today()
         self.responses_heard = 0
         self.own_heard = 0
@@ -80,11 +82,15 @@ class Multicast(RecordUpdateListener):
 
     async def open(self) -> None:
         """Listen, and announce this node; takes about a second. Raises whatever sockets and names may raise."""
-        self._zeroconf = AsyncZeroconf(interfaces=self._interfaces(), ip_version=self._versions())
+        logging.getLogger("zeroconf").setLevel(logging.ERROR)  # what it warns of is seen and told here
+        interfaces = self._interfaces()
+        self._zeroconf = AsyncZeroconf(interfaces=interfaces, ip_version=self._versions())
         await self._zeroconf.zeroconf.async_wait_for_start()
-        if not self._zeroconf.zeroconf.engine.senders:
+        senders = len(self._zeroconf.zeroconf.engine.senders)
+        if senders == 0:
             names = ", ".join(it.name for it in self._network.used)
             raise OSError(f"no interface of {names} could join the multicast group")
+        self.complete = senders == len(interfaces)
         self._zeroconf.zeroconf.async_add_listener(self, None)
         await self.announce_anew()
 

@@ -124,11 +124,10 @@ def test_a_node_with_nothing_to_go_by_only_asks() -> None:
     assert {1, 2} >= set(by_minute[2:])
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_a_node_that_finds_nobody_is_cheap(seed: int) -> None:
+def test_a_node_that_finds_nobody_is_cheap() -> None:
     """Whatever it knows and whatever is announced, the budgets hold: in the long run 50 dials a minute, usually far
     fewer; and the multicast questions do not grow with what is known."""
-    drive = Drive(seeds=8, rows=256, seed=seed)
+    drive = Drive(seeds=8, rows=256)
     for minute in range(2 * 60):
         for i in range(40):
             drive.tell(Heard(f"{(minute * 40 + i) % 300:04}", place((minute * 40 + i) % 300)))
@@ -328,7 +327,7 @@ EVENTS = st.one_of(
 
 
 @given(st.lists(st.tuples(EVENTS, st.floats(0, 30)), max_size=60), st.integers(0, 2**16), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_story_breaks_the_bounds(story: list[tuple[Event, float]], seed: int, answers: bool) -> None:
     """Whatever happens in whatever order: no target is dialled twice at once, and the budgets hold."""
     drive = Drive(seeds=2, seed=seed, answers=lambda dial: answers)
