@@ -21,20 +21,22 @@ from meshnode.edge.advertising import Advertiser, content
 from meshnode.edge.events import Events
 from meshnode.edge.learning import learn, refresh_catalog
 from meshnode.edge.local import LocalDoor
+from meshnode.edge.meeting import Meeting
 from meshnode.edge.node import Control, Node
 from meshnode.edge.peers import PeerDoor
 from meshnode.edge.relaying import knowledge
-from meshnode.errors import ListenError, MeshError, TransferFailed
+from meshnode.errors import ListenError, TransferFailed
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
 from meshnode.links.link import Link
 from meshnode.links.local import LocalServer
 from meshnode.links.pool import BULK, Address, Pool
 from meshnode.links.side import Side
-from meshnode.membership.discovery import Discovery, own_addresses
+from meshnode.membership.discovery import Discovery
 from meshnode.membership.gossip import Membership
+from meshnode.membership.interfaces import Network
 from meshnode.membership.trustsync import TrustKeeping
-from meshnode.membership.view import FoundBy, peers_of
+from meshnode.membership.view import peers_of
 from meshnode.owner.sensing import Machine
 from meshnode.owner.watch import Watch
 from meshnode.routing.estimates import Estimates
@@ -89,11 +91,19 @@ class Agent:
             side,
             opened=self._link_up,
             lost=self._link_lost,
-            silent=self._link_silent,
+            silent=lambda link: self.node.membership.link_silent(link),
             rival=lambda link: membership.tell_rival(link),
             known=knowledge(lambda: self.node),
         )
-        membership = Membership(keeper, pool, settings.membership, rng, name=name, changed=self._view_changed)
+        membership = Membership(
+            keeper,
+            pool,
+            settings.membership,
+            rng,
+            name=name,
+            changed=self._view_changed,
+            woke=lambda: self.node.discovery.woke(),
+        )
         store = Store(home / "models", settings.catalog)
         catalog = Catalog()
         execution = Execution(
@@ -150,19 +160,19 @@ class Agent:
             discovery=Discovery(
                 home,
                 keeper.statements.mesh_id,
+                settings.discovery,
                 settings.membership,
                 rng,
-                seeds=settings.discovery.seeds,
-                mdns=settings.discovery.mdns,
-                attempt=self._attempt,
+                attempt=lambda *found: self._meeting.attempt(*found),
                 alone=lambda: not pool.links(),
+                moved=self._moved,
             ),
             trust=TrustKeeping(keeper, pool.links, self._learnt),
             inviter=Inviter(
                 keeper,
                 host=listen_host,
-                hints=lambda: own_addresses(listen_host)[: invites.HINTS_MAX],
-                peers=lambda: [(keeper.id, self._addresses()), *peers_of(membership.view())],
+                hints=lambda: list(self.node.discovery.addresses[: invites.HINTS_MAX]),
+                peers=lambda: [(keeper.id, self.node.addresses()), *peers_of(membership.view())],
                 joined=self._admitted,
             ),
             execution=execution,
@@ -176,7 +186,7 @@ class Agent:
             events=Events(keeper.id),
         )
         self._advertiser = Advertiser(
-            lambda: content(self.node, zone=self._zone(), addresses=self._addresses(), draining=self._leaving),
+            lambda: content(self.node, zone=self._zone(), addresses=self.node.addresses(), draining=self._leaving),
             membership.advertise,
         )
         self._local = LocalServer(
@@ -191,6 +201,7 @@ class Agent:
             ),
         )
         self._peer_door = PeerDoor(self.node)
+        self._meeting = Meeting(self.node)
 
     # --- life ---
 
@@ -201,15 +212,12 @@ class Agent:
         refresh_catalog(self.node)
         await asyncio.gather(node.execution.start(), node.owner.start())
         node.address = await self._listen()
+        node.discovery.survey(node.address)
         self._advertiser.now()
         await node.inviter.start()
         await self._local.start()
-        await node.discovery.start(node.address)
-        if peers:  # a token's peers are known once: they are kept before anything can end this start
-            node.discovery.remember([row for row in peers if row[0] != self._keeper.id])
-        for peer, addresses in peers:
-            if peer != self._keeper.id:
-                self._start(self._greet(peer, addresses))
+        await node.discovery.start()
+        node.discovery.introduce([row for row in peers if row[0] != self._keeper.id])
         self._start(self._advertiser.run())
 
     async def ended(self) -> None:
@@ -226,6 +234,7 @@ class Agent:
         node = self.node
         self._leaving = True
         node.dispatcher.draining = True
+        node.discovery.remember(node.membership.view())
         goodbye = asyncio.ensure_future(node.membership.stop("stop"))
         end = time.monotonic() + DRAIN_S
         while time.monotonic() < end and (node.dispatcher.open or node.execution.vitals()[0]):  # noqa: ASYNC110
@@ -293,40 +302,24 @@ class Agent:
 
     def _link_up(self, link: Link) -> None:
         log.info("linked with %s (%s)", link.peer.name, link.peer.id[:8])
+        self._meeting.link_up(link)
         self.node.trust.link_up(link)
         self.node.membership.link_up(link)
+        self.node.discovery.links_changed()
 
     def _link_lost(self, link: Link, reason: str) -> None:
         log.info("the link with %s (%s) ended: %s", link.peer.name, link.peer.id[:8], reason)
         self.node.trust.link_lost(link)
         if not self._leaving:
             self.node.membership.link_lost(link, reason)
-
-    def _link_silent(self, link: Link) -> None:
-        self.node.membership.link_silent(link)
+            self.node.discovery.links_changed()
 
     async def _link_to(self, peer: NodeId) -> Link:
         return await self.node.pool.link(peer, self.node.membership.addresses(peer))
 
-    async def _attempt(self, address: Address, peer: NodeId | None, found_by: FoundBy) -> bool:
-        """Dial an address that discovery found."""
-        node = self.node
-        if address in self._addresses() or any(address == link.peer.address for link in node.pool.links()):
-            return True
-        if peer is not None and (node.pool.get(peer) is not None or node.keeper.statements.revoked(peer) is not None):
-            return node.pool.get(peer) is not None
-        try:
-            link = await node.pool.dial(address, peer)
-        except MeshError as error:
-            log.info("%s at %s:%s (%s): %s", "nobody" if peer is None else peer[:8], *address, found_by, error)
-            return False
-        node.membership.found(link.peer.id, found_by)
-        return True
-
-    async def _greet(self, peer: NodeId, addresses: tuple[Address, ...]) -> None:
-        for address in addresses[:8]:
-            if await self._attempt(address, peer, "token"):
-                return
+    def _moved(self, network: Network) -> None:
+        self._advertiser.soon()
+        self._meeting.moved(network)
 
     # --- models ---
 
@@ -383,13 +376,9 @@ class Agent:
 
     # --- what this node says about itself ---
 
-    def _addresses(self) -> tuple[Address, ...]:
-        host, port = self.node.address
-        return tuple((address, port) for address in own_addresses(host)) if port else ()
-
     def _view_changed(self) -> None:
         view = self.node.membership.view()
-        self.node.discovery.remember(peers_of(view))
+        self.node.discovery.remember(view)
         self.node.events.look(view)
 
     def _start(self, work: Any) -> None:

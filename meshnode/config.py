@@ -109,7 +109,7 @@ class Membership:
     tombstone_s: float = 24 * 3600.0
     """Dead and departed nodes are remembered so long, to win over stale news."""
     seed_retry_s: float = 1.0
-    """First delay before seeds and remembered peers are tried again; doubles up to a minute, with jitter."""
+    """First pause before seeds and remembered peers are tried again; doubles up to a minute, with full jitter."""
     remembered_max: int = 256
     """Rows of the remembered-peers file."""
 
@@ -196,7 +196,13 @@ class Discovery:
 
     mdns: bool = True
     seeds: tuple[str, ...] = ()
-    """host:port of nodes that are usually up; one per subnet is enough."""
+    """host:port of nodes that are usually up; one per subnet is enough. Names are resolved at each try, all their
+    addresses are tried; without a port it is 7433; [address]:port for IPv6, fe80::1%eth0 for a link-local one."""
+    interfaces: tuple[str, ...] = ()
+    """Names or patterns ("eth0", "wg*") of the interfaces that multicast uses and whose addresses others are told.
+    None: all but the loopback, networks of containers and virtual machines, and, for multicast, tunnels."""
+    poll_s: float = 5.0
+    """How often the machine's addresses are read (0.15 ms); a change counts when a second reading confirms it."""
 
 
 class Manners(StrEnum):

@@ -20,6 +20,9 @@ CORES = [
     ROOT / "meshnode" / path
     for path in (
         "membership/swim.py",
+        "membership/candidates.py",
+        "membership/crowd.py",
+        "membership/interfaces.py",
         "execution/queue.py",
         "catalog/transfer.py",
         "owner/manners.py",

@@ -81,7 +81,7 @@ def join(token: Annotated[str, typer.Argument(help="An invite token; - reads it 
 async def _join_alone(keeper: Any, token: str) -> str:
     """Join while no agent runs, and remember whom to look for at the next start."""
     from meshnode import daemon
-    from meshnode.membership.discovery import packed_peers
+    from meshnode.membership.remembered import packed_peers
     from meshnode.trust.files import write_checked
 
     peers = await daemon.belong(keeper, config.load(keeper.home), token)

@@ -9,7 +9,6 @@ from typing import Any
 
 from meshnode.edge.node import Node
 from meshnode.errors import MeshError, WorkerCrashed
-from meshnode.membership.discovery import own_addresses
 from meshnode.wire.messages import StreamPing
 
 CLOCK_S = 24 * 3600
@@ -82,7 +81,7 @@ def _clock(node: Node) -> dict[str, Any]:
 
 def _listener(node: Node) -> dict[str, Any]:
     host, port = node.address
-    addresses = own_addresses(host)
+    addresses = dict.fromkeys((*node.discovery.network.announced, *node.discovery.addresses))
     loopback = all(a.startswith("127.") or a == "::1" for a in addresses)
     if loopback:
         return _row(
@@ -97,15 +96,21 @@ def _listener(node: Node) -> dict[str, Any]:
 def _mdns(node: Node) -> dict[str, Any]:
     if not node.settings.discovery.mdns:
         return _row("multicast", None, "multicast discovery is switched off", "")
-    if node.discovery.mdns_error:
-        return _row(
-            "multicast",
-            False,
-            node.discovery.mdns_error,
-            "name a node with --seed HOST:PORT; tokens and seeds need no multicast",
-        )
-    found = [m for m in node.membership.view() if m.found_by == "mdns"]
-    return _row("multicast", True if found else None, f"{len(found)} nodes were found by multicast")
+    seed = "name a node with --seed HOST:PORT; tokens and seeds need no multicast"
+    it = node.discovery
+    if it.multicast_error:
+        return _row("multicast", False, it.multicast_error, seed)
+    skipped = ", ".join(f"{name} ({reason})" for name, reason in it.interfaces_skipped)
+    if not it.interfaces_used:
+        return _row("multicast", None, f"no interface to use; left out: {skipped or 'none'}", seed)
+    found = sum(m.found_by == "mdns" for m in node.membership.view())
+    detail = (
+        f"on {', '.join(it.interfaces_used)}; heard {it.packets_heard} responses of others and {it.own_packets_heard} "
+        f"own; {found} nodes were found by it" + (f"; left out: {skipped}" if skipped else "")
+    )
+    if not it.own_packets_heard:
+        return _row("multicast", None, detail, f"let UDP port 5353 in and out in this machine's firewall, or {seed}")
+    return _row("multicast", True if found else None, detail, "" if it.packets_heard else seed)
 
 
 def _owner(node: Node) -> dict[str, Any]:

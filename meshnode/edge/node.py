@@ -14,6 +14,7 @@ from meshnode.config import Settings
 from meshnode.edge.events import Events
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
+from meshnode.links.address import Address
 from meshnode.links.pool import Pool
 from meshnode.membership.discovery import Discovery
 from meshnode.membership.gossip import Membership
@@ -59,9 +60,13 @@ class Node:
     owner: Watch
     control: Control
     events: Events
-    address: tuple[str, int] = ("", 0)
+    address: Address = ("", 0)
     started: float = field(default_factory=time.monotonic)
     version: str = __version__
+
+    def addresses(self) -> tuple[Address, ...]:
+        """Where others reach this node."""
+        return tuple((address, self.address[1]) for address in self.discovery.addresses)
 
     def vitals(self) -> Vitals:
         """This node's load at this moment."""

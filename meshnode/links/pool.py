@@ -17,9 +17,10 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from meshnode.errors import MeshError
+from meshnode.links.address import Address as Address
 from meshnode.links.circuit import Circuit
 from meshnode.links.link import DRAIN_S, Link
-from meshnode.links.reach import Address, Reach
+from meshnode.links.reach import Reach
 from meshnode.links.relay import Knowledge, Relay
 from meshnode.links.side import Prove, Side, lost
 from meshnode.links.sockets import listening, tune

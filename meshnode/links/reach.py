@@ -13,6 +13,7 @@ from typing import Protocol
 
 from meshnode.config import Links
 from meshnode.errors import MeshError, PeerLost, PermissionDenied
+from meshnode.links.address import Address
 from meshnode.links.link import Link
 from meshnode.links.relay import Knowledge
 from meshnode.links.side import lost
@@ -20,7 +21,6 @@ from meshnode.wire.messages import NodeId
 
 log = logging.getLogger(__name__)
 
-Address = tuple[str, int]
 STAGGER_S = 0.3
 """The next address of a peer is tried beside the first after so long."""
 MEMBERS_ASKED = 8

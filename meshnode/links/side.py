@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshnode.config import Links
 from meshnode.errors import PeerLost
+from meshnode.links.address import Address, plain
 from meshnode.wire.flow import Buffer
 from meshnode.wire.messages import Hello, LocalReply, LocalRequest, NodeId, PeerReply, PeerRequest
 
@@ -24,7 +25,7 @@ class Peer:
     boot: int
     root: bytes
     port: int
-    address: tuple[str, int] | None
+    address: Address | None
     local: bool
     features: frozenset[str]
     software: str
@@ -84,7 +85,7 @@ def peer_of(hello: Hello, address: tuple[Any, ...] | None, *, local: bool) -> Pe
         boot=hello.boot,
         root=hello.root,
         port=hello.port,
-        address=(str(address[0]), int(address[1])) if address else None,
+        address=plain(address) if address else None,
         local=local,
         features=frozenset(hello.features),
         software=hello.software,

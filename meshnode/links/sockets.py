@@ -9,6 +9,7 @@ import socket
 from contextlib import suppress
 
 from meshnode.errors import ListenError
+from meshnode.links.address import Datagrams
 
 USER_TIMEOUT_MS = 20_000
 
@@ -28,7 +29,7 @@ async def listening(host: str, port: int, kind: socket.SocketKind) -> socket.soc
         (family, _, proto, _, address), *_ = await asyncio.get_running_loop().getaddrinfo(
             host, port, type=kind, flags=socket.AI_PASSIVE
         )
-        bound = socket.socket(family, kind, proto)
+        bound = (Datagrams if kind is socket.SOCK_DGRAM else socket.socket)(family, kind, proto)
     except OSError as error:
         raise ListenError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     try:

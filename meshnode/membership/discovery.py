@@ -1,78 +1,59 @@
 """First peers: multicast DNS, seeds, and the peers of the last time. Each only yields addresses to try.
 
-Whoever answers at an address proves who it is; nothing that is learnt here is believed. Failure of multicast is a
-warning and never delays a start. What is announced: a random label, the port, the protocol version and a tag that
-changes daily; no host, user or node name.
+Whoever answers at an address proves who it is; nothing that is learnt here is believed. What to try when is decided in
+`candidates`, which network counts in `interfaces`, who announces in `crowd`; this is their shell. Failure of multicast
+is a warning, is tried again, and never delays a start.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
-import ipaddress
 import logging
-import secrets
+import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-import msgpack
-import psutil
-from zeroconf import InterfaceChoice, IPVersion, ServiceStateChange, Zeroconf
-from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
-
+from meshnode.config import Discovery as Ways
 from meshnode.config import Membership as Settings
 from meshnode.config import host_port
 from meshnode.errors import HomeError
-from meshnode.links.pool import Address
-from meshnode.membership.view import FoundBy
+from meshnode.links.address import Address, plain
+from meshnode.membership import candidates, crowd, reading
+from meshnode.membership.candidates import (
+    Ask,
+    Candidates,
+    Dial,
+    Elsewhere,
+    Forget,
+    Gone,
+    Heard,
+    Introduced,
+    Links,
+    Tried,
+)
+from meshnode.membership.crowd import Announce, Crowd, Mine, Return, Withdraw
+from meshnode.membership.interfaces import Network, Watcher
+from meshnode.membership.multicast import Multicast, today
+from meshnode.membership.remembered import Remembered
+from meshnode.membership.view import FoundBy, Member
 from meshnode.trust.files import read_checked, write_checked
 from meshnode.wire.messages import NodeId
 from meshnode.wire.rng import Rng
 
 log = logging.getLogger(__name__)
 
-SERVICE = "_meshnode._udp.local."
-VERSION = "1"
-TAG_BYTES = 8
-RETRY_MAX_S = 60.0
-CANDIDATES_MAX = 256
-VIRTUAL = ("docker", "br-", "veth", "virbr", "vmnet", "cni", "flannel", "podman", "lxc")
+DEFAULT_PORT = 7433
+WRITE_S = 60.0
+STAGGER_S = 0.5
+"""The next address of a candidate is tried beside the first after so long."""
+RESOLVE_S = 10.0
+REOPEN_S, REOPEN_MAX_S, COMPLETE_TRIES = 2.0, 300.0, 5
+"""Multicast that cannot be opened is tried again after so long; doubles. On some of the interfaces: so often."""
 Try = Callable[[Address, NodeId | None, FoundBy], Awaitable[bool]]
 """Dial an address (of that node, when it is known whose it is); whether a member answered."""
-
-
-def mesh_tag(mesh_id: str, now: float) -> str:
-    """What tells a mesh's own services from others, for a day; strangers cannot link one day's to the next's."""
-    day = int(now // 86400)
-    return hmac.digest(bytes.fromhex(mesh_id), f"meshnode/mdns/1/{day}".encode(), "sha256")[:TAG_BYTES].hex()
-
-
-def own_addresses(host: str) -> list[str]:
-    """Addresses of this machine that others may reach when it listens on `host`: itself, or all real interfaces'."""
-    if not ipaddress.ip_address(host).is_unspecified:
-        return [host]
-    wanted = {4} if host == "0.0.0.0" else {4, 6}  # noqa: S104 - compared, not bound
-    found: list[str] = []
-    loopback: list[str] = []
-    for name, rows in psutil.net_if_addrs().items():
-        for row in rows:
-            try:
-                address = ipaddress.ip_address(row.address.partition("%")[0])
-            except ValueError:
-                continue
-            if address.version not in wanted or address.is_link_local:
-                continue
-            (loopback if address.is_loopback or name.startswith(VIRTUAL) else found).append(str(address))
-    private_first = sorted(found, key=lambda a: (not ipaddress.ip_address(a).is_private, ":" in a, a))
-    return private_first[:8] or [a for a in loopback if ":" not in a][:2]
-
-
-def packed_peers(peers: Iterable[tuple[NodeId, Iterable[Address]]]) -> bytes:
-    """The content of the remembered-peers file."""
-    packed: bytes = msgpack.packb([[node, [list(address) for address in rows]] for node, rows in peers])
-    return packed
 
 
 class Discovery:
@@ -81,147 +62,323 @@ class Discovery:
     Args:
         attempt: dials an address.
         alone: whether this node has no link to anybody.
+        moved: called when this machine's addresses changed for good, with the network as it is now.
     """
 
     def __init__(
         self,
         home: Path,
         mesh_id: str,
+        ways: Ways,
         settings: Settings,
         rng: Rng,
         *,
-        seeds: tuple[str, ...],
-        mdns: bool,
         attempt: Try,
         alone: Callable[[], bool],
+        moved: Callable[[Network], None] = lambda network: None,
     ) -> None:
+        self.multicast_error = ""
+        self.network = Network()
         self._file = home / "peers"
         self._mesh_id = mesh_id
-        self._settings = settings
         self._rng = rng
-        self._seeds = tuple(host_port(seed, default_port=7433) for seed in seeds)
-        self._mdns = mdns
+        self._ways = ways
         self._attempt = attempt
         self._alone = alone
-        self._remembered: list[tuple[NodeId, tuple[Address, ...]]] = []
-        self._saved = b""
-        self._zeroconf: AsyncZeroconf | None = None
-        self._browser: AsyncServiceBrowser | None = None
+        self._moved = moved
+        now = time.monotonic()
+        places = tuple(host_port(seed, default_port=DEFAULT_PORT) for seed in ways.seeds)
+        self._candidates = Candidates(rng, now=now, seeds=places, retry_s=settings.seed_retry_s)
+        self._crowd = Crowd(rng)
+        self._watcher = Watcher(now, self.network, ways.poll_s)
+        self._remembered = Remembered(settings.remembered_max)
+        self._there: set[NodeId] = set()
+        self._dirty = False
+        self._listen: Address = ("", 0)
+        self._multicast: Multicast | None = None
+        self._reopen = asyncio.Event()
+        self._counted = [0, 0]
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.TimerHandle | None = None
+        self._written = float("-inf")
         self._tasks: set[asyncio.Task[None]] = set()
-        self._tried: dict[Address, float] = {}
-        self.mdns_error = ""
+        self._stopped = False
 
-    async def start(self, listen: Address) -> None:
-        """Begin to look, in the background. Raises ConfigError for a seed that is no address."""
-        payload = read_checked(self._file)
-        if payload is not None:
-            with suppress(ValueError, TypeError, msgpack.UnpackException):
-                rows = msgpack.unpackb(payload)
-                self._remembered = [(NodeId(i), tuple((str(h), int(p)) for h, p in a)) for i, a in rows]
-        self._start(self._look())
-        if self._mdns:
-            self._start(self._announce(listen))
+    # --- what others may know ---
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where others reach this machine; a change that does not last is not shown."""
+        return self.network.reach
+
+    @property
+    def interfaces_used(self) -> tuple[str, ...]:
+        """The interfaces that multicast uses."""
+        return tuple(it.name for it in self.network.used)
+
+    @property
+    def interfaces_skipped(self) -> tuple[tuple[str, str], ...]:
+        """The others, each with the reason."""
+        return self.network.skipped
+
+    @property
+    def packets_heard(self) -> int:
+        """Multicast DNS responses of others, of any device, since the start."""
+        return self._counted[0] + (self._multicast.responses_heard if self._multicast else 0)
+
+    @property
+    def own_packets_heard(self) -> int:
+        """This node's own announcements as they came back: none says that multicast is blocked in this machine."""
+        return self._counted[1] + (self._multicast.own_heard if self._multicast else 0)
+
+    # --- life ---
+
+    def survey(self, listen: Address) -> None:
+        """Look at the machine's network; what follows knows where this node is reached."""
+        self._listen = listen
+        self.network = reading.now(listen[0], self._ways.interfaces)
+        self._watcher = Watcher(time.monotonic(), self.network, self._ways.poll_s)
+
+    async def start(self) -> None:
+        """Begin to look, in the background. `survey` comes first."""
+        self._read_file()
+        self._tell(Introduced(self._remembered.rows(), "remembered"))
+        if self._ways.mdns:
+            self._start(self._keep_multicast())
+            self._reopen.set()
 
     async def stop(self) -> None:
-        """Stop looking; take the announcement back."""
-        for task in self._tasks:
+        """Stop looking; take the announcement back; write down who was there."""
+        self._stopped = True
+        for handle in (self._timer, self._writing):
+            if handle is not None:
+                handle.cancel()
+        tasks = [*self._tasks]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._browser is not None:
-            await self._browser.async_cancel()
-        if self._zeroconf is not None:
-            with suppress(TimeoutError, OSError):
-                async with asyncio.timeout(1.0):
-                    await self._zeroconf.async_unregister_all_services()
-            await self._zeroconf.async_close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._close_multicast()
+        if self._dirty or self._there:
+            self._write(self._packed())
 
-    def remember(self, peers: list[tuple[NodeId, tuple[Address, ...]]]) -> None:
-        """Keep these for the next start."""
-        fresh = {node for node, _ in peers}
-        kept = [row for row in self._remembered if row[0] not in fresh]
-        self._remembered = [*peers, *kept][: self._settings.remembered_max]
-        payload = packed_peers(self._remembered)
-        if payload != self._saved:
-            try:
-                write_checked(self._file, payload)
-                self._saved = payload
-            except HomeError as error:
-                log.warning("the peers are not remembered: %s", error)
+    # --- what the agent tells us ---
+
+    def links_changed(self) -> None:
+        """A link came up or ended."""
+        alone = self._alone()
+        if alone != self._candidates.alone and not self._stopped:
+            if alone:
+                self._look()  # everyone is gone at once: perhaps it is this machine that moved
+            self._tell(Links(any=not alone))
+
+    def woke(self) -> None:
+        """The machine slept: announce anew, forget all pauses, see where we are."""
+        if not self._stopped:
+            self._look()
+            self._reopen.set()
+            self._tell(Elsewhere())
+
+    def introduce(self, peers: Sequence[candidates.Row]) -> None:
+        """Peers that an inviter named: they are tried like remembered ones, before them."""
+        for node, addresses in reversed(peers):
+            self._remembered.note(node, addresses, int(time.time()))
+            self._dirty = True
+        self._tell(Introduced(tuple(peers), "token"))
+
+    def remember(self, view: Sequence[Member]) -> None:
+        """Who is there now: kept for the next start."""
+        self._there = {m.id for m in view if m.usable and m.path != "self"}
+        before = self._remembered.rows()
+        for member in view:
+            if member.path != "self" and member.addresses and member.state != "left":
+                self._remembered.note(member.id, member.addresses, int(time.time()) if member.usable else 0)
+        if (rows := self._remembered.rows()) != before:
+            self._dirty = True
+            self._tell(Introduced(rows, "remembered"))
+        self._write_soon()
 
     def forget(self, node: NodeId) -> None:
         """A node is out for good."""
-        self._remembered = [row for row in self._remembered if row[0] != node]
+        self._remembered.forget(node)
+        self._there.discard(node)
+        self._dirty = True
+        self._tell(Forget(node))
+        self._write_soon()
 
-    # --- seeds and remembered peers ---
+    # --- the cores ---
 
-    async def _look(self) -> None:
-        """At once, then with growing pauses while nobody is found; seeds also now and then when all is well."""
-        delay_s = self._settings.seed_retry_s
-        while True:
-            rows = list(self._remembered)
-            tries: list[Awaitable[bool]] = []
-            if self._alone():
-                for node, addresses in rows[:8]:
-                    tries += [self._attempt(address, node, "remembered") for address in addresses[:3]]
-            tries += [self._attempt(address, None, "seed") for address in self._seeds]
-            await asyncio.gather(*tries)
-            delay_s = min(delay_s * 2, RETRY_MAX_S) if self._alone() else RETRY_MAX_S * 5
-            end = time.monotonic() + delay_s * self._rng.uniform(0.75, 1.25)
-            while time.monotonic() < end:
-                await asyncio.sleep(min(1.0, max(0.0, end - time.monotonic())))
-                if delay_s > RETRY_MAX_S and self._alone():
-                    delay_s = self._settings.seed_retry_s  # everyone is gone: look again soon
-                    break
+    def _tell(self, event: candidates.Event | None) -> None:
+        now = time.monotonic()
+        for effect in self._candidates.handle(now, event):
+            match effect:
+                case Dial():
+                    self._start(self._dial(effect))
+                case Ask() if self._multicast is not None:
+                    self._multicast.ask()
+                    self._multicast.announce()
+        if event is None or isinstance(event, Heard | Gone | Links):
+            self._tell_crowd(event)
+        self._arm()
 
-    # --- multicast DNS ---
-
-    async def _announce(self, listen: Address) -> None:
-        host, port = listen
-        try:
-            interfaces = own_addresses(host)
-            self._zeroconf = AsyncZeroconf(
-                interfaces=interfaces or InterfaceChoice.Default,
-                ip_version=IPVersion.V4Only if all(":" not in a for a in interfaces) else IPVersion.All,
-            )
-            label = secrets.token_hex(8)
-            info = AsyncServiceInfo(
-                SERVICE,
-                f"{label}.{SERVICE}",
-                port=port,
-                properties={"v": VERSION, "t": mesh_tag(self._mesh_id, time.time())},
-                parsed_addresses=interfaces,
-                server=f"{label}.local.",
-            )
-            self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, SERVICE, handlers=[self._seen])
-            await self._zeroconf.async_register_service(info)
-        except Exception as error:  # sockets, interfaces, name clashes: whatever it is, the mesh works without it
-            self.mdns_error = f"{type(error).__name__}: {error}"
-            log.warning("multicast discovery is off: %s", self.mdns_error)
-
-    def _seen(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
-        if state_change is not ServiceStateChange.Removed:
-            self._start(self._resolve(zeroconf, service_type, name))
-
-    async def _resolve(self, zeroconf: Zeroconf, service_type: str, name: str) -> None:
-        info = AsyncServiceInfo(service_type, name)
-        if not await info.async_request(zeroconf, 3000) or info.port is None or not 1024 <= info.port <= 65535:
-            return
-        tag = (info.properties or {}).get(b"t")
-        now = time.time()
-        if tag not in {mesh_tag(self._mesh_id, now + day * 86400).encode() for day in (-1, 0, 1)}:
-            return
-        for text in info.parsed_addresses()[:8]:
-            address = (text, info.port)
-            if ipaddress.ip_address(text).is_multicast or time.monotonic() - self._tried.get(address, -1e9) < 10:
+    def _tell_crowd(self, event: crowd.Event | None) -> None:
+        for effect in self._crowd.handle(time.monotonic(), event):
+            if self._multicast is None:
                 continue
-            if len(self._tried) >= CANDIDATES_MAX:
-                self._tried.clear()
-            self._tried[address] = time.monotonic()
-            if await self._attempt(address, None, "mdns"):
-                return
+            match effect:
+                case Announce() if self._multicast.day != today():
+                    self._reopen.set()  # a new day's tag under a new label: nobody shall link the two
+                case Announce():
+                    self._multicast.announce()
+                case Withdraw():
+                    log.info("many nodes announce themselves here: this one falls silent")
+                    self._multicast.withdraw()
+                case Return():
+                    self._start(self._multicast.announce_anew(self._multicast.label))
 
-    def _start(self, work: Awaitable[None]) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._stopped:
+            dues = (self._candidates.next_deadline(), self._crowd.next_deadline(), self._watcher.next_deadline())
+            due = min(due for due in dues if due is not None)
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - time.monotonic()), self._tick)
+
+    def _tick(self) -> None:
+        if self._watcher.next_deadline() <= time.monotonic():
+            self._look()
+        self.links_changed()
+        self._tell(None)
+
+    def _look(self) -> None:
+        """Read the machine's interfaces."""
+        for change in self._watcher.handle(time.monotonic(), reading.now(self._listen[0], self._ways.interfaces)):
+            names = ", ".join(it.name for it in change.now.used) or "none"
+            log.info("the network changed: interfaces %s, addresses %s", names, ", ".join(change.now.reach) or "none")
+            self.network = change.now
+            self._reopen.set()
+            self._tell(Elsewhere())
+            self._moved(change.now)
+        self.network = self._watcher.network
+
+    # --- dialling ---
+
+    async def _dial(self, effect: Dial) -> None:
+        answered, dials = False, 0
+        try:
+            addresses = effect.addresses
+            if effect.found_by == "seed":
+                addresses = await self._resolve(*effect.addresses[0])
+            answered, dials = await self._first(addresses, effect)
+        finally:
+            if not self._stopped:
+                self._tell(Tried(effect.key, answered, dials))
+
+    async def _resolve(self, host: str, port: int) -> tuple[Address, ...]:
+        """All addresses of a name, IPv4 and IPv6, as the resolver orders them."""
+        try:
+            async with asyncio.timeout(RESOLVE_S):
+                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, TimeoutError, UnicodeError) as error:
+            log.info("the seed %s cannot be resolved: %s", host, getattr(error, "strerror", None) or error)
+            return ()
+        return tuple(dict.fromkeys(plain(row[4]) for row in found))[: candidates.ADDRESSES_MAX]
+
+    async def _first(self, addresses: Sequence[Address], effect: Dial) -> tuple[bool, int]:
+        """Try the addresses, each a little after the one before, until one answers; how many were tried."""
+        waiting, dials = list(addresses), set[asyncio.Future[bool]]()
+        try:
+            while waiting or dials:
+                if waiting:
+                    dials.add(asyncio.ensure_future(self._attempt(waiting.pop(0), effect.node, effect.found_by)))
+                timeout = STAGGER_S if waiting else None
+                done, dials = await asyncio.wait(dials, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+                if any(task.exception() is None and task.result() for task in done):
+                    return True, len(addresses) - len(waiting)
+            return False, len(addresses)
+        finally:
+            for dial in dials:
+                dial.cancel()
+            await asyncio.gather(*dials, return_exceptions=True)
+
+    # --- multicast ---
+
+    async def _keep_multicast(self) -> None:
+        """Have multicast on the network as it is now; when it fails, try again, for ever."""
+        failures = 0
+        while True:
+            again = self.multicast_error or (self._multicast and not self._multicast.complete)
+            pause = min(REOPEN_MAX_S, REOPEN_S * 2.0 ** min(failures, 10)) * self._rng.uniform(0.5, 1.0)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause if again and self.network.used else None):
+                    await self._reopen.wait()
+                    failures = 0
+            self._reopen.clear()
+            await self._close_multicast()
+            if not self.network.used:
+                self.multicast_error = ""
+                continue
+            multicast = Multicast(self._mesh_id, self.network, self._listen[1], heard=self._tell)
+            self._multicast = multicast
+            try:
+                await multicast.open()
+            except Exception as error:  # sockets, interfaces, name clashes: whatever it is, the mesh works without it
+                reason = f"{type(error).__name__}: {error}"
+                if reason != self.multicast_error:
+                    log.warning("multicast discovery is off for now: %s", reason)
+                self.multicast_error = reason
+                failures += 1
+                await self._close_multicast()
+                continue
+            if self.multicast_error:
+                log.info("multicast discovery is on again")
+            self.multicast_error = ""
+            failures = 0 if multicast.complete else failures + 1
+            multicast.complete |= failures >= COMPLETE_TRIES
+            self._tell_crowd(Mine(multicast.label))
+            self._arm()
+
+    async def _close_multicast(self) -> None:
+        multicast, self._multicast = self._multicast, None
+        if multicast is not None:
+            self._counted[0] += multicast.responses_heard
+            self._counted[1] += multicast.own_heard
+            await multicast.close()
+
+    # --- the file ---
+
+    def _read_file(self) -> None:
+        try:
+            payload = read_checked(self._file)
+            if payload is not None:
+                self._remembered.unpack(payload)
+        except (HomeError, ValueError) as error:
+            log.warning("the remembered peers are ignored: %s", error)
+
+    def _packed(self) -> bytes:
+        for node in self._there:
+            self._remembered.note(node, (), int(time.time()))
+        self._dirty = False
+        self._written = time.monotonic()
+        return self._remembered.pack()
+
+    def _write_soon(self) -> None:
+        if self._dirty and self._writing is None and not self._stopped:
+            wait = max(0.0, self._written + WRITE_S - time.monotonic())
+            self._writing = asyncio.get_running_loop().call_later(wait, self._write_now)
+
+    def _write_now(self) -> None:
+        self._writing = None
+        payload = self._packed()
+        self._start(asyncio.to_thread(self._write, payload))
+
+    def _write(self, payload: bytes) -> None:
+        try:
+            write_checked(self._file, payload)
+        except HomeError as error:
+            log.warning("the peers are not remembered: %s", error)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 

@@ -51,6 +51,7 @@ async def test_an_agent_that_nobody_can_reach_is_told_how_to_listen(node: Node) 
     row = (await rows_of(node))["address"]
     assert (None, True) == (row["ok"], "--listen" in row["fix"])
     node.address = ("10.0.0.7", 7433)
+    node.discovery.survey(node.address)
     row = (await rows_of(node))["address"]
     assert (True, "") == (row["ok"], row["fix"])
     assert "10.0.0.7" in row["detail"]
@@ -101,7 +102,7 @@ async def test_multicast_that_does_not_work_has_a_way_round(node: Node) -> None:
     """Seeds and tokens need none, and are named."""
     node.settings = replace(node.settings, discovery=Discovery(mdns=True))
     assert None is (await rows_of(node))["multicast"]["ok"], "nobody was found by it, which may be right"
-    node.discovery.mdns_error = "no interface does multicast"
+    node.discovery.multicast_error = "no interface does multicast"
     row = (await rows_of(node))["multicast"]
     assert (False, "no interface does multicast") == (row["ok"], row["detail"])
     assert "--seed" in row["fix"]
