@@ -3,8 +3,8 @@
 One instance lives on one state of the network. When that changes, or the machine woke, a new one takes its place with
 a new label: `async_update_interfaces` compares addresses only, so an interface that went and came back with its old
 address stays deaf and mute (measured), and a new label makes names that conflict impossible and is news to neighbours.
-There is no service browser: it asks again for each service it knows, forever; here questions are asked by who needs
-an answer, and everybody listens.
+There is no service browser: it asks four times and then falls silent, also when the answers were lost. Here questions
+are asked by who needs an answer, as long as it does, and everybody listens.
 """
 
 from __future__ import annotations

@@ -134,6 +134,9 @@ class Net:
 
     def stop(self) -> None:
         for agent in self.agents:
+            if agent.process.poll() is None:
+                agent.process.terminate()
+        for agent in self.agents:
             agent.stop()
         for namespace in self._namespaces:
             subprocess.run([IP, "netns", "del", namespace], capture_output=True)
