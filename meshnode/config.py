@@ -156,6 +156,8 @@ class Execution:
     """Shared memory for tensors, each way. It is sparse: only what is used is taken from the machine."""
     load_timeout_s: float = 60.0
     """A model that takes longer to load is refused and its worker replaced."""
+    probe_timeout_s: float = 10.0
+    """When a model is added it runs on zeros, to be measured; one that takes longer is refused."""
     cancel_grace_s: float = 2.0
     """A run that ignores its deadline or a cancel for so long has its worker killed."""
     service_prior_s: float = 0.05

@@ -65,7 +65,7 @@ async def hold(it: Any) -> None:
 
 async def probed(it: WorkerProcess, path: Path) -> control.Described:
     id = it.next_id()
-    answer, fd = await it.ask(id, control.Probe(id, str(path)))
+    answer, fd = await it.ask(id, control.Probe(id, str(path), 20.0))
     assert isinstance(answer, control.Described)
     assert fd is None
     return answer
@@ -124,7 +124,7 @@ async def test_killing_it_fails_all_that_is_open(tmp_path: Path) -> None:
         await ready(it)
         await hold(it)
         path = plain(tmp_path / "m.onnx", 8)
-        answers = [it.ask(id, control.Probe(id, str(path))) for id in (it.next_id() for _ in range(20))]
+        answers = [it.ask(id, control.Probe(id, str(path), 20.0)) for id in (it.next_id() for _ in range(20))]
         it.kill("the test wants it")
         async with asyncio.timeout(60):
             ends = await asyncio.gather(*answers, return_exceptions=True)
