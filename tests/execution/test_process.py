@@ -106,7 +106,7 @@ async def test_a_worker_that_dies_is_replaced(tmp_path: Path, number: signal.Sig
         pid = it.life.process.pid
         await hold(it)  # so that the question is certainly open when it dies
         id = it.next_id()
-        open_question = it.ask(id, control.Probe(id, str(plain(tmp_path / "m.onnx", 8))))
+        open_question = it.ask(id, control.Probe(id, str(plain(tmp_path / "m.onnx", 8)), 20.0))
         os.kill(pid, number)
         os.kill(pid, signal.SIGCONT)
         with pytest.raises(WorkerCrashed, match=number.name):
