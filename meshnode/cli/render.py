@@ -101,6 +101,7 @@ def status(document: Mapping[str, Any], width: int = WIDTH) -> Text:
     return Text("\n").join(
         [
             Text(f"{mesh['name']} ({mesh['id'][:8]}): {counts}"),
+            *([Text(f"{out}; `meshnode up TOKEN` joins anew", style="bold")] if (out := document["revoked"]) else []),
             table(columns, rows, right=("load", "work", "ms"), width=width),
             Text("< this node · work: in flight/done · ms: round trip · * in memory", style="dim"),
         ]

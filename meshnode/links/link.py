@@ -18,7 +18,7 @@ from typing import Any, cast
 from meshnode.errors import DeadlineExceeded, MeshError, PeerSilent, PermissionDenied, ProtocolError, from_wire
 from meshnode.links.heartbeat import Heartbeat
 from meshnode.links.pump import Pump
-from meshnode.links.side import Incoming, Peer, Prove, Received, Reply, Side, lost, path_of, peer_of, who
+from meshnode.links.side import Incoming, Peer, Prove, Received, Reply, Side, closing, lost, path_of, peer_of, who
 from meshnode.wire import messages
 from meshnode.wire.flow import Buffer, Crediting, FrameWriter
 from meshnode.wire.frames import Control, FrameReader, Landed, Message, Type
@@ -159,13 +159,13 @@ class Link(asyncio.BufferedProtocol):
                 await self.closed.wait()
         self.abort(text or code)
 
-    def hang_up(self, code: str, text: str) -> None:
-        """Say why, and close when that is written."""
+    def hang_up(self, code: str, text: str, statement: bytes = b"") -> None:
+        """Say why, with the proof if there is one, and close when that is written."""
         if self._transport is None or self._closing:
             return
         self._closing = True
         self.close_reason = self.close_reason or text or code
-        self._send(Type.CLOSE, header=messages.encode_error({"code": code, "message": text}))
+        self._send(Type.CLOSE, header=messages.encode_error(closing(code, text, statement)))
         self._transport.close()
 
     def abort(self, reason: str) -> None:
@@ -203,7 +203,7 @@ class Link(asyncio.BufferedProtocol):
         self._heartbeat.heard(self._loop.time())
         self.silent = False
         try:
-            for event in self._reader.received(nbytes):
+            for event in () if self._closing else self._reader.received(nbytes):  # who was refused says no HELLO
                 if isinstance(event, Landed):
                     for stream, credit in self._crediting.landed(event.stream, event.nbytes, event.whole):
                         self._writer.control(Type.CREDIT, stream, aux=credit)
@@ -332,8 +332,8 @@ class Link(asyncio.BufferedProtocol):
             self._on_opened(self)
 
     def _closed_by_peer(self, error: dict[str, Any]) -> None:
-        text = str(error.get("message") or error.get("code") or "no reason given")
-        self.close_reason = text
+        self.close_reason = text = str(error.get("message") or error.get("code") or "no reason given")
+        self._side.told(error)
         if not self._ready.done():
             self._ready.set_exception(PermissionDenied(f"the peer refused the link: {text}"))
             self._ready.exception()
@@ -346,7 +346,7 @@ class Link(asyncio.BufferedProtocol):
         if not self._ready.done():
             self._ready.set_exception(error)
             self._ready.exception()
-        self.hang_up(error.code, str(error))
+        self.hang_up(error.code, str(error), getattr(error, "statement", b""))
 
     # --- calls that end early ---
 

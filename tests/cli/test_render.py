@@ -34,7 +34,13 @@ def node(name: str, state: str = "alive", **more: Any) -> dict[str, Any]:
 
 def document(*nodes: dict[str, Any]) -> dict[str, Any]:
     counts = {state: sum(n["state"] == state for n in nodes) for state in ("alive", "suspect", "dead", "left")}
-    return {"mesh": {"id": "f" * 64, "name": "m", "nodes": counts}, "nodes": list(nodes)}
+    return {"mesh": {"id": "f" * 64, "name": "m", "nodes": counts}, "revoked": None, "nodes": list(nodes)}
+
+
+def test_a_machine_that_is_out_reads_it_first() -> None:
+    """Before the table, with what to do."""
+    text = shown(render.status(document(node("a")) | {"revoked": "this node was revoked: lost"}))
+    assert "this node was revoked: lost; `meshnode up TOKEN` joins anew" == text.splitlines()[1]
 
 
 def shown(text: Any) -> str:

@@ -148,9 +148,18 @@ async def test_the_wrong_node_and_a_revoked_one_are_refused(pair: tuple[Station,
     a, b = pair
     with pytest.raises(PermissionDenied, match="answered"):
         await a.pool.dial(a.address, expected=b.keeper.id)
-    a.keeper.revoke(b.keeper.id, "stolen")
+    link = await b.pool.dial(a.address)
+    revocation = a.keeper.revoke(b.keeper.id, "stolen")
     with pytest.raises(PermissionDenied, match="stolen"):
         await b.pool.dial(a.address)
+    text = f"node {b.id[:8]} was revoked: stolen"
+    told = {"code": "revoked", "message": text, "statement": revocation.data}
+    assert [told] == [why for why in b.told if why["code"] == "revoked"], "with the proof"
+    a.pool.drop(b.id, "revoked", text, revocation.data)
+    async with asyncio.timeout(20):
+        await link.closed.wait()
+    assert [told, told] == [why for why in b.told if why["code"] == "revoked"]
+    assert ["up"] == [event for event in a.events if event == "up"], "the refused connection never was a link"
 
 
 async def test_nobody_at_the_address_is_peer_lost(pair: tuple[Station, Station]) -> None:
