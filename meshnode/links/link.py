@@ -13,6 +13,7 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import Any, cast
 
 from meshnode.errors import DeadlineExceeded, MeshError, PeerSilent, PermissionDenied, ProtocolError, from_wire
@@ -72,7 +73,7 @@ class Link(asyncio.BufferedProtocol):
         self._closing = False
         self._going_away = False
         self._beat: asyncio.TimerHandle | None = None
-        self._heartbeat = Heartbeat(side.settings, self._loop.time())
+        self._heartbeat = Heartbeat(side.settings, monotonic())
 
     # --- for callers ---
 
@@ -200,7 +201,7 @@ class Link(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came."""
-        self._heartbeat.heard(self._loop.time())
+        self._heartbeat.heard(monotonic())
         self.silent = False
         try:
             for event in () if self._closing else self._reader.received(nbytes):  # who was refused says no HELLO
@@ -307,7 +308,7 @@ class Link(asyncio.BufferedProtocol):
             case Type.PING:
                 self._writer.control(Type.PONG, aux=event.aux)
             case Type.PONG:
-                self._heartbeat.pong(event.aux, self._loop.time())
+                self._heartbeat.pong(event.aux, monotonic())
             case Type.GOAWAY:
                 self._going_away = True
                 self.close_reason = self.close_reason or "the peer is leaving"
@@ -351,8 +352,7 @@ class Link(asyncio.BufferedProtocol):
     # --- calls that end early ---
 
     def _expire(self, stream: int, timeout_s: float) -> None:
-        answer = self._calls.get(stream)
-        if answer is not None and not answer.done():
+        if (answer := self._calls.get(stream)) is not None and not answer.done():
             self._give_up(stream)
             answer.set_exception(DeadlineExceeded(f"{self._who()} did not answer within {timeout_s:.3g} s"))
 
@@ -367,7 +367,7 @@ class Link(asyncio.BufferedProtocol):
 
     def _beat_soon(self) -> None:
         """Something is open now: the next beat must not be an idle one."""
-        if not self._side.local and self._heartbeat.wake(self._loop.time()):
+        if not self._side.local and self._heartbeat.wake(monotonic()):
             self._arm()
 
     def _arm(self) -> None:
@@ -376,7 +376,7 @@ class Link(asyncio.BufferedProtocol):
         self._beat = self._loop.call_at(self._heartbeat.due_at, self._on_beat)
 
     def _on_beat(self) -> None:
-        quiet_s, nonce = self._heartbeat.beat(self._loop.time(), open=self.in_flight > 0)
+        quiet_s, nonce = self._heartbeat.beat(monotonic(), open=self.in_flight > 0)
         if quiet_s is not None:
             self._fall_silent(quiet_s)
         if nonce is not None:

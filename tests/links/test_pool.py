@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from meshnode.config import Links
 from meshnode.errors import AgentUnavailable, DeadlineExceeded, InvalidInput, PeerLost, PermissionDenied
@@ -201,3 +202,17 @@ async def test_the_local_door_is_for_this_user_alone(tmp_path: Path) -> None:
         await link.close()
         await server.stop()
         assert not path.exists()
+
+
+def test_a_round_trip_is_measured_finely_on_the_loop_that_agents_run_on(tmp_path: Path) -> None:
+    """uvloop's own clock counts whole milliseconds: on one machine every round trip was 0.0."""
+
+    async def measured() -> float | None:
+        async with stations(tmp_path, "ab") as (a, b):
+            link = await linked(a, b)
+            await until(lambda: link.rtt_s is not None)
+            return link.rtt_s
+
+    rtt_s = uvloop.run(measured())
+    assert rtt_s is not None
+    assert 0 < rtt_s % 0.001
