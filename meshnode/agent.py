@@ -19,7 +19,7 @@ from meshnode.catalog.store import Store
 from meshnode.config import Settings, host_port
 from meshnode.edge.advertising import Advertiser, content
 from meshnode.edge.events import Events
-from meshnode.edge.learning import learn, refresh_catalog
+from meshnode.edge.learning import learn, refresh_catalog, unwilling
 from meshnode.edge.local import LocalDoor
 from meshnode.edge.meeting import Meeting
 from meshnode.edge.node import Control, Node
@@ -45,7 +45,7 @@ from meshnode.tasks.dispatcher import Dispatcher
 from meshnode.tasks.finding import find_member
 from meshnode.tasks.serving import Serving
 from meshnode.trust import invites
-from meshnode.trust.joining import Inviter, redeem
+from meshnode.trust.joining import Inviter, enter
 from meshnode.trust.keeper import Keeper
 from meshnode.trust.statements import Statement
 from meshnode.version import __version__
@@ -85,6 +85,7 @@ class Agent:
             settings=settings.links,
             requests=messages.decode_peer_request,
             replies=messages.decode_peer_reply,
+            told=lambda closing: self.node.trust.told(closing),
         )
         pool = Pool(
             keeper,
@@ -124,7 +125,7 @@ class Agent:
             manifest=catalog.of_digest,
             on_disk=store.has,
             ensure=fetcher.ensure,
-            willing=lambda: "it is stopping" if self._leaving else membership.copied or owner.reason,
+            willing=lambda: unwilling(self.node, stopping=self._leaving),
         )
         estimates = Estimates(settings.routing)
         chooser = Chooser(
@@ -363,9 +364,7 @@ class Agent:
         self._advertiser.soon()
 
     async def _rejoin(self, token: str) -> str:
-        joined = await redeem(self._keeper, token, node_name(self._settings))
-        self._keeper.adopt(joined.membership)
-        self.joined = joined.peers
+        self.joined = await enter(self._keeper, token, node_name(self._settings))
         asyncio.get_running_loop().call_later(0.1, self._again.set)  # once the answer is written
         return self._keeper.statements.mesh_name
 

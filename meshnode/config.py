@@ -1,4 +1,4 @@
-"""Every knob in one place: its unit, its default and what a larger value costs.
+"""Every knob in one place: its unit, its range, its default and what a larger value costs.
 
 Settings come from defaults, then a profile, then `config.toml` in the home, then the command line. An unknown key or a
 value out of range is a `ConfigError` that names all such places at once, and nothing starts.
@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import platformdirs
 
 from meshnode.errors import ConfigError
-from meshnode.ranges import check
+from meshnode.ranges import Labels, Printable, Within, contradictions, rules
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -31,54 +31,54 @@ GIB = 1024 * MIB
 class Links:
     """How agents talk. The figures come from measurements of a loopback and a LAN (see protocols/link.md)."""
 
-    handshake_s: float = 5.0
+    handshake_s: Annotated[float, Within(0.1, 600)] = 5.0
     """A TLS handshake that takes longer is dropped: slow strangers must not hold sockets."""
-    frame_bytes: int = 64 * KIB
+    frame_bytes: Annotated[int, Within(1 * KIB, 64 * KIB)] = 64 * KIB
     """The largest body of a frame. Larger frames make small requests wait longer behind bulk."""
-    stream_credit_bytes: int = 256 * KIB
+    stream_credit_bytes: Annotated[int, Within(64 * KIB, 1 * GIB)] = 256 * KIB
     """What a sender may have in flight on one stream. Small-request latency beside bulk grows linearly with it."""
-    connection_credit_bytes: int = 1 * MIB
+    connection_credit_bytes: Annotated[int, Within(64 * KIB, 1 * GIB)] = 1 * MIB
     """The same for all streams of a connection together; bounds what a peer can make us buffer unread."""
-    high_water_bytes: int = 256 * KIB
+    high_water_bytes: Annotated[int, Within(64 * KIB, 1 * GIB)] = 256 * KIB
     """The writer pump stops above this many bytes in the transport's buffer."""
-    active_bodies: int = 4
+    active_bodies: Annotated[int, Within(1, 1024)] = 4
     """Large bodies sent at once per direction; the rest wait. More costs latency and throughput alike."""
-    small_body_bytes: int = 16 * KIB
+    small_body_bytes: Annotated[int, Within(1 * KIB, 64 * KIB)] = 16 * KIB
     """Bodies up to this size go with the control frames, ahead of bulk, without credit. Both sides must agree on it."""
-    header_bytes_max: int = 64 * KIB - 1
-    hello_bytes_max: int = 16 * KIB
-    body_bytes_max: int = 1 * GIB
+    header_bytes_max: Annotated[int, Within(4 * KIB, 64 * KIB - 1)] = 64 * KIB - 1
+    hello_bytes_max: Annotated[int, Within(1 * KIB, 64 * KIB - 1)] = 16 * KIB
+    body_bytes_max: Annotated[int, Within(1 * MIB, 2**31)] = 1 * GIB
     """The largest body of one message; refused before anything is allocated."""
-    buffered_bytes_max: int = 2 * GIB
+    buffered_bytes_max: Annotated[int, Within(1 * MIB, 2**40)] = 2 * GIB
     """Bodies being received on one connection, together."""
-    streams_max: int = 1024
+    streams_max: Annotated[int, Within(16, 2**20)] = 1024
     """Requests a peer may have open on one connection."""
-    heartbeat_s: float = 0.25
+    heartbeat_s: Annotated[float, Within(0.01, 60)] = 0.25
     """Heartbeat interval while requests are open. Smaller notices a silent peer sooner and costs frames."""
-    heartbeat_misses: int = 3
+    heartbeat_misses: Annotated[int, Within(1, 1000)] = 3
     """So many heartbeats unanswered make a peer silent: 0.75 s at the default interval."""
-    idle_ping_s: float = 25.0
+    idle_ping_s: Annotated[float, Within(0.1, 3600)] = 25.0
     """Heartbeat interval while nothing is open: below the shortest NAT time-outs for TCP, and rare, because 31 idle
     links at 5 s cost more than all gossip. A silent idle peer is the failure detector's to find, not this ping's."""
-    handshakes_max: int = 64
+    handshakes_max: Annotated[int, Within(1, 65536)] = 64
     """TLS handshakes in progress at once."""
     relay: bool = True
     """Carry (sealed) bytes between two members that cannot reach each other. Off = refuse those that ask."""
-    relay_circuits_max: int = 64
+    relay_circuits_max: Annotated[int, Within(0, 65536)] = 64
     """Pairs that this node carries for at once…"""
-    relay_circuits_peer: int = 16
+    relay_circuits_peer: Annotated[int, Within(0, 65536)] = 16
     """…and of those with any one node at an end. The same bound holds for links to this node through one relay."""
-    relay_bytes_s: float = 4.0 * MIB
+    relay_bytes_s: Annotated[float, Within(0, 1e12)] = 4.0 * MIB
     """Bytes a second through one circuit, both ways together; a second's worth may come at once. 0 = no bound."""
-    relay_total_bytes_s: float = 16.0 * MIB
+    relay_total_bytes_s: Annotated[float, Within(0, 1e12)] = 16.0 * MIB
     """The same for all circuits of this node together."""
-    relay_circuit_bytes: int = 16 * GIB
+    relay_circuit_bytes: Annotated[int, Within(1 * MIB, 2**60)] = 16 * GIB
     """A circuit ends after so many bytes; its link is made anew, perhaps through another member or directly."""
-    relay_after_s: float = 1.0
+    relay_after_s: Annotated[float, Within(0, 600)] = 1.0
     """A dial that takes longer is helped by a member; at once, when the last link to the peer was relayed."""
-    relay_retry_s: float = 30.0
+    relay_retry_s: Annotated[float, Within(0.01, 86400)] = 30.0
     """While a relayed link is in use, the direct way is tried again after so long; doubles, with jitter…"""
-    relay_retry_max_s: float = 600.0
+    relay_retry_max_s: Annotated[float, Within(0.01, 86400)] = 600.0
     """…up to this."""
 
 
@@ -86,31 +86,31 @@ class Links:
 class Membership:
     """SWIM with Lifeguard's timing; the LAN defaults are memberlist's."""
 
-    probe_interval_s: float = 1.0
+    probe_interval_s: Annotated[float, Within(0.05, 3600)] = 1.0
     """One random peer is probed each interval. Smaller detects sooner and costs datagrams."""
-    probe_timeout_s: float = 0.5
-    indirect_probes: int = 3
+    probe_timeout_s: Annotated[float, Within(0.01, 3600)] = 0.5
+    indirect_probes: Annotated[int, Within(0, 64)] = 3
     """Helpers asked (ping-req) before a silent peer is suspected."""
-    suspicion_mult: float = 4.0
+    suspicion_mult: Annotated[float, Within(1, 1000)] = 4.0
     """Shortest suspicion = mult x max(1, log10 N) x probe interval. Larger gives more time to refute."""
-    suspicion_max_mult: float = 6.0
+    suspicion_max_mult: Annotated[float, Within(1, 1000)] = 6.0
     """Longest suspicion, before any confirmation, as a multiple of the shortest (Lifeguard)."""
-    gossip_interval_s: float = 0.2
-    gossip_fanout: int = 3
+    gossip_interval_s: Annotated[float, Within(0.01, 3600)] = 0.2
+    gossip_fanout: Annotated[int, Within(1, 64)] = 3
     """Peers told per gossip interval."""
-    retransmit_mult: float = 4.0
+    retransmit_mult: Annotated[float, Within(1, 1000)] = 4.0
     """Each update is sent mult x log10(N + 1) times."""
-    datagram_bytes: int = 1200
+    datagram_bytes: Annotated[int, Within(576, 1400)] = 1200
     """Datagrams never exceed this (the IPv6 and VPN safe size)."""
-    sync_interval_s: float = 30.0
+    sync_interval_s: Annotated[float, Within(1, 86400)] = 30.0
     """Anti-entropy with one random peer over the link, jittered."""
-    reconnect_interval_s: float = 30.0
+    reconnect_interval_s: Annotated[float, Within(1, 86400)] = 30.0
     """One dead node is tried again each interval: a verdict never forbids a dial for ever."""
-    tombstone_s: float = 24 * 3600.0
+    tombstone_s: Annotated[float, Within(60, 365 * 86400)] = 24 * 3600.0
     """Dead and departed nodes are remembered so long, to win over stale news."""
-    seed_retry_s: float = 1.0
+    seed_retry_s: Annotated[float, Within(0.1, 3600)] = 1.0
     """First pause before seeds and remembered peers are tried again; doubles up to a minute, with full jitter."""
-    remembered_max: int = 256
+    remembered_max: Annotated[int, Within(0, 65536)] = 256
     """Rows of the remembered-peers file."""
 
 
@@ -118,25 +118,25 @@ class Membership:
 class Routing:
     """Who should run a task. Meanings and measurements: notes in meshnode/routing/policy.py."""
 
-    candidates: int = 3
+    candidates: Annotated[int, Within(1, 64)] = 3
     """Peers asked for a quote per task (d). 3 is the knee: more costs messages, fewer costs tail latency."""
-    quote_timeout_s: float = 0.1
-    hold_s: float = 0.05
+    quote_timeout_s: Annotated[float, Within(0.001, 60)] = 0.1
+    hold_s: Annotated[float, Within(0, 60)] = 0.05
     """How long a quoting node keeps the place; at most 2 RTT is used."""
-    hysteresis: float = 0.10
+    hysteresis: Annotated[float, Within(0, 10)] = 0.10
     """Stay local unless a peer wins by this share…"""
-    hysteresis_s: float = 0.002
+    hysteresis_s: Annotated[float, Within(0, 60)] = 0.002
     """…and by this many seconds."""
-    tie_band: float = 0.02
+    tie_band: Annotated[float, Within(0, 1)] = 0.02
     """Estimates this close are equal; ties break at random."""
-    attempts_max: int = 3
-    memory_factor: float = 1.25
+    attempts_max: Annotated[int, Within(1, 64)] = 3
+    memory_factor: Annotated[float, Within(0, 100)] = 1.25
     """A model loads only where free memory is this multiple of its estimate."""
-    suspect_s: float = 1.0
+    suspect_s: Annotated[float, Within(0, 3600)] = 1.0
     """A peer that failed to quote is not drawn for so long, unless nobody else is left."""
-    battery_percent_min: float = 40.0
+    battery_percent_min: Annotated[float, Within(0, 100)] = 40.0
     """Below this charge on battery, a node takes no foreign work."""
-    default_deadline_s: float = 30.0
+    default_deadline_s: Annotated[float, Within(0.001, 1e9)] = 30.0
     """For tasks that name none."""
 
 
@@ -144,21 +144,23 @@ class Routing:
 class Execution:
     """Running models in worker processes."""
 
-    queue_tasks_max: int = 64
+    queue_tasks_max: Annotated[int, Within(1, 10**6)] = 64
     """Tasks waiting at this node; beyond it they are refused with a hint. More makes quotes less certain."""
-    queue_backlog_max_s: float = 2.0
+    queue_backlog_max_s: Annotated[float, Within(0.001, 1e6)] = 2.0
     """…and no more than so much estimated work waits."""
-    concurrency: int = 0
+    concurrency: Annotated[int, Within(0, 1024)] = 0
     """Runs at once on the CPU worker; 0 = one per core. concurrency x threads should not exceed the cores."""
-    threads: int = 1
+    threads: Annotated[int, Within(1, 1024)] = 1
     """ONNX Runtime's intra-op threads per run."""
-    arena_bytes: int = 256 * MIB
+    arena_bytes: Annotated[int, Within(1 * MIB, 2**40)] = 256 * MIB
     """Shared memory for tensors, each way. It is sparse: only what is used is taken from the machine."""
-    load_timeout_s: float = 60.0
+    load_timeout_s: Annotated[float, Within(0.1, 86400)] = 60.0
     """A model that takes longer to load is refused and its worker replaced."""
-    cancel_grace_s: float = 2.0
+    probe_timeout_s: Annotated[float, Within(0.01, 3600)] = 10.0
+    """When a model is added it runs on zeros, to be measured; one that takes longer is refused."""
+    cancel_grace_s: Annotated[float, Within(0.01, 3600)] = 2.0
     """A run that ignores its deadline or a cancel for so long has its worker killed."""
-    service_prior_s: float = 0.05
+    service_prior_s: Annotated[float, Within(1e-6, 1e6)] = 0.05
     """What a run is believed to take before the first measurement."""
     gpu: bool = True
     """Use GPUs whose provider is proven by a run."""
@@ -168,15 +170,15 @@ class Execution:
 class Catalog:
     """Models on disk and on the wire."""
 
-    piece_bytes: int = 1 * MIB
+    piece_bytes: Annotated[int, Within(1 * KIB, 16 * MIB)] = 1 * MIB
     """Unit of transfer and verification."""
-    pieces_in_flight: int = 4
+    pieces_in_flight: Annotated[int, Within(1, 1024)] = 4
     """Pieces asked from one holder at once."""
-    holders_max: int = 4
+    holders_max: Annotated[int, Within(1, 1024)] = 4
     """Holders fetched from at once."""
-    piece_timeout_s: float = 20.0
-    model_bytes_max: int = 64 * GIB
-    disk_reserve_bytes: int = 256 * MIB
+    piece_timeout_s: Annotated[float, Within(0.1, 86400)] = 20.0
+    model_bytes_max: Annotated[int, Within(1 * KIB, 2**46)] = 64 * GIB
+    disk_reserve_bytes: Annotated[int, Within(0, 2**50)] = 256 * MIB
     """A fetch or add is refused when it would leave less free space than this."""
 
 
@@ -184,9 +186,9 @@ class Catalog:
 class Tasks:
     """Tasks this agent answers for."""
 
-    open_max: int = 10_000
+    open_max: Annotated[int, Within(1, 10**7)] = 10_000
     """Tasks of local clients at once; beyond it they are refused with a hint."""
-    backoff_s: float = 0.025
+    backoff_s: Annotated[float, Within(0.001, 60)] = 0.025
     """First wait when every candidate refused; doubles with full jitter up to a second."""
 
 
@@ -201,7 +203,7 @@ class Discovery:
     interfaces: tuple[str, ...] = ()
     """Names or patterns ("eth0", "wg*") of the interfaces that multicast uses and whose addresses others are told.
     None: all but the loopback, networks of containers and virtual machines, and, for multicast, tunnels."""
-    poll_s: float = 5.0
+    poll_s: Annotated[float, Within(0.05, 3600)] = 5.0
     """How often the machine's addresses are read (0.15 ms); a change counts when a second reading confirms it."""
 
 
@@ -220,36 +222,36 @@ class Manners(StrEnum):
 class Owner:
     """When a polite machine is its owner's alone."""
 
-    away_s: float = 180.0
+    away_s: Annotated[float, Within(0, 86400)] = 180.0
     """So long without input, and the owner of a machine with a display is away."""
-    settle_s: float = 10.0
+    settle_s: Annotated[float, Within(0, 86400)] = 10.0
     """The shortest automatic pause. Larger is calmer, and idle for longer after a passing cause."""
-    busy_share: float = 0.25
+    busy_share: Annotated[float, Within(0, 1)] = 0.25
     """Other programs using this share of the processors, for `busy_after_s`, pause a machine with a display…"""
-    calm_share: float = 0.15
+    calm_share: Annotated[float, Within(0, 1)] = 0.15
     """…until they use less than this, for `calm_after_s`."""
-    busy_after_s: float = 10.0
-    calm_after_s: float = 30.0
-    hot_below_c: float = 5.0
+    busy_after_s: Annotated[float, Within(0, 86400)] = 10.0
+    calm_after_s: Annotated[float, Within(0, 86400)] = 30.0
+    hot_below_c: Annotated[float, Within(0, 200)] = 5.0
     """So few degrees below the machine's own critical mark, for `hot_after_s`, are too hot…"""
-    cool_above_c: float = 12.0
+    cool_above_c: Annotated[float, Within(0, 200)] = 12.0
     """…until so many degrees are left, for `cool_after_s`."""
-    critical_below_c: float = 2.0
+    critical_below_c: Annotated[float, Within(0, 200)] = 2.0
     """This close to the mark even manners = "free" takes nothing, at once."""
-    hot_after_s: float = 15.0
-    cool_after_s: float = 60.0
+    hot_after_s: Annotated[float, Within(0, 86400)] = 15.0
+    cool_after_s: Annotated[float, Within(0, 86400)] = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All of it."""
 
-    name: str = ""
+    name: Annotated[str, Printable(64)] = ""
     """Shown with the node id; empty = the host name."""
     listen: str = "0.0.0.0:7433"
     """TCP and UDP, host:port; [::]:7433 listens on IPv4 and IPv6."""
-    zone: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
+    zone: Annotated[str, Printable(64)] = ""
+    labels: Annotated[dict[str, str], Labels(64, 128, 4 * KIB)] = field(default_factory=dict)
     links: Links = Links()
     membership: Membership = Membership()
     routing: Routing = Routing()
@@ -303,6 +305,7 @@ def load(home: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
     mistakes: list[str] = []
     settings: Settings = _apply(PROFILES[profile], document, str(path), mistakes)
     settings = _apply(settings, dict(overrides or {}), "the command line", mistakes)
+    mistakes = mistakes or contradictions(settings)
     if mistakes:
         raise ConfigError("; ".join(mistakes), hint="every setting is explained in meshnode/config.py")
     return settings
@@ -320,7 +323,8 @@ def _apply(part: Any, values: Mapping[str, Any], where: str, mistakes: list[str]
         else:
             try:
                 changes[key] = _fit(known[key], value)
-                check(key, changes[key])
+                for rule in rules(type(part), key):
+                    rule.check(changes[key])
             except (TypeError, ValueError) as error:
                 mistakes.append(f"{where}: {key}: {error}")
     return replace(part, **changes)

@@ -14,7 +14,7 @@ from meshnode.config import Settings
 from meshnode.errors import PermissionDenied
 from meshnode.execution.devices import Devices
 from meshnode.trust import invites
-from meshnode.trust.joining import redeem
+from meshnode.trust.joining import enter
 from meshnode.trust.keeper import Keeper
 
 log = logging.getLogger(__name__)
@@ -56,24 +56,24 @@ async def run(home: Path, settings: Settings, *, token: str | None, announce: An
 async def belong(keeper: Keeper, settings: Settings, token: str | None) -> Peers:
     """Be in a mesh: the one from last time, the token's, or a new mesh of one. Returns peers to try first.
 
-    Raises TokenRefused, PermissionDenied, PeerLost.
+    Raises TokenRefused, Revoked without a token for a node that is out, PermissionDenied, PeerLost.
     """
     name = node_name(settings)
     if token is not None:
         if keeper.belongs:
             # Also when it has expired: a member that is started again with its old token is no joiner.
             invite = invites.parse(token, now=0.0)
-            if keeper.statements.mesh_id.startswith(invite.mesh_prefix):
+            if keeper.out is None and keeper.statements.mesh_id.startswith(invite.mesh_prefix):
                 log.info("already in the mesh of this token")
                 return ()
-            if len(keeper.statements.members()) > 1:
+            if keeper.out is None and len(keeper.statements.members()) > 1:
                 raise PermissionDenied(
                     f"this home is already in the mesh {keeper.statements.mesh_name!r}",
                     hint="`meshnode leave` first, or use another --home",
                 )
-        joined = await redeem(keeper, token, name)
-        keeper.adopt(joined.membership)
-        return joined.peers
+        return await enter(keeper, token, name)
+    if keeper.out is not None:
+        raise keeper.out
     if not keeper.belongs:
         keeper.found(f"{name}'s mesh", name)
     return ()

@@ -142,6 +142,13 @@ class PermissionDenied(MeshError):
     fault = "policy"
 
 
+class Revoked(PermissionDenied):
+    """A node was thrown out of the mesh, or left it. `statement` is the signed revocation, which proves it."""
+
+    code = "revoked"
+    statement: bytes = b""
+
+
 class ProtocolError(MeshError):
     """Bytes that do not follow the protocol."""
 

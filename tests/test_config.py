@@ -101,7 +101,7 @@ def test_every_knob_is_explained_or_named_by_its_unit() -> None:
             if isinstance(here, ast.AnnAssign) and isinstance(here.target, ast.Name):
                 explained = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
                 name = here.target.id
-                number = isinstance(here.annotation, ast.Name) and here.annotation.id in ("int", "float")
+                number = ast.unparse(here.annotation).startswith(("int", "float", "Annotated[int", "Annotated[float"))
                 if number and not explained and not name.endswith(("_s", "_bytes", "_max", "_bytes_max")):
                     bare.append(f"{cls.name}.{name}")
     assert [] == bare

@@ -280,6 +280,47 @@ async def test_who_left_may_join_again_with_a_new_token(tmp_path: Path) -> None:
         assert [True, True] == [row["revoked"] for row in rows if row["name"] == "bob"]
 
 
+async def test_a_revoked_machine_is_told_and_joins_anew_with_a_new_token(tmp_path: Path) -> None:
+    """`up` says that it is out; a bad token changes nothing; a good one makes a new node, with the old keys aside."""
+    home = tmp_path / "bob"
+    async with founder(tmp_path / "ann") as ann:
+        token = (await ask(ann.node.home, "invite"))["token"]
+        async with up(home, token) as bob:
+            old = bob.events[0]["id"]
+            await until(lambda: _sees(ann, old), "ann sees bob")
+            member = files(home)
+            await ask(ann.node.home, "revoke", {"node": old, "reason": "lost"})
+            await until(lambda: files(home) != member, "bob has written the revocation down")
+        before = files(home)
+        error = await refused(home)
+        assert ("revoked", "this node was revoked: lost") == (error.code, str(error))
+        assert "meshnode up TOKEN" in error.hint
+        for bad in ("hello", token):  # the second is used up
+            assert isinstance(await refused(home, bad), TokenRefused)
+        assert before == files(home)
+        async with up(home, (await ask(ann.node.home, "invite"))["token"]) as again:
+            new = again.events[0]["id"]
+            await until(lambda: _sees(ann, new), "ann sees the new node")
+            assert old != new
+        aside = {path.name.partition(".revoked")[0] for path in home.glob("*.revoked*")}
+        assert {"node.key", "trust"} == aside
+
+
+async def test_a_revoked_machine_whose_agent_runs_joins_anew(tmp_path: Path) -> None:
+    """`join TOKEN` does without a restart by hand what `up TOKEN` does."""
+    async with founder(tmp_path / "ann") as ann:
+        token = (await ask(ann.node.home, "invite"))["token"]
+        async with up(tmp_path / "bob", token) as bob:
+            old = bob.events[0]["id"]
+            await until(lambda: _sees(ann, old), "ann sees bob")
+            member = files(bob.home)
+            await ask(ann.node.home, "revoke", {"node": old})
+            await until(lambda: files(bob.home) != member, "bob has learnt it")
+            await ask(bob.home, "join", {"token": (await ask(ann.node.home, "invite"))["token"]})
+            assert old != (await bob.ready(lives=2))["id"]
+            await until(lambda: _sees(ann, bob.events[1]["id"]), "ann sees the new node")
+
+
 async def test_two_that_leave_at_once_can_both_start_again(tmp_path: Path) -> None:
     """What peers say between a node's goodbye and its end is not written into the home that has no mesh any more."""
     ann, bob = Keeper.open(tmp_path / "ann"), Keeper.open(tmp_path / "bob")

@@ -101,6 +101,7 @@ def status(document: Mapping[str, Any], width: int = WIDTH) -> Text:
     return Text("\n").join(
         [
             Text(f"{mesh['name']} ({mesh['id'][:8]}): {counts}"),
+            *([Text(f"{out}; `meshnode up TOKEN` joins anew", style="bold")] if (out := document["revoked"]) else []),
             table(columns, rows, right=("load", "work", "ms"), width=width),
             Text("< this node · work: in flight/done · ms: round trip · * in memory", style="dim"),
         ]
@@ -188,7 +189,7 @@ def members(rows: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Text:
         zones = ",".join(row["zones"]) or "-"
         expires = "-" if row["expires_at"] is None else day(row["expires_at"])
         coloured = Text(state, "red" if row["revoked"] else COLOURS.get(state, ""))
-        by = str(row["granted_by"])[:8]
+        by = row["granted_by_name"] or f"key {row['granted_by'][:8]}"
         table_rows.append([label(row["name"], row["id"]), coloured, by, expires, zones, roles])
     return table(("member", "state", "granted by", "until", "zones", "roles"), table_rows, width=width)
 

@@ -75,11 +75,13 @@ def run(
         if output is not None:
             files.check_holds(output, len(document["outputs"]))
         inputs = files.read_inputs(document, file, named)
+        # By name: of files that have several, errors must speak of the one that was asked for.
+        wanted = model if model == document["digest"] else f"{document['name']}:{document['version']}"
         if dry_run:
-            plan = client.plan(document["digest"], inputs, **options)
+            plan = client.plan(wanted, inputs, **options)
             context.show(plan, lambda plan: render.plan(plan, context.console().width))
             return
-        result = client.infer(document["digest"], inputs, **options)
+        result = client.infer(wanted, inputs, **options)
     if output is not None:
         files.write_outputs(output, result)
     if context.current.json:

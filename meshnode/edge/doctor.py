@@ -22,9 +22,14 @@ def _row(check: str, ok: bool | None, detail: str, fix: str = "") -> dict[str, A
 async def examine(node: Node) -> list[dict[str, Any]]:
     """All checks, in the order in which they matter."""
     rows = [await _worker(node), _gpu(node), _disk(node), _clock(node), _listener(node), _mdns(node)]
-    rows += [_owner(node), *_alone(node)]
+    rows += [_owner(node), *_alone(node), *_out(node)]
     rows += await asyncio.gather(*(_peer(node, m.id) for m in node.membership.view() if m.id != node.keeper.id))
     return rows
+
+
+def _out(node: Node) -> list[dict[str, Any]]:
+    out = node.keeper.out
+    return [] if out is None else [_row("membership", False, str(out), out.hint)]
 
 
 async def _worker(node: Node) -> dict[str, Any]:

@@ -22,13 +22,16 @@ async def status(node: Node) -> dict[str, Any]:
     view = node.membership.view()
     vitals = await _vitals(node, view)
     manifests = node.catalog.manifests()
-    by_digest = {manifest.digest: manifest for manifest in manifests}
+    by_digest: dict[Digest, list[Manifest]] = {}
+    for manifest in manifests:
+        by_digest.setdefault(manifest.digest, []).append(manifest)
     holders, loaders = _holders(view)
     counts = {state: sum(m.state == state for m in view) for state in ("alive", "suspect", "dead", "left")}
     return {
         "schema": STATUS_SCHEMA,
         "self": node.keeper.id,
         "mesh": {"id": node.keeper.statements.mesh_id, "name": node.keeper.statements.mesh_name, "nodes": counts},
+        "revoked": str(out) if (out := node.keeper.out) is not None else None,
         "nodes": [_node(node, member, vitals.get(member.id), by_digest) for member in view],
         "models": [
             model_document(manifest, on_disk=holders.get(manifest.digest, []), loaded=loaders.get(manifest.digest, []))
@@ -54,7 +57,7 @@ async def _vitals(node: Node, view: tuple[Member, ...]) -> dict[NodeId, Vitals]:
     return {node.keeper.id: node.vitals(), **dict(answer for answer in answers if answer is not None)}
 
 
-def _node(node: Node, member: Member, vitals: Vitals | None, manifests: dict[Digest, Manifest]) -> dict[str, Any]:
+def _node(node: Node, member: Member, vitals: Vitals | None, manifests: dict[Digest, list[Manifest]]) -> dict[str, Any]:
     advert = member.advert
     free = dict(enumerate(vitals.gpu_free_bytes)) if vitals else {}
     host, port = member.address or ("", 0)
@@ -106,13 +109,13 @@ def _node(node: Node, member: Member, vitals: Vitals | None, manifests: dict[Dig
         },
         "models": [
             {
-                "name": manifests[Digest(held.digest)].name,
-                "version": manifests[Digest(held.digest)].version,
+                "name": manifest.name,
+                "version": manifest.version,
                 "digest": held.digest,
                 "loaded": held.loaded,
             }
             for held in advert.models
-            if held.digest in manifests
+            for manifest in manifests.get(Digest(held.digest), ())
         ],
     }
 
@@ -155,9 +158,11 @@ def model_document(manifest: Manifest, *, on_disk: list[str], loaded: list[str])
 
 
 def members(node: Node) -> list[dict[str, Any]]:
-    """Who is in, granted by whom, and who was thrown out."""
+    """Who is in, granted by whom, and who was thrown out. `granted_by` is an admin key; its holder has the name."""
     view = {member.id: member for member in node.membership.view()}
     statements = node.keeper.statements
+    newest = sorted(statements.members(), key=lambda grant: -grant.granted_at)
+    holders = {grant.granted_by: grant.name for grant in newest if "admin" in grant.roles}  # the founder stays
     rows = []
     for grant in statements.members():
         revocation = statements.revoked(grant.node)
@@ -169,6 +174,7 @@ def members(node: Node) -> list[dict[str, Any]]:
                 "roles": sorted(grant.roles),
                 "zones": sorted(grant.zones),
                 "granted_by": grant.granted_by,
+                "granted_by_name": holders.get(grant.granted_by),
                 "granted_at": grant.granted_at,
                 "expires_at": grant.expires_at,
                 "state": member.state if member else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from meshnode.edge.node import Node
@@ -26,16 +25,21 @@ def learn(node: Node, statements: list[Statement]) -> None:
     if "revoke" not in kinds:
         return
     for member in node.membership.view():
-        revocation = node.keeper.statements.revoked(member.id)
-        if revocation is None:
+        refusal = node.keeper.refusal(member.id)
+        if refusal is None:
             continue
-        reason = revocation.reason or "no reason given"
         if member.id == node.keeper.id:
-            log.error("this node was revoked: %s", reason)
+            node.membership.revoked(member.id)
             node.dispatcher.draining = True
+            log.error("%s; %s", refusal, refusal.hint)
             continue
         node.membership.revoked(member.id)
         node.discovery.forget(member.id)
-        # One turn later, so that the revocation itself, which is about to be pushed, still reaches the node.
-        text = f"this node was revoked: {reason}"
-        asyncio.get_running_loop().call_soon(node.pool.drop, member.id, "revoked", text)
+        node.pool.drop(member.id, refusal.code, str(refusal), refusal.statement)
+
+
+def unwilling(node: Node, *, stopping: bool) -> str:
+    """Why this node takes no work of others now; or nothing."""
+    if stopping:
+        return "it is stopping"
+    return "it was revoked" if node.keeper.out is not None else node.membership.copied or node.owner.reason

@@ -107,6 +107,7 @@ class LocalDoor:
                 self._check_belongs()
                 return await self.node.dispatcher.submit(request, incoming.body)
             case Plan():
+                self._check_belongs()
                 wanted = Wanted.of(request, self.node.catalog.resolve(request.model))
                 return _document(await self.node.dispatcher.chooser.plan(wanted, request.deadline_s))
             case Ask():
@@ -114,12 +115,8 @@ class LocalDoor:
         raise InvalidInput(f"{type(request).__name__} is not a request of local clients")
 
     def _check_belongs(self) -> None:
-        revocation = self.node.keeper.statements.revoked(self.node.keeper.id)
-        if revocation is not None:
-            raise PermissionDenied(
-                f"this node was revoked: {revocation.reason or 'no reason given'}",
-                hint="move its home away and join again with a new token",
-            )
+        if (out := self.node.keeper.out) is not None:
+            raise out
 
     async def _ask(self, ask: Ask) -> JSON:
         known = VERBS.get(ask.verb)
@@ -209,7 +206,7 @@ async def _invite(node: Node, args: NewInvite) -> JSON:
 
 async def _join(node: Node, args: Token) -> JSON:
     others = [m for m in node.membership.view() if m.id != node.keeper.id and m.state in ("alive", "suspect")]
-    if others:
+    if others and node.keeper.out is None:
         raise PermissionDenied(
             f"this node is already in a mesh with {len(others)} other nodes",
             hint="`meshnode leave` first; it ends this node's part in that mesh",

@@ -65,10 +65,11 @@ class Load(Said, frozen=True, tag="load"):
 
 
 class Probe(Said, frozen=True, tag="probe"):
-    """Load a model, describe it, run it once on zeros, and forget it."""
+    """Load a model, describe it, run it on zeros for at most `run_s`, and forget it."""
 
     id: int
     path: str
+    run_s: float
 
 
 class Unload(Said, frozen=True, tag="unload"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from meshnode.execution.control import TensorInfo
 from meshnode.wire.messages import Digest, Priority, TaskId, TensorSpec
+from meshnode.wire.tensors import Buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Done:
     """What a job brought: the outputs' specs and bytes."""
 
     specs: tuple[TensorSpec, ...]
-    body: bytes
+    body: Buffer
     queue_s: float
     run_s: float
     provider: str

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import mmap
 import os
 import time
 from collections.abc import Callable
@@ -22,11 +21,12 @@ from meshnode.errors import DeadlineExceeded, ExecutionFailed, ModelRefused, Out
 from meshnode.execution import control
 from meshnode.execution.control import Described, Ran, Run
 from meshnode.execution.devices import Devices
-from meshnode.execution.handover import copying, hand_over
+from meshnode.execution.handover import hand_over, take
 from meshnode.execution.job import Done, Job, LoadedModel, ModelFile, ProbeReport
 from meshnode.execution.process import Incarnation, WorkerProcess
 from meshnode.execution.queue import Effect, Event, Expired, Finished, Hold, Offer, Ready, Start, TaskQueue, Withdraw
 from meshnode.wire.messages import Digest, Quote, QuoteAsk, TaskId
+from meshnode.wire.tensors import Buffer
 
 log = logging.getLogger(__name__)
 
@@ -166,13 +166,17 @@ class Execution:
         """Load a model that is new here and describe it. Raises ModelRefused, InvalidInput, OutOfMemory."""
         process = self._devices[0].process
         await process.ready()
-        id = process.next_id()
+        id, run_s = process.next_id(), self._settings.probe_timeout_s
+        limit_s = self._settings.load_timeout_s + run_s + self._settings.cancel_grace_s
         try:
-            async with asyncio.timeout(self._settings.load_timeout_s):
-                answer, _ = await process.ask(id, control.Probe(id, str(path)))
+            async with asyncio.timeout(limit_s):
+                answer, _ = await process.ask(id, control.Probe(id, str(path), run_s))
         except TimeoutError:
             process.kill("a model did not load or run in time")
-            raise ModelRefused(f"the model did not load and run within {self._settings.load_timeout_s:g} s") from None
+            raise ModelRefused(
+                f"the model did not load and run within {limit_s:g} s",
+                hint="load_timeout_s and probe_timeout_s, under [execution] in config.toml, allow it more",
+            ) from None
         except WorkerCrashed as error:
             raise ModelRefused(f"the model kills the worker that loads it: {error}") from error
         assert isinstance(answer, Described)
@@ -357,24 +361,26 @@ class Execution:
 
         answer.add_done_callback(ended)
 
-    async def _take(self, device: _Device, life: Incarnation, answer: Ran, fd: int | None) -> bytes:
+    async def _take(self, device: _Device, life: Incarnation, answer: Ran, fd: int | None) -> Buffer:
         """Copy the outputs, so that their block is free again before anybody has taken the bytes."""
         if answer.place is None:
             return answer.body
         offset, nbytes = answer.place.offset, answer.place.nbytes
-        if offset < 0:
-            if fd is None:
-                raise WorkerCrashed("the worker's answer came without its memory")
-            try:
-                with mmap.mmap(fd, nbytes, prot=mmap.PROT_READ) as memory:
-                    return await copying(nbytes, lambda: memory[:])
-            finally:
+        if nbytes > self._answer_bytes_max:
+            if fd is not None:
                 os.close(fd)
+            device.process.kill("it answered with more than any message carries")
+            raise WorkerCrashed(f"the worker's answer has {nbytes} bytes; {self._answer_bytes_max} are allowed")
+        if offset < 0 and fd is None:
+            raise WorkerCrashed("the worker's answer came without its memory")
+        if offset < 0 and fd is not None:
+            return await take(fd, nbytes)
         if not 0 <= offset <= offset + nbytes <= len(life.outbound):
             device.process.kill("it named memory that it does not have")
             raise WorkerCrashed("the worker's answer lies outside its memory")
-        data = await copying(nbytes, lambda: life.outbound[offset : offset + nbytes])
-        device.frees.append(offset)
+        data = life.outbound[offset : offset + nbytes]
+        if device.process.life is life:  # another one has not given this block
+            device.frees.append(offset)
         if len(device.frees) >= FREES_MAX or nbytes > self._settings.arena_bytes // 8:
             device.process.tell(control.Free(tuple(device.frees)))
             device.frees.clear()

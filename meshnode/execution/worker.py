@@ -20,11 +20,11 @@ import numpy as np
 import onnxruntime as ort
 import psutil
 
-from meshnode.errors import ExecutionFailed, InvalidInput, MeshError, ModelRefused
+from meshnode.errors import ExecutionFailed, InvalidInput, MeshError, ModelRefused, OutOfMemory
 from meshnode.execution import control
-from meshnode.execution.arena import Arena, memory_file
+from meshnode.execution.arena import LARGE_BYTES, Arena, fill, memory_file
 from meshnode.execution.control import INLINE_BYTES, Described, Failed, Place, Ran, Run, Unloaded, Up
-from meshnode.execution.session import Session, timed
+from meshnode.execution.session import Session, first_runs
 from meshnode.wire import tensors
 from meshnode.wire.messages import TensorSpec
 from meshnode.wire.tensors import Array
@@ -33,6 +33,8 @@ PROOF = base64.b64decode(
     "CAgSADpEChEKAXgKAXgSAXkiBk1hdE11bBIFcHJvb2ZaEwoBeBIOCgwIARIICgIIBAoCCARiEwoBeRIOCgwIARIICgIIBAoCCARCBAoAEA0="
 )
 """A 4x4 MatMul: a provider is only believed when it ran this."""
+COPIES = 2
+"""Of the outputs on their way out: the memory file, and what the agent makes of it."""
 
 
 class Worker:
@@ -104,7 +106,7 @@ class Worker:
             answer, fd = act()  # type: ignore[operator]
         except MeshError as error:
             answer, fd = Failed(id, error.code, str(error)[:8192], error.hint[:8192]), None
-        except MemoryError as error:
+        except (MemoryError, OSError) as error:
             answer, fd = Failed(id, "out_of_memory", f"the worker is out of memory: {error}"[:8192]), None
         try:
             control.send(self._connection, answer, fd)
@@ -129,7 +131,7 @@ class Worker:
         finally:
             del self._running[message.id]
         specs, parts = tensors.encode(results)
-        self._check_size(specs)
+        self._check_size(specs, sum(map(len, parts)))
         body, place, out = self._place(parts)
         grown = None if before is None else max(0, _rss() - before)
         return Ran(message.id, specs, run_s, body, place, grown), out
@@ -147,15 +149,21 @@ class Worker:
         os.close(fd)
         return tensors.decode(message.inputs, memoryview(memory))
 
-    def _check_size(self, specs: tuple[TensorSpec, ...]) -> None:
-        """An answer that no message can carry is refused before it is copied anywhere."""
-        total = sum(spec.nbytes for spec in specs)
+    def _check_size(self, specs: tuple[TensorSpec, ...], total: int) -> None:
+        """An answer that no message can carry, or no memory, is refused before it is copied anywhere."""
+        if not specs:
+            return
+        largest = max(specs, key=lambda spec: spec.nbytes)
         if total > self._answer_bytes_max:
-            largest = max(specs, key=lambda spec: spec.nbytes)
             raise InvalidInput(
                 f"the outputs are {total} bytes together, output {largest.name!r} {largest.nbytes} of them; "
                 f"an answer carries {self._answer_bytes_max}",
                 hint="ask for less at a time, or for fewer of the outputs",
+            )
+        if total >= LARGE_BYTES and COPIES * total > (free := psutil.virtual_memory().available):
+            raise OutOfMemory(
+                f"the outputs are {total} bytes together, output {largest.name!r} {largest.nbytes} of them; "
+                f"this node has {free} bytes of memory left, and must hold them twice more to hand them over"
             )
 
     def _place(self, parts: list[tensors.Buffer]) -> tuple[bytes, Place | None, int | None]:
@@ -164,18 +172,19 @@ class Worker:
         if nbytes <= INLINE_BYTES:
             return b"".join(parts), None, None
         offset = self._outbound.allocate(nbytes)
-        fd = None
-        if offset is not None:
-            target: mmap.mmap = self._outbound.memory
-            at = offset
-        else:
+        if offset is None:
             fd = memory_file(nbytes)
-            target = mmap.mmap(fd, nbytes)
-            at = 0
+            try:
+                fill(fd, parts)
+            except BaseException:
+                os.close(fd)
+                raise
+            return b"", Place(-1, nbytes), fd
+        at = offset
         for part in parts:
-            target[at : at + len(part)] = part
+            self._outbound.memory[at : at + len(part)] = part
             at += len(part)
-        return b"", Place(-1 if offset is None else offset, nbytes), fd
+        return b"", Place(offset, nbytes), None
 
     def _session(self, digest: str, path: str) -> Session:
         session = self._sessions.get(digest)
@@ -203,8 +212,7 @@ class Worker:
         if outputs := session.tensor_outputs():
             try:
                 zeros = session.zeros()
-                timed(session, zeros, outputs)
-                run_s = timed(session, zeros, outputs)
+                run_s = first_runs(session, zeros, outputs, message.run_s)
             except (InvalidInput, ExecutionFailed):
                 run_s = None  # zeros suit not every model; that it loads is what had to be known
         else:

@@ -13,12 +13,13 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import Any, cast
 
 from meshnode.errors import DeadlineExceeded, MeshError, PeerSilent, PermissionDenied, ProtocolError, from_wire
 from meshnode.links.heartbeat import Heartbeat
 from meshnode.links.pump import Pump
-from meshnode.links.side import Incoming, Peer, Prove, Received, Reply, Side, lost, path_of, peer_of, who
+from meshnode.links.side import Incoming, Peer, Prove, Received, Reply, Side, closing, lost, path_of, peer_of, who
 from meshnode.wire import messages
 from meshnode.wire.flow import Buffer, Crediting, FrameWriter
 from meshnode.wire.frames import Control, FrameReader, Landed, Message, Type
@@ -72,7 +73,7 @@ class Link(asyncio.BufferedProtocol):
         self._closing = False
         self._going_away = False
         self._beat: asyncio.TimerHandle | None = None
-        self._heartbeat = Heartbeat(side.settings, self._loop.time())
+        self._heartbeat = Heartbeat(side.settings, monotonic())
 
     # --- for callers ---
 
@@ -159,13 +160,13 @@ class Link(asyncio.BufferedProtocol):
                 await self.closed.wait()
         self.abort(text or code)
 
-    def hang_up(self, code: str, text: str) -> None:
-        """Say why, and close when that is written."""
+    def hang_up(self, code: str, text: str, statement: bytes = b"") -> None:
+        """Say why, with the proof if there is one, and close when that is written."""
         if self._transport is None or self._closing:
             return
         self._closing = True
         self.close_reason = self.close_reason or text or code
-        self._send(Type.CLOSE, header=messages.encode_error({"code": code, "message": text}))
+        self._send(Type.CLOSE, header=messages.encode_error(closing(code, text, statement)))
         self._transport.close()
 
     def abort(self, reason: str) -> None:
@@ -200,10 +201,10 @@ class Link(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came."""
-        self._heartbeat.heard(self._loop.time())
+        self._heartbeat.heard(monotonic())
         self.silent = False
         try:
-            for event in self._reader.received(nbytes):
+            for event in () if self._closing else self._reader.received(nbytes):  # who was refused says no HELLO
                 if isinstance(event, Landed):
                     for stream, credit in self._crediting.landed(event.stream, event.nbytes, event.whole):
                         self._writer.control(Type.CREDIT, stream, aux=credit)
@@ -307,7 +308,7 @@ class Link(asyncio.BufferedProtocol):
             case Type.PING:
                 self._writer.control(Type.PONG, aux=event.aux)
             case Type.PONG:
-                self._heartbeat.pong(event.aux, self._loop.time())
+                self._heartbeat.pong(event.aux, monotonic())
             case Type.GOAWAY:
                 self._going_away = True
                 self.close_reason = self.close_reason or "the peer is leaving"
@@ -332,8 +333,8 @@ class Link(asyncio.BufferedProtocol):
             self._on_opened(self)
 
     def _closed_by_peer(self, error: dict[str, Any]) -> None:
-        text = str(error.get("message") or error.get("code") or "no reason given")
-        self.close_reason = text
+        self.close_reason = text = str(error.get("message") or error.get("code") or "no reason given")
+        self._side.told(error)
         if not self._ready.done():
             self._ready.set_exception(PermissionDenied(f"the peer refused the link: {text}"))
             self._ready.exception()
@@ -346,13 +347,12 @@ class Link(asyncio.BufferedProtocol):
         if not self._ready.done():
             self._ready.set_exception(error)
             self._ready.exception()
-        self.hang_up(error.code, str(error))
+        self.hang_up(error.code, str(error), getattr(error, "statement", b""))
 
     # --- calls that end early ---
 
     def _expire(self, stream: int, timeout_s: float) -> None:
-        answer = self._calls.get(stream)
-        if answer is not None and not answer.done():
+        if (answer := self._calls.get(stream)) is not None and not answer.done():
             self._give_up(stream)
             answer.set_exception(DeadlineExceeded(f"{self._who()} did not answer within {timeout_s:.3g} s"))
 
@@ -367,7 +367,7 @@ class Link(asyncio.BufferedProtocol):
 
     def _beat_soon(self) -> None:
         """Something is open now: the next beat must not be an idle one."""
-        if not self._side.local and self._heartbeat.wake(self._loop.time()):
+        if not self._side.local and self._heartbeat.wake(monotonic()):
             self._arm()
 
     def _arm(self) -> None:
@@ -376,7 +376,7 @@ class Link(asyncio.BufferedProtocol):
         self._beat = self._loop.call_at(self._heartbeat.due_at, self._on_beat)
 
     def _on_beat(self) -> None:
-        quiet_s, nonce = self._heartbeat.beat(self._loop.time(), open=self.in_flight > 0)
+        quiet_s, nonce = self._heartbeat.beat(monotonic(), open=self.in_flight > 0)
         if quiet_s is not None:
             self._fall_silent(quiet_s)
         if nonce is not None:

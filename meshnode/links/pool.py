@@ -212,10 +212,10 @@ class Pool:
             task.cancel()
         self._accepting.clear()
 
-    def drop(self, peer: NodeId, code: str, text: str) -> None:
-        """Hang up on a peer, saying why."""
+    def drop(self, peer: NodeId, code: str, text: str, statement: bytes = b"") -> None:
+        """Hang up on a peer, saying why, with the proof if there is one."""
         for link in [link for link in self._all if link.usable and link.peer.id == peer]:
-            link.hang_up(code, text)
+            link.hang_up(code, text, statement)
         self.relay.lost(peer)
 
     async def stop(self, code: str = "bye", text: str = "the agent is stopping") -> None:

@@ -57,6 +57,8 @@ class Received:
     body: memoryview
 
 
+STATEMENT_BYTES_MAX = 8 * 1024
+"""Of a statement in a CLOSE, which comes before HELLO; a revocation is far smaller."""
 Handler = Callable[[Incoming], Awaitable[Reply]]
 Prove = Callable[[bytes | None], NodeId | None]
 """(the peer's certificate) -> its node id, None for a local client; raises PermissionDenied."""
@@ -75,6 +77,14 @@ class Side:
     requests: Callable[[Any], PeerRequest | LocalRequest]
     replies: Callable[[Any], PeerReply | LocalReply]
     local: bool = False
+    told: Callable[[dict[str, Any]], None] = lambda _: None
+    """Hears why the other side hangs up, as `closing` says it."""
+
+
+def closing(code: str, text: str, statement: bytes) -> dict[str, Any]:
+    """What CLOSE says: why, and the statement that proves it."""
+    known: dict[str, Any] = {"code": code, "message": text}
+    return known | {"statement": statement} if 0 < len(statement) <= STATEMENT_BYTES_MAX else known
 
 
 def peer_of(hello: Hello, address: tuple[Any, ...] | None, *, local: bool) -> Peer:

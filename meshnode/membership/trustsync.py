@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from meshnode.errors import MeshError, ProtocolError
 from meshnode.links.link import Incoming, Link, Reply
@@ -86,6 +87,11 @@ class TrustKeeping:
             return Reply(Done(), ())
         raise ProtocolError(f"{type(incoming.request).__name__} is not about trust")
 
+    def told(self, closing: Mapping[str, Any]) -> None:
+        """Why a peer hung up. It may prove it by a statement, which holds whoever brings it."""
+        if isinstance(statement := closing.get("statement"), bytes):
+            self._merge([statement], None)
+
     async def stop(self) -> None:
         """End what is under way."""
         for task in self._tasks:
@@ -107,7 +113,7 @@ class TrustKeeping:
     async def _push(self, link: Link, statements: list[bytes]) -> None:
         await link.call(TrustPush(), (batches.pack_batch(statements),), timeout_s=SETTLE_S)
 
-    def _merge(self, statements: list[bytes], source: Link) -> None:
+    def _merge(self, statements: list[bytes], source: Link | None) -> None:
         new = self.keeper.merge(statements)
         if new:
             self.publish([statement.data for statement in new], but=source)

@@ -280,14 +280,12 @@ class Chooser:
         reasons = {node: why.reason for node, why in decision.excluded.items()}
         considered = [node for node, reason in reasons.items() if reason != "node"]
         in_zone_now = [node for node in considered if reasons[node] not in ("zone", "not_alive")] or decision.candidates
-        if wanted.zone is not None and not in_zone_now and not refusals:
+        zoned = all(isinstance(error, NoNodeInZone) for error in refusals.values())
+        if wanted.zone is not None and zoned and (refusals or not in_zone_now):
             return NoNodeInZone(
                 f"no live node in zone {wanted.zone!r} can run {wanted.manifest.name!r}",
                 hint="`meshnode status` shows the zones; a task never leaves the zone that it names",
             )
-        zoned = [error for error in refusals.values() if isinstance(error, NoNodeInZone)]
-        if wanted.zone is not None and zoned and len(zoned) == len(refusals):
-            return zoned[0]
         waits = [error.retry_after_s for error in refusals.values() if error.retry_after_s is not None]
         details = [f"{self._name(node)}: {error}" for node, error in refusals.items()]
         details += [

@@ -59,10 +59,14 @@ _NO_CHECK_TIME = 0x200000
 def load_or_create_key(path: Path) -> Ed25519PrivateKey:
     """The key in the file, or a new one (0600). A file that is there but is no key is a HomeError, never replaced."""
     if not path.exists():
-        key = Ed25519PrivateKey.generate()
-        write_atomic(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        return key
+        return write_key(path, Ed25519PrivateKey.generate())
     return load_key(path)
+
+
+def write_key(path: Path, key: Ed25519PrivateKey) -> Ed25519PrivateKey:
+    """Write the key into the file (0600). Raises HomeError."""
+    write_atomic(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return key
 
 
 def load_key(path: Path) -> Ed25519PrivateKey:
@@ -237,13 +241,13 @@ def peer_identity(
     mesh_id: str,
     roots: Collection[bytes],
     expected: NodeId | None,
-    revoked: Callable[[NodeId], str | None],
+    revoked: Callable[[NodeId], PermissionDenied | None],
     now: datetime,
 ) -> NodeId:
     """The node that a TLS peer is, from its DER certificate.
 
     Raises PermissionDenied with the reason: its name does not follow from its key, another mesh, another node than the
-    one that was dialled, not signed by a live admin, revoked (`revoked` gives the reason), or far out of its dates.
+    one that was dialled, not signed by a live admin, revoked (`revoked` gives the refusal), or far out of its dates.
     """
     if leaf is None:
         raise PermissionDenied("the peer showed no certificate")
@@ -260,8 +264,8 @@ def peer_identity(
         raise PermissionDenied(f"dialled node {expected[:8]}, and node {node[:8]} answered")
     if not any(_signed_by(certificate, root) for root in roots):
         raise PermissionDenied(f"the certificate of node {node[:8]} is not signed by an admin of this mesh")
-    if (reason := revoked(node)) is not None:
-        raise PermissionDenied(f"node {node[:8]} was revoked: {reason or 'no reason given'}")
+    if (refusal := revoked(node)) is not None:
+        raise refusal
     _check_dates(certificate, node, now)
     return node
 

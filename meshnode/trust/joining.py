@@ -37,6 +37,7 @@ from meshnode.trust.redeeming import (
     VERSION,
     Address,
     Joined,
+    enter,
     hang_up,
     receive,
     redeem,
@@ -46,7 +47,7 @@ from meshnode.trust.statements import DEFAULT_ROLES, ROLES, Statement
 from meshnode.trust.tokenbook import OpenInvite, TokenBook
 from meshnode.wire.messages import NodeId
 
-__all__ = ["Address", "Inviter", "Joined", "redeem"]
+__all__ = ["Address", "Inviter", "Joined", "enter", "redeem"]
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from typing import Any
 import msgpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from meshnode.errors import HomeError, MeshError, PermissionDenied
+from meshnode.errors import HomeError, MeshError, PermissionDenied, Revoked
 from meshnode.trust import form, identity
 from meshnode.trust.files import move_aside, read_checked, take_lock, write_checked
 from meshnode.trust.statements import Statement, StatementSet
@@ -38,7 +38,8 @@ ADMIN_ROLES = ("admin", "operator", "publisher", "submitter", "worker")
 
 
 KEPT = ("trust", "invites", "admin.key", "node.key")
-"""What `leave` puts away, in this order: without `trust` the node is in no mesh, wherever it is interrupted."""
+"""What is put away when a node ends, in this order: without `trust` it is in no mesh, wherever it is interrupted."""
+ANEW = "a new token makes this machine a new node: `meshnode up TOKEN`; a revoked key stays out for good"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +143,13 @@ class Keeper:
         self._save(founded, leaf)
         self.admin_key, self.statements, self.leaf = admin, founded, leaf
 
-    def adopt(self, membership: Membership) -> None:
-        """Enter another mesh with what its inviter sent.
+    @property
+    def out(self) -> Revoked | None:
+        """That this node itself was revoked, and what can be done."""
+        return self.refusal(self.id)
+
+    def adopt(self, membership: Membership, key: Ed25519PrivateKey | None = None) -> None:
+        """Enter another mesh with what its inviter sent; with a new key, which replaces a revoked one, when given.
 
         Raises PermissionDenied when what came does not hold together (then nothing has changed), and HomeError.
         """
@@ -153,9 +159,14 @@ class Keeper:
             raise PermissionDenied(f"the inviter sent a statement that does not hold: {refused[0]}") from refused[0]
         if not adopted.mesh_id.startswith(membership.mesh_prefix):
             raise PermissionDenied("the inviter answered for another mesh than the token's")
-        if adopted.grant(self.id) is None:
+        node = self.id if key is None else identity.node_id(identity.public_der(key))
+        if adopted.grant(node) is None:
             raise PermissionDenied("the inviter sent no valid grant for this node")
-        self._check_leaf(adopted, membership.leaf)
+        self._check_leaf(adopted, membership.leaf, node)
+        if key is not None:
+            self._put_away("revoked")
+            self.key = identity.write_key(self.home / "node.key", key)
+            self.spki, self.id = identity.public_der(key), node
         self._save(adopted, membership.leaf)
         self.statements, self.leaf, self.admin_key = adopted, membership.leaf, None
         for name in ("invites", "admin.key"):  # of the mesh of one that is left behind
@@ -173,11 +184,7 @@ class Keeper:
         Returns the revocation, which the caller spreads. Raises HomeError.
         """
         statement = self._state("revoke", form.revoke_node_body(self.id, "left"), self.key, self.spki, save=False)
-        for name in KEPT:
-            if (self.home / name).exists():
-                move_aside(self.home / name, "left")
-        self.leaf = None
-        self._unsaved = False
+        self._put_away("left")
         return statement
 
     def admit(self, spki: bytes, name: str, roles: Iterable[str], zones: Iterable[str]) -> tuple[bytes, Statement]:
@@ -260,15 +267,29 @@ class Keeper:
             mesh_id=self.statements.mesh_id,
             roots=self.statements.admins().values(),
             expected=expected,
-            revoked=self._revoked,
+            revoked=self.refusal,
             now=datetime.now(UTC),
         )
 
+    def refusal(self, node: NodeId) -> Revoked | None:
+        """Why a node is out, with the proof that it is given when it comes."""
+        revocation = self.statements.revoked(node)
+        if revocation is None:
+            return None
+        who, hint = (f"node {node[:8]}", "") if node != self.id else ("this node", ANEW)
+        error = Revoked(f"{who} was revoked: {revocation.reason or 'no reason given'}", hint=hint)
+        statement = self.statements.get(revocation.statement)
+        error.statement = statement.data if statement is not None else b""
+        return error
+
     # --- inside ---
 
-    def _revoked(self, node: NodeId) -> str | None:
-        revocation = self.statements.revoked(node)
-        return None if revocation is None else revocation.reason
+    def _put_away(self, why: str) -> None:
+        for name in KEPT:
+            if (self.home / name).exists():
+                move_aside(self.home / name, why)
+        self.leaf = None
+        self._unsaved = False
 
     def _leaf(self) -> bytes:
         if self.leaf is None:
@@ -306,12 +327,12 @@ class Keeper:
         assert statement is not None, "a fresh nonce makes a new statement"
         return statement
 
-    def _check_leaf(self, held: StatementSet, leaf: bytes) -> None:
+    def _check_leaf(self, held: StatementSet, leaf: bytes, node: NodeId) -> None:
         identity.peer_identity(
             leaf,
             mesh_id=held.mesh_id,
             roots=held.admins().values(),
-            expected=self.id,
+            expected=node,
             revoked=lambda _: None,
             now=datetime.now(UTC),
         )

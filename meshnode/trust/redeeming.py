@@ -11,10 +11,11 @@ import ssl
 import struct
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import msgpack
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from meshnode.errors import MeshError, PeerLost, PermissionDenied, ProtocolError, TokenRefused, from_wire
 from meshnode.trust import identity, invites
@@ -46,7 +47,48 @@ class Joined:
     peers: tuple[tuple[NodeId, tuple[Address, ...]], ...]
 
 
-async def redeem(keeper: Keeper, token: str, name: str) -> Joined:
+class Applicant(Protocol):
+    """Who asks to join: a key, and its DER SubjectPublicKeyInfo."""
+
+    @property
+    def key(self) -> Ed25519PrivateKey:
+        """The node's key."""
+        ...
+
+    @property
+    def spki(self) -> bytes:
+        """Its public half."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """A node that is not there yet."""
+
+    key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+
+    @property
+    def spki(self) -> bytes:
+        """Its public half."""
+        return identity.public_der(self.key)
+
+
+async def enter(keeper: Keeper, token: str, name: str) -> tuple[tuple[NodeId, tuple[Address, ...]], ...]:
+    """Join with a token; a node that was revoked as a new node, with a new key. Returns peers to try first.
+
+    Raises what `redeem` and `Keeper.adopt` raise; then the home is as it was.
+    """
+    if keeper.out is None:
+        joined = await redeem(keeper, token, name)
+        keeper.adopt(joined.membership)
+    else:
+        newcomer = Newcomer()
+        joined = await redeem(newcomer, token, name)
+        keeper.adopt(joined.membership, newcomer.key)
+    return joined.peers
+
+
+async def redeem(applicant: Applicant, token: str, name: str) -> Joined:
     """Show the token to its inviter. Nothing is written; `Keeper.adopt` does that.
 
     Raises TokenRefused, PermissionDenied, PeerLost when no address of the token answers, ProtocolError, and what the
@@ -58,7 +100,7 @@ async def redeem(keeper: Keeper, token: str, name: str) -> Joined:
     reader, writer = await _reach(invite)
     try:
         async with asyncio.timeout(EXCHANGE_S):
-            return await _exchange(keeper, invite, name, reader, writer)
+            return await _exchange(applicant, invite, name, reader, writer)
     except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
         raise PeerLost(
             f"the inviter hung up: {error or type(error).__name__}", hint="ask for a new token if this one was used up"
@@ -132,7 +174,7 @@ async def _dial(invite: Invite, host: str, port: int) -> Streams:
 
 
 async def _exchange(
-    keeper: Keeper, invite: Invite, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    applicant: Applicant, invite: Invite, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> Joined:
     nonce = (await receive(reader, REQUEST_BYTES_MAX)).get("nonce")
     if not isinstance(nonce, bytes) or len(nonce) != 32:
@@ -142,10 +184,10 @@ async def _exchange(
         {
             "v": VERSION,
             "invite": invites.tag(invite.key),
-            "spki": keeper.spki,
+            "spki": applicant.spki,
             "name": name,
-            "proof": invites.proof(invite.key, invite.inviter, keeper.spki, nonce),
-            "possession": keeper.key.sign(invites.possession(keeper.spki, invite.inviter, nonce)),
+            "proof": invites.proof(invite.key, invite.inviter, applicant.spki, nonce),
+            "possession": applicant.key.sign(invites.possession(applicant.spki, invite.inviter, nonce)),
         },
     )
     await writer.drain()

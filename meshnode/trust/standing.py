@@ -37,6 +37,7 @@ class Revocation:
     reason: str
     by: NodeId
     at: int
+    statement: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +108,15 @@ def _revocations(
         by = id_of(statement.issuer)
         if statement.issuer in admins:
             if node not in distrusted:  # an admin's word is told, also when the node says that it left before
-                revocations[node] = Revocation(statement.body["reason"], by, statement.issued_at)
+                revocations[node] = _revocation(statement, by)
             distrusted.add(node)
         elif by == node:
-            revocations.setdefault(node, Revocation(statement.body["reason"], by, statement.issued_at))
+            revocations.setdefault(node, _revocation(statement, by))
     return revocations, distrusted
+
+
+def _revocation(statement: Statement, by: NodeId) -> Revocation:
+    return Revocation(statement.body["reason"], by, statement.issued_at, statement.id)
 
 
 def _revoked_statements(of_kind: Mapping[str, list[Statement]], admins: Mapping[bytes, bytes]) -> set[bytes]:

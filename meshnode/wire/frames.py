@@ -12,6 +12,7 @@ is a `ProtocolError`. The sending half is `meshnode.wire.flow`.
 
 from __future__ import annotations
 
+import mmap
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -20,6 +21,7 @@ from meshnode.config import Links
 from meshnode.errors import ProtocolError
 
 HEADER = struct.Struct("<IIHBBI")
+LARGE_BYTES = 1 << 20
 SKIP_BIT = 0x80
 """Types with this bit are from the future and may be skipped."""
 
@@ -51,7 +53,7 @@ class Message:
     type: Type
     stream: int
     header: bytes
-    body: bytes | bytearray
+    body: bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +83,20 @@ def pack(kind: Type, stream: int, header: bytes = b"", body: bytes | memoryview 
     return HEADER.pack(len(body), stream, len(header), kind, 0, aux) + header + body
 
 
+def _room(nbytes: int) -> memoryview:
+    """Where a body goes. A large one is not filled with zeros first, which takes 0.2 s at 500 MB."""
+    if nbytes < LARGE_BYTES:
+        return memoryview(bytearray(nbytes))
+    return memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
 @dataclass(slots=True)
 class _Partial:
     """A message whose body has not all arrived."""
 
     type: Type
     header: bytes
-    body: bytearray
+    body: memoryview
     filled: int
 
 
@@ -215,7 +224,7 @@ class FrameReader:
             raise ProtocolError(f"{limits.streams_max} messages are arriving, the limit")
         if self._buffered + total > limits.buffered_bytes_max:
             raise ProtocolError(f"messages being received pass {limits.buffered_bytes_max} bytes together")
-        partial = _Partial(kind, header, bytearray(total), 0)
+        partial = _Partial(kind, header, _room(total), 0)
         self._partial[stream] = partial
         self._buffered += total
         self._fill(stream, partial, first, staged, events)
@@ -237,7 +246,7 @@ class FrameReader:
         at = partial.filled
         partial.body[at : at + len(staged)] = staged
         if len(staged) < body_len:
-            target = memoryview(partial.body)[at + len(staged) : at + body_len]
+            target = partial.body[at + len(staged) : at + body_len]
             self._target, self._target_stream, self._target_bytes = target, stream, body_len
         else:
             self._advance(stream, body_len, events)

@@ -34,7 +34,13 @@ def node(name: str, state: str = "alive", **more: Any) -> dict[str, Any]:
 
 def document(*nodes: dict[str, Any]) -> dict[str, Any]:
     counts = {state: sum(n["state"] == state for n in nodes) for state in ("alive", "suspect", "dead", "left")}
-    return {"mesh": {"id": "f" * 64, "name": "m", "nodes": counts}, "nodes": list(nodes)}
+    return {"mesh": {"id": "f" * 64, "name": "m", "nodes": counts}, "revoked": None, "nodes": list(nodes)}
+
+
+def test_a_machine_that_is_out_reads_it_first() -> None:
+    """Before the table, with what to do."""
+    text = shown(render.status(document(node("a")) | {"revoked": "this node was revoked: lost"}))
+    assert "this node was revoked: lost; `meshnode up TOKEN` joins anew" == text.splitlines()[1]
 
 
 def shown(text: Any) -> str:
@@ -118,9 +124,17 @@ def test_the_other_tables() -> None:
     """ps, members, plan, doctor and ping fit, with their reasons."""
     ps = {"name": "m", "version": 1, "memory_bytes": 2e6, "in_flight": 1, "last_used_s": 200.0, "service_ms": 0.5}
     assert "m:1    2.0 MB" in shown(render.processes([{**ps, "provider": "CPUExecutionProvider"}]))
-    member = {"id": "a" * 52, "name": "a", "roles": ["worker"], "zones": [], "granted_by": "g" * 52}
+    member = {
+        "id": "a" * 52,
+        "name": "a",
+        "roles": ["worker"],
+        "zones": [],
+        "granted_by": "g" * 52,
+        "granted_by_name": None,
+    }
     rows = [{**member, "granted_at": 0, "expires_at": 86400, "state": None, "revoked": True, "reason": "lost"}]
-    assert "revoked  gggggggg    1970-01-02  -      worker; revoked: lost" in shown(render.members(rows))
+    assert "revoked  key gggggggg  1970-01-02  -      worker; revoked: lost" in shown(render.members(rows))
+    assert "revoked  ann         1970" in shown(render.members([{**rows[0], "granted_by_name": "ann"}]))
     terms = dict.fromkeys(("estimate_s", "wait_s", "service_s", "transfer_s", "fetch_s", "rtt_s"), 0.001)
     plan = {
         "candidates": [{"node": "a" * 52, "name": "a", **terms}],

@@ -150,6 +150,7 @@ async def test_members_says_who_is_in_by_whom_and_who_is_out(pair: tuple[Node, N
     assert ["admin", "operator", "publisher", "submitter", "worker"] == rows["ann"]["roles"]
     assert "admin" not in rows["bob"]["roles"]
     assert rows["ann"]["granted_by"] == rows["bob"]["granted_by"]
+    assert ["ann", "ann"] == [row["granted_by_name"] for row in rows.values()], "who holds that admin key"
     assert rows["bob"]["granted_at"] < rows["bob"]["expires_at"]
     assert [False, False] == [row["revoked"] for row in rows.values()]
     assert ["alive", "alive"] == [row["state"] for row in rows.values()]
@@ -193,3 +194,14 @@ async def test_gpus_are_shown_with_the_memory_that_is_free(node: Node) -> None:
         {"name": "one", "memory_total": 100, "memory_free": 60},
         {"name": "two", "memory_total": 200, "memory_free": None},
     ] == row["gpus"]
+
+
+async def test_files_that_have_two_names_are_shown_under_both(node: Node) -> None:
+    """On the node that has them, in the list of models, and each by itself."""
+    for name in ("first", "second"):
+        await ask(node.home, "model.add", {"path": ECHO, "name": name})
+        assert name == (await ask(node.home, "model.show", {"model": name}))["name"]
+    await until(lambda: node.membership.view()[0].advert.models, "it is advertised")  # type: ignore[union-attr]
+    status = await ask(node.home, "status")
+    assert ["first", "second"] == [model["name"] for model in status["nodes"][0]["models"]]
+    assert ["first", "second"] == [model["name"] for model in status["models"]]

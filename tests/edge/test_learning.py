@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from meshnode.edge.learning import unwilling
 from meshnode.edge.node import Node
-from meshnode.errors import InvalidInput, MeshError, PermissionDenied, Refused
+from meshnode.errors import InvalidInput, MeshError, PermissionDenied, Refused, Revoked
 from meshnode.links.link import Link
+from meshnode.trust import form
+from meshnode.trust.keeper import Keeper
 from meshnode.wire.messages import QuoteAsk, Submit, VitalsAsk
-from tests.edge.living import ask, founder, joiner, sees, workers
+from tests.edge.living import ask, founder, joiner, living, sees, settings, workers
 from tests.edge.test_local import ECHO, run
 from tests.waiting import until
 
@@ -142,3 +145,36 @@ async def test_a_grant_that_expires_ends_what_it_allowed(
             with pytest.raises(PermissionDenied, match="expired"):
                 await link.call(request)
     await link.call(quote)
+
+
+async def test_a_node_that_was_away_learns_that_it_was_revoked(tmp_path: Path) -> None:
+    """Whoever hangs up on it shows the signed revocation; then status, the doctor and every task say so."""
+    async with founder(tmp_path / "ann") as ann:
+        async with joiner(tmp_path / "bob", ann.node) as bob:
+            peers = ((ann.node.keeper.id, (ann.node.address,)),)
+        await ask(ann.node.home, "revoke", {"node": "bob", "reason": "stolen"})
+        async with living(tmp_path / "bob", Keeper.open(tmp_path / "bob"), peers, settings("bob")) as again:
+            node = again.node
+            assert bob.node.keeper.id == node.keeper.id
+            await until(lambda: node.keeper.out, "bob has learnt it")
+            status = await ask(node.home, "status")
+            assert "this node was revoked: stolen" == status["revoked"]
+            (own,) = [row for row in status["nodes"] if row["self"]]
+            assert ("left", False, "revoked") == (own["state"], own["usable"], own["reason"])
+            (row,) = [row for row in await ask(node.home, "doctor") if row["check"] == "membership"]
+            assert (False, True, True) == (row["ok"], "stolen" in row["detail"], "up TOKEN" in row["fix"])
+            with pytest.raises(Revoked, match="stolen"):
+                await run(node.home, np.float32([[5]]))
+            assert "it was revoked" == unwilling(node, stopping=False)
+        assert None is (await ask(ann.node.home, "status"))["revoked"]
+    assert [] == workers()
+
+
+async def test_only_what_is_signed_is_believed_of_a_peer_that_hangs_up(pair: tuple[Node, Node]) -> None:
+    """Who says "you were revoked" without the statement, or with one that is not an admin's, changes nothing."""
+    ann, bob = pair
+    mine, mesh = form.revoke_node_body(ann.keeper.id, "x"), bob.keeper.statements.mesh_id
+    forged = bob.keeper._sign("revoke", mine, bob.keeper.key, bob.keeper.spki, mesh=mesh)
+    for closing in ({}, {"statement": "x"}, {"statement": b"noise"}, {"statement": forged}):
+        ann.trust.told({"code": "revoked", "message": "you were revoked", **closing})
+    assert None is ann.keeper.out

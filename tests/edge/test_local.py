@@ -363,7 +363,7 @@ async def test_a_revoked_node_takes_no_more_tasks_of_its_own_clients(pair: tuple
     await until(lambda: bob.keeper.statements.revoked(bob.keeper.id), "bob knows")
     with pytest.raises(PermissionDenied, match="stolen") as caught:
         await run(bob.home, np.float32([[1]]))
-    assert "join again with a new token" in caught.value.hint
+    assert "meshnode up TOKEN" in caught.value.hint
     assert (await ask(bob.home, "version"))["id"] == bob.keeper.id
 
 

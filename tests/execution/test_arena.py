@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.execution.arena import ALIGN, Arena, memory_file
+from meshnode.execution.arena import ALIGN, LARGE_BYTES, Arena, contents, fill, memory_file
 
 SIZE = 64 * ALIGN
 
@@ -35,3 +36,26 @@ def test_blocks_never_overlap_and_all_come_back(steps: list[tuple[bool, int]]) -
     assert 0 == arena.used_bytes
     assert 0 == arena.allocate(SIZE)
     arena.memory.close()
+
+
+def test_what_is_large_has_no_block() -> None:
+    """It gets a memory file of its own, however much of the arena is free."""
+    fd = memory_file(2 * LARGE_BYTES)
+    arena = Arena(fd, 2 * LARGE_BYTES)
+    os.close(fd)
+    assert None is arena.allocate(LARGE_BYTES)
+    assert 0 == arena.allocate(LARGE_BYTES - 1)
+    arena.memory.close()
+
+
+def test_a_memory_file_holds_its_parts_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In as many calls as it takes; and one that is shorter than it should be is no answer."""
+    monkeypatch.setattr("meshnode.execution.arena.SLICE_BYTES", 1000)
+    parts = [os.urandom(size) for size in (1, 0, 999, 1000, 12_345)]
+    whole = b"".join(parts)
+    fd = memory_file(len(whole))
+    fill(fd, parts)
+    assert whole == contents(fd, len(whole))
+    with pytest.raises(EOFError, match=f"{len(whole)} bytes instead of {len(whole) + 1}"):
+        contents(fd, len(whole) + 1)
+    os.close(fd)

@@ -65,7 +65,7 @@ async def hold(it: Any) -> None:
 
 async def probed(it: WorkerProcess, path: Path) -> control.Described:
     id = it.next_id()
-    answer, fd = await it.ask(id, control.Probe(id, str(path)))
+    answer, fd = await it.ask(id, control.Probe(id, str(path), 20.0))
     assert isinstance(answer, control.Described)
     assert fd is None
     return answer
@@ -106,7 +106,7 @@ async def test_a_worker_that_dies_is_replaced(tmp_path: Path, number: signal.Sig
         pid = it.life.process.pid
         await hold(it)  # so that the question is certainly open when it dies
         id = it.next_id()
-        open_question = it.ask(id, control.Probe(id, str(plain(tmp_path / "m.onnx", 8))))
+        open_question = it.ask(id, control.Probe(id, str(plain(tmp_path / "m.onnx", 8)), 20.0))
         os.kill(pid, number)
         os.kill(pid, signal.SIGCONT)
         with pytest.raises(WorkerCrashed, match=number.name):
@@ -124,7 +124,7 @@ async def test_killing_it_fails_all_that_is_open(tmp_path: Path) -> None:
         await ready(it)
         await hold(it)
         path = plain(tmp_path / "m.onnx", 8)
-        answers = [it.ask(id, control.Probe(id, str(path))) for id in (it.next_id() for _ in range(20))]
+        answers = [it.ask(id, control.Probe(id, str(path), 20.0)) for id in (it.next_id() for _ in range(20))]
         it.kill("the test wants it")
         async with asyncio.timeout(60):
             ends = await asyncio.gather(*answers, return_exceptions=True)

@@ -25,7 +25,7 @@ from meshnode.execution.supervisor import CPU, Execution
 from meshnode.wire import tensors
 from meshnode.wire.messages import Digest, TaskId
 
-SETTINGS = Settings(concurrency=2, arena_bytes=8 * 1024 * 1024, cancel_grace_s=0.5)
+SETTINGS = Settings(concurrency=2, arena_bytes=8 * 1024 * 1024, cancel_grace_s=0.5, probe_timeout_s=0.5)
 ANSWER_BYTES_MAX = 32_000_000
 value_info = helper.make_tensor_value_info
 
@@ -118,6 +118,9 @@ async def test_outputs_that_no_answer_can_carry_are_refused(execution: Execution
         await run(execution, model, {"x": one, "shape": np.array([10_000_000])})
     assert "fewer" in caught.value.hint
     assert (100,) == (await run(execution, model, {"x": one, "shape": np.array([100])}))["wide"].shape
+    most = ANSWER_BYTES_MAX // 4
+    wide = (await run(execution, model, {"x": one, "shape": np.array([most])}))["wide"]
+    assert (most, 1.0) == (wide.size, wide.min()), "what is just allowed comes whole"
 
 
 async def test_tensors_of_every_size_come_back(execution: Execution, tmp_path: Path) -> None:
@@ -140,18 +143,32 @@ async def test_many_tasks_at_once_are_all_answered_right(execution: Execution, t
 
 
 @pytest.mark.parametrize(
-    ("inputs", "reason"),
+    ("inputs", "reason", "hint"),
     [
-        ({}, "'x' is missing"),
-        ({"z": np.zeros((1, 1), np.float32)}, "no input 'z'"),
-        ({"x": np.zeros((1, 1), np.float64)}, "is double"),
-        ({"x": np.zeros(3, np.float32)}, r"shape \[3\]"),
+        ({}, "'x' is missing", "it is float [b, n]"),
+        ({"z": np.zeros((1, 1), np.float32)}, "no input 'z'", "it has x (float [b, n])"),
+        ({"x": np.zeros((1, 1), np.float64)}, "is double", "array.astype('float32')"),
+        ({"x": np.zeros(3, np.float32)}, r"shape \[3\]", "2 dimensions"),
     ],
 )
-async def test_bad_input_is_named(execution: Execution, tmp_path: Path, inputs: dict[str, Any], reason: str) -> None:
-    """What is wrong, and what the model wants."""
-    with pytest.raises(InvalidInput, match=reason):
+async def test_bad_input_is_named(
+    execution: Execution, tmp_path: Path, inputs: dict[str, Any], reason: str, hint: str
+) -> None:
+    """What is wrong and what the model wants; and what to do, apart from it."""
+    with pytest.raises(InvalidInput, match=reason) as caught:
         await run(execution, echo(tmp_path), inputs)
+    assert hint in caught.value.hint
+    assert caught.value.hint not in str(caught.value)
+
+
+async def test_a_model_whose_first_run_does_not_end_is_refused_soon(execution: Execution, tmp_path: Path) -> None:
+    """Within its own limit, which the error names, and by the worker that goes on."""
+    began = time.monotonic()
+    with pytest.raises(ModelRefused, match=r"first run, on zeros, did not end within 0\.5 s") as caught:
+        await execution.probe(endless(tmp_path).path)
+    assert "probe_timeout_s" in caught.value.hint
+    assert time.monotonic() - began < SETTINGS.load_timeout_s / 2
+    assert 1 == (await run(execution, echo(tmp_path), {"x": np.ones((1, 1), np.float32)}))["y"].size
 
 
 async def test_what_is_no_model_is_refused(execution: Execution, tmp_path: Path) -> None:

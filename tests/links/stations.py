@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from meshnode.config import Links
 from meshnode.errors import InvalidInput
@@ -46,6 +47,8 @@ class Station:
         self.hanging = asyncio.Event()
         self.released = asyncio.Event()
         self.unwilling = ""
+        self.told: list[dict[str, Any]] = []
+        """Why others hung up."""
         self.book: dict[NodeId, tuple[Address, ...]] = {}
         """Where this station believes others to be."""
         self.meddle: Callable[[Incoming], Awaitable[Incoming]] | None = None
@@ -56,6 +59,7 @@ class Station:
             settings=settings,
             requests=messages.decode_peer_request,
             replies=messages.decode_peer_reply,
+            told=self.told.append,
         )
         self.pool = Pool(
             keeper,

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from meshnode.config import Links
 from meshnode.errors import AgentUnavailable, DeadlineExceeded, InvalidInput, PeerLost, PermissionDenied
@@ -148,9 +149,18 @@ async def test_the_wrong_node_and_a_revoked_one_are_refused(pair: tuple[Station,
     a, b = pair
     with pytest.raises(PermissionDenied, match="answered"):
         await a.pool.dial(a.address, expected=b.keeper.id)
-    a.keeper.revoke(b.keeper.id, "stolen")
+    link = await b.pool.dial(a.address)
+    revocation = a.keeper.revoke(b.keeper.id, "stolen")
     with pytest.raises(PermissionDenied, match="stolen"):
         await b.pool.dial(a.address)
+    text = f"node {b.id[:8]} was revoked: stolen"
+    told = {"code": "revoked", "message": text, "statement": revocation.data}
+    assert [told] == [why for why in b.told if why["code"] == "revoked"], "with the proof"
+    a.pool.drop(b.id, "revoked", text, revocation.data)
+    async with asyncio.timeout(20):
+        await link.closed.wait()
+    assert [told, told] == [why for why in b.told if why["code"] == "revoked"]
+    assert ["up"] == [event for event in a.events if event == "up"], "the refused connection never was a link"
 
 
 async def test_nobody_at_the_address_is_peer_lost(pair: tuple[Station, Station]) -> None:
@@ -192,3 +202,17 @@ async def test_the_local_door_is_for_this_user_alone(tmp_path: Path) -> None:
         await link.close()
         await server.stop()
         assert not path.exists()
+
+
+def test_a_round_trip_is_measured_finely_on_the_loop_that_agents_run_on(tmp_path: Path) -> None:
+    """uvloop's own clock counts whole milliseconds: on one machine every round trip was 0.0."""
+
+    async def measured() -> float | None:
+        async with stations(tmp_path, "ab") as (a, b):
+            link = await linked(a, b)
+            await until(lambda: link.rtt_s is not None)
+            return link.rtt_s
+
+    rtt_s = uvloop.run(measured())
+    assert rtt_s is not None
+    assert 0 < rtt_s % 0.001

@@ -37,7 +37,7 @@ def check(der: bytes | None, *, expected: Person | None = None, revoked: str | N
         mesh_id=MESH,
         roots=[Person(8).root, ADMIN.root],
         expected=None if expected is None else expected.id,
-        revoked=lambda _: revoked,
+        revoked=lambda _: None if revoked is None else PermissionDenied(f"it was revoked: {revoked}"),
         now=now,
     )
 
