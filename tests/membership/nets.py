@@ -93,7 +93,7 @@ class Net:
     """Machines a, b, … on one switch, which is a namespace of its own."""
 
     def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
+        self.prefix = f"{prefix}{os.getpid()}"  # two runs of the tests beside each other do not meet
         self.agents: list[Living] = []
         self._namespaces: list[str] = []
         self.switch = self.machine("switch")
