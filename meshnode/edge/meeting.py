@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from meshnode.edge.node import Node
 from meshnode.errors import MeshError
@@ -13,6 +14,9 @@ from meshnode.membership.view import FoundBy
 from meshnode.wire.messages import NodeId
 
 log = logging.getLogger(__name__)
+
+LEAVING_S = 10.0
+"""Who said goodbye is not dialled for so long, also when nobody else is left."""
 
 
 class Meeting:
@@ -30,6 +34,9 @@ class Meeting:
             return True
         if peer is not None and (node.pool.get(peer) is not None or node.keeper.statements.revoked(peer) is not None):
             return node.pool.get(peer) is not None
+        member = node.membership.member(peer) if peer is not None else None
+        if member is not None and member.state == "left" and time.monotonic() - member.since < LEAVING_S:
+            return False  # it drains and still listens: a link now would only be cut
         if found_by == "mdns" and linked and any(m.usable and address in m.addresses for m in node.membership.view()):
             return True  # a member that needs no finding
         self._finding[address] = found_by

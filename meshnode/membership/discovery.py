@@ -208,6 +208,8 @@ class Discovery:
     # --- the cores ---
 
     def _tell(self, event: candidates.Event | None) -> None:
+        if self._stopped:
+            return
         now = time.monotonic()
         for effect in self._candidates.handle(now, event):
             match effect:
@@ -251,6 +253,8 @@ class Discovery:
 
     def _look(self) -> None:
         """Read the machine's interfaces."""
+        if not self._listen[0]:
+            return  # a link was faster than the start
         for change in self._watcher.handle(time.monotonic(), reading.now(self._listen[0], self._ways.interfaces)):
             names = ", ".join(it.name for it in change.now.used) or "none"
             log.info("the network changed: interfaces %s, addresses %s", names, ", ".join(change.now.reach) or "none")
@@ -270,8 +274,7 @@ class Discovery:
                 addresses = await self._resolve(*effect.addresses[0])
             answered, dials = await self._first(addresses, effect)
         finally:
-            if not self._stopped:
-                self._tell(Tried(effect.key, answered, dials))
+            self._tell(Tried(effect.key, answered, dials))
 
     async def _resolve(self, host: str, port: int) -> tuple[Address, ...]:
         """All addresses of a name, IPv4 and IPv6, as the resolver orders them."""

@@ -76,7 +76,7 @@ def network(reading: Reading, *, host: str, wanted: tuple[str, ...] = ()) -> Net
             told = not it.loopback and (_named(it.name, wanted) if wanted else not _named(it.name, VIRTUAL))
             through = it.tunnel or _named(it.name, TUNNELS)
             (inner if not told else tunnels if through else reach).extend(addresses)
-    announced = sorted({a for it in used for a in it.addresses}, key=_rank)[:ADDRESSES_MAX]
+    announced = sorted({a for it in used for a in it.addresses}, key=rank)[:ADDRESSES_MAX]
     telling = (*_told(reach), *_told(tunnels))[:ADDRESSES_MAX]
     if not telling and not announced:  # no network: agents of this machine still find each other
         telling = _told([a for a in inner if ":" not in a]) or _told(inner)
@@ -119,10 +119,11 @@ def _named(name: str, patterns: tuple[str, ...]) -> bool:
 
 def _told(addresses: list[str]) -> tuple[str, ...]:
     """Those that mean the same to everybody, best first: IPv6 link-local ones stay out, IPv4 ones come last."""
-    return tuple(sorted({a for a in addresses if "%" not in a}, key=_rank)[:ADDRESSES_MAX])
+    return tuple(sorted({a for a in addresses if "%" not in a}, key=rank)[:ADDRESSES_MAX])
 
 
-def _rank(address: str) -> tuple[bool, bool, bool, str]:
+def rank(address: str) -> tuple[bool, bool, bool, str]:
+    """The order in which addresses are best tried."""
     it = ipaddress.ip_address(address)
     return it.is_link_local, not it.is_private, it.version == 6, address
 

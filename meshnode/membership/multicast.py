@@ -25,7 +25,7 @@ from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from meshnode.links.address import Address, scoped
 from meshnode.membership.candidates import ADDRESSES_MAX, Gone, Heard
-from meshnode.membership.interfaces import Network
+from meshnode.membership.interfaces import Network, rank
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +110,8 @@ class Multicast(RecordUpdateListener):
         """One IPv4 address an interface; for IPv6 its number, for one link-local address may be on several."""
         found: list[str | int] = []
         for it in self._network.used:
-            found += [a for a in it.addresses if ":" not in a][:1]
-            found += [it.index] if any(":" in a for a in it.addresses) else []
+            found += sorted((a for a in it.addresses if ":" not in a), key=rank)[:1]
+            found += [it.index] if it.index and any(":" in a for a in it.addresses) else []
         return found
 
     def _versions(self) -> IPVersion:

@@ -23,9 +23,10 @@ from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 from meshnode.config import Discovery as Ways
 from meshnode.config import Membership
 from meshnode.links.address import Address, Datagrams, plain, scoped
-from meshnode.membership import candidates, discovery
+from meshnode.membership import candidates, discovery, reading
+from meshnode.membership.candidates import Gone, Heard
 from meshnode.membership.discovery import Discovery
-from meshnode.membership.multicast import SERVICE, mesh_tag, today, usable
+from meshnode.membership.multicast import SERVICE, Multicast, mesh_tag, today, usable
 from meshnode.membership.remembered import packed_peers
 from meshnode.membership.view import FoundBy
 from meshnode.trust.files import read_checked, write_checked
@@ -244,6 +245,37 @@ def test_waking_announces_anew(machine: str, tmp_path: Path) -> None:
         await wait_for(lambda: other.it.packets_heard > heard, "and is heard")
         await one.it.stop()
         await other.it.stop()
+
+    in_machine(machine, story)
+
+
+def test_an_announcement_is_taken_back_and_made_again(machine: str) -> None:
+    """What a node does in a crowd: its goodbye is heard, it answers no question, and it returns under its label."""
+
+    async def story() -> None:
+        heard: list[Heard | Gone] = []
+        network = reading.now("0.0.0.0")
+        speaker = Multicast(MESH, network, 7001, heard=lambda event: None)
+        listener = Multicast(MESH, network, 7002, heard=heard.append)
+        await listener.open()
+        await speaker.open()
+        here = Heard(speaker.label, (("10.9.0.1", 7001),))
+        await wait_for(lambda: here in heard, "it is heard")
+        speaker.withdraw()
+        await wait_for(lambda: Gone(speaker.label) in heard, "its goodbye is heard")
+        heard.clear()
+        listener.ask()
+        await speaker.announce_anew(speaker.label)
+        assert here.label == speaker.label
+        # The same bytes within a second are taken for one packet that came twice: say it until it is heard.
+        await wait_for(lambda: speaker.announce() or here in heard, "it is heard again")
+        await speaker.close()
+        third = Multicast(MESH, network, 7003, heard=lambda event: None)
+        await third.open()
+        await wait_for(lambda: Heard(third.label, (("10.9.0.1", 7003),)) in heard, "another one is heard")
+        await third.close()
+        await wait_for(lambda: Gone(third.label) in heard, "it says goodbye when it ends")
+        await listener.close()
 
     in_machine(machine, story)
 
