@@ -28,7 +28,7 @@ class Within:
     def check(self, value: float) -> None:
         """Raises ValueError with the range."""
         if not self.low <= value <= self.high:
-            raise ValueError(f"expected {self.low:g} to {self.high:g}, not {value!r}")
+            raise ValueError(f"expected {_number(self.low)} to {_number(self.high)}, not {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,10 @@ def contradictions(settings: Any) -> list[str]:
         if least > most:
             found.append(f"{part}.{small} = {least!r} is more than {part}.{large} = {most!r}")
     return found
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:g}"
 
 
 def _short(text: str) -> str:

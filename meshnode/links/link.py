@@ -2,8 +2,7 @@
 
 The shell around `FrameReader` and `FrameWriter`. Bytes go in by `get_buffer`/`buffer_updated`; bytes go out by one
 pump, the only place that writes. The connection is the truth about a peer: when it breaks, every open call fails at
-once with `PeerLost`; when the peer says nothing for three heartbeats while something is open, with `PeerSilent`, and
-the link stays, for the peer may come back.
+once with `PeerLost`; when the peer says nothing for three heartbeats, with `PeerSilent`, and it may come back.
 """
 
 from __future__ import annotations
@@ -324,8 +323,9 @@ class Link(asyncio.BufferedProtocol):
             raise ProtocolError(f"{hello.name} speaks versions {hello.versions}, this one {messages.PROTOCOL_VERSION}")
         if self._proven is not None and hello.id != self._proven:
             raise ProtocolError(f"the HELLO of node {self._proven[:8]} names node {hello.id[:8]}")
-        address = self._transport.get_extra_info("peername") if self._transport is not None else None
-        self._peer = peer_of(hello, None if self._side.local or not address else address, local=self._side.local)
+        address = None if self._side.local or self._transport is None else self._transport.get_extra_info("peername")
+        self._peer = peer_of(hello, address or None, local=self._side.local)
+        self._writer.peer_bytes_max = hello.body_bytes_max or self._settings.body_bytes_max
         self._arm()
         if not self._ready.done():
             self._ready.set_result(None)

@@ -109,7 +109,13 @@ async def connect(home: Path, settings: Links) -> Link:
     """A link to the agent of a home. Raises AgentUnavailable."""
     path = socket_path(home)
     side = Side(
-        hello=lambda: Hello(versions=(messages.PROTOCOL_VERSION,), id=NOBODY, name="client", boot=0),
+        hello=lambda: Hello(
+            versions=(messages.PROTOCOL_VERSION,),
+            id=NOBODY,
+            name="client",
+            boot=0,
+            body_bytes_max=settings.body_bytes_max,
+        ),
         handler=_no_requests,
         settings=settings,
         requests=messages.decode_peer_request,

@@ -124,8 +124,8 @@ class Inviter:
             raise InvalidInput(f"unknown role {unknown[0]!r}", hint=f"roles are {', '.join(sorted(ROLES))}")
         if not 1 <= expires_s <= EXPIRES_MAX_S:
             raise InvalidInput(f"an invite lasts 1 s to {EXPIRES_MAX_S // 86400} days, not {expires_s:g} s")
-        if bad := [zone for zone in zones if not 0 < len(zone) <= ZONE_CHARS_MAX]:
-            raise InvalidInput(f"a zone's name has 1 to {ZONE_CHARS_MAX} characters, and {bad[0][:80]!r} does not")
+        if bad := [zone for zone in zones if not (0 < len(zone) <= ZONE_CHARS_MAX and zone.isprintable())]:
+            raise InvalidInput(f"a zone's name has 1 to {ZONE_CHARS_MAX} printable characters, not {bad[0][:80]!r}")
         now = time.time()
         self._book.forget_expired(now)
         self._listen()

@@ -9,12 +9,13 @@ decided.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from meshnode.config import Links
-from meshnode.errors import ProtocolError
+from meshnode.errors import InvalidInput, ProtocolError
 from meshnode.wire.frames import Type, pack
 
 Buffer = bytes | bytearray | memoryview
@@ -67,6 +68,8 @@ class FrameWriter:
     _waiting: deque[_Body] = field(default_factory=deque)
     _blocked: dict[int, _Body] = field(default_factory=dict)
     _credit: int = -1
+    peer_bytes_max: int = sys.maxsize
+    """The largest body that the other side takes, as its HELLO says."""
 
     def __post_init__(self) -> None:
         self._credit = self.limits.connection_credit_bytes
@@ -81,13 +84,16 @@ class FrameWriter:
         self._control.append(pack(kind, stream, header, aux=aux))
 
     def message(self, kind: Type, stream: int, header: bytes, body: Sequence[Buffer] = ()) -> None:
-        """A REQ or RES. The buffers must not change until they are sent. Raises ProtocolError when it is too large."""
+        """A REQ or RES. The buffers must not change until they are sent.
+
+        Raises ProtocolError for a header that is too large, InvalidInput for a body that one side does not take.
+        """
         if len(header) > self.limits.header_bytes_max:
             raise ProtocolError(f"a header of {len(header)} bytes; {self.limits.header_bytes_max} are allowed")
         parts = deque(view for part in body if len(view := memoryview(part).cast("B")))
         total = sum(map(len, parts))
-        if total > self.limits.body_bytes_max:
-            raise ProtocolError(f"a body of {total} bytes; {self.limits.body_bytes_max} are allowed")
+        if total > (most := min(self.limits.body_bytes_max, self.peer_bytes_max)):
+            raise InvalidInput(f"a body of {total} bytes; both sides take {most}", hint="ask for less at a time")
         if total <= self.limits.small_body_bytes:
             self._control.append(pack(kind, stream, header, b"".join(parts), aux=total))
             return

@@ -33,6 +33,7 @@ from meshnode.wire.messages import (
 ASK = PieceAsk(model="0" * 64, file=0, piece=0)
 HANG = PieceAsk(model="0" * 64, file=0, piece=1)
 WAIT = PieceAsk(model="0" * 64, file=0, piece=4)
+BIG = PieceAsk(model="0" * 64, file=0, piece=5)
 
 
 class Station:
@@ -47,6 +48,7 @@ class Station:
         self.hanging = asyncio.Event()
         self.released = asyncio.Event()
         self.unwilling = ""
+        self.takes = settings.body_bytes_max
         self.told: list[dict[str, Any]] = []
         """Why others hung up."""
         self.book: dict[NodeId, tuple[Address, ...]] = {}
@@ -54,7 +56,7 @@ class Station:
         self.meddle: Callable[[Incoming], Awaitable[Incoming]] | None = None
         """What a bad relay does with what it is asked."""
         side = Side(
-            hello=lambda: Hello(versions=(1,), id=keeper.id, name=name, boot=keeper.boot),
+            hello=lambda: Hello(versions=(1,), id=keeper.id, name=name, boot=keeper.boot, body_bytes_max=self.takes),
             handler=self.handle,
             settings=settings,
             requests=messages.decode_peer_request,
@@ -98,6 +100,8 @@ class Station:
         if request.piece == 4:
             self.hanging.set()
             await self.released.wait()
+        if request.piece == 5:
+            return Reply(Piece(), (bytes(2_000_001),))
         if request.piece == 2:
             raise InvalidInput("not that one", hint="another")
         if request.piece == 3:

@@ -18,7 +18,7 @@ from meshnode.links.local import LocalServer, connect, socket_path
 from meshnode.links.pool import Address
 from meshnode.wire import messages
 from meshnode.wire.messages import Ask, Document, Hello, PieceAsk, StreamPing
-from tests.links.stations import ASK, Station, stations, until
+from tests.links.stations import ASK, BIG, Station, stations, until
 
 
 @pytest.fixture
@@ -216,3 +216,17 @@ def test_a_round_trip_is_measured_finely_on_the_loop_that_agents_run_on(tmp_path
     rtt_s = uvloop.run(measured())
     assert rtt_s is not None
     assert 0 < rtt_s % 0.001
+
+
+async def test_a_body_that_the_other_side_does_not_take_is_not_sent(pair: tuple[Station, Station]) -> None:
+    """Neither as a question nor as an answer: it would end the link, and be tried again for ever."""
+    a, b = pair
+    b.takes = 2_000_000
+    link = await linked(a, b)
+    with pytest.raises(InvalidInput, match="2000001 bytes; both sides take 2000000"):
+        await link.call(ASK, (bytes(2_000_001),))
+    with pytest.raises(InvalidInput, match="2000001 bytes; both sides take 2000000"):
+        async with asyncio.timeout(20):
+            await b.pool.links()[0].call(BIG)
+    assert (True, 0) == (link.usable, link.in_flight)
+    assert 2_000_000 == len((await link.call(ASK, (bytes(2_000_000),))).body)

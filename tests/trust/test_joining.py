@@ -408,7 +408,13 @@ async def test_only_an_admin_invites_and_only_within_bounds(place: Place) -> Non
     with pytest.raises(PermissionDenied, match="only an admin may invite"):
         await token_of(member)
     assert member.port is None
-    for expires_s, roles, zones in [(0, None, ()), (8 * 86400, None, ()), (60, ["emperor"], ()), (60, None, [""])]:
+    for expires_s, roles, zones in [
+        (0, None, ()),
+        (8 * 86400, None, ()),
+        (60, ["emperor"], ()),
+        (60, None, [""]),
+        (60, None, ["a\x1b"]),
+    ]:
         with pytest.raises(InvalidInput):
             await inviter.invite(expires_s=expires_s, roles=roles, zones=zones)
 
