@@ -224,7 +224,7 @@ class Membership:
         known.trouble = ""
         if link.dialled and peer.address is not None:
             known.proven = peer.address
-        elif peer.address is not None and peer.port and known.proven is None:
+        elif peer.address is not None and peer.port:  # it may have moved since it was last dialled
             known.proven = (peer.address[0], peer.port)
         self._touch()
         self._start(self._contact.even_out(link))

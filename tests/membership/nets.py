@@ -92,8 +92,8 @@ def inside(namespace: str) -> Iterator[None]:
 class Net:
     """Machines a, b, … on one switch, which is a namespace of its own."""
 
-    def __init__(self, prefix: str) -> None:
-        self.prefix = f"{prefix}{os.getpid()}"  # two runs of the tests beside each other do not meet
+    def __init__(self) -> None:
+        self.prefix = f"mn{os.getpid()}"
         self.agents: list[Living] = []
         self._namespaces: list[str] = []
         self.switch = self.machine("switch")

@@ -87,7 +87,7 @@ def machine() -> Iterator[str]:
     """A namespace with one interface on a switch."""
     if nets.needed():
         pytest.skip(nets.needed())
-    net = Net("md")
+    net = Net()
     try:
         name = net.machine("a")
         net.cable(name, "10.9.0.1/24")
