@@ -67,6 +67,7 @@ class Chooser:
         linked: the live link to a peer, when there is one.
         find: a member by name or id; raises InvalidInput.
         may_work: whether a node's grant has the role `worker`.
+        now: the monotonic clock.
     """
 
     self_id: NodeId
@@ -79,6 +80,7 @@ class Chooser:
     linked: Callable[[NodeId], Link | None]
     find: Callable[[str], Member]
     may_work: Callable[[NodeId], bool]
+    now: Callable[[], float] = time.monotonic
     _expected: dict[tuple[str, NodeId], float] = field(default_factory=dict)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
@@ -133,7 +135,7 @@ class Chooser:
         """An attempt failed."""
         self._expected.pop((wanted.task, node), None)
         if isinstance(error, PeerLost):
-            self.estimates.failed(node, time.monotonic())
+            self.estimates.failed(node, self.now())
 
     # --- deciding ---
 
@@ -198,7 +200,7 @@ class Chooser:
                 task.cancel()
             raise
         for task in late:
-            self.estimates.failed(asking[task], time.monotonic())
+            self.estimates.failed(asking[task], self.now())
             refusals[asking[task]] = PeerLost(f"no quote within {limit_s:.3g} s")
             task.cancel()
         for task in done:
@@ -208,7 +210,7 @@ class Chooser:
             elif isinstance(error, MeshError):
                 refusals[asking[task]] = error
                 if isinstance(error, PeerLost):
-                    self.estimates.failed(asking[task], time.monotonic())
+                    self.estimates.failed(asking[task], self.now())
             else:
                 raise error
 
@@ -235,7 +237,7 @@ class Chooser:
         return TaskFacts(wanted.input_bytes, remaining_s, manifest.size, manifest.memory_bytes, wanted.zone, node)
 
     def _peers(self, wanted: Wanted) -> list[PeerFacts]:
-        now = time.monotonic()
+        now = self.now()
         return [self._facts(member, wanted, now) for member in self.view()]
 
     def _facts(self, member: Member, wanted: Wanted, now: float) -> PeerFacts:
