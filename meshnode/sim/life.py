@@ -1,0 +1,344 @@
+"""One start of an agent's shells on a simulated station: the product's own parts, joined as in `meshnode.agent`.
+
+Real are keeper, pool, links, relays, membership, discovery (without multicast), the exchange of trust, catalog, and
+tasks from the dispatcher to the door of another node. What is not: sockets, TLS, threads, and the workers, whose place
+a `Workshop` takes that waits instead of computing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import ssl
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, cast
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from meshnode.catalog.index import Catalog
+from meshnode.config import Settings
+from meshnode.edge.learning import learn, refresh_catalog
+from meshnode.edge.meeting import Meeting
+from meshnode.edge.node import Node as Parts
+from meshnode.edge.peers import PeerDoor
+from meshnode.errors import DeadlineExceeded
+from meshnode.execution.job import Done, Job
+from meshnode.execution.supervisor import Execution
+from meshnode.links.address import Address
+from meshnode.links.link import Link
+from meshnode.links.machine import Machine
+from meshnode.links.pool import Pool
+from meshnode.links.relay import Knowledge
+from meshnode.links.side import Side
+from meshnode.membership.advert import Content, Cpu, Held, PowerState
+from meshnode.membership.clocks import Source
+from meshnode.membership.discovery import Discovery
+from meshnode.membership.gossip import Membership
+from meshnode.membership.interfaces import Network as Interfaces
+from meshnode.membership.trustsync import TrustKeeping
+from meshnode.membership.waking import Clocks
+from meshnode.routing.estimates import Estimates
+from meshnode.sim.loop import Process, SimLoop
+from meshnode.sim.net import TlsIdentity
+from meshnode.tasks.choosing import Chooser
+from meshnode.tasks.dispatcher import Dispatcher
+from meshnode.tasks.finding import find_member
+from meshnode.tasks.serving import Serving
+from meshnode.trust.keeper import Keeper
+from meshnode.trust.statements import Statement
+from meshnode.wire import messages
+from meshnode.wire.messages import Hello, NodeId, Quote, QuoteAsk
+
+PORT = 7433
+WALL_S = 1_800_000_000.0
+DRAIN_S = 3.0
+LOOK_S = 0.02
+ROLES = ("publisher", "submitter", "worker")
+Peers = tuple[tuple[NodeId, tuple[Address, ...]], ...]
+
+
+class SimKeeper(Keeper):
+    """A keeper as it is; its TLS is the simulator's, which shows the same certificates."""
+
+    def contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        """What the in-memory streams show each other."""
+        assert self.leaf is not None, "the simulated mesh was founded first"
+        shown = cast(ssl.SSLContext, TlsIdentity(self.leaf))
+        return shown, shown
+
+
+class Workshop:
+    """Runs tasks by waiting for as long as they take; one after the other. What comes out is what went in."""
+
+    def __init__(self, service_s: float, loop: SimLoop) -> None:
+        self.ran = 0
+        self._service_s = service_s
+        self._loop = loop
+        self._place = asyncio.Lock()
+        self._waiting = 0
+
+    @property
+    def busy(self) -> int:
+        """Tasks that are here."""
+        return self._waiting
+
+    def quote(self, ask: QuoteAsk, *, fetch_bytes: int, size_bytes: int, hold_s: float) -> Quote:
+        """How long it would take."""
+        return Quote(backlog_s=self._waiting * self._service_s, service_s=self._service_s, slots=1, hold_s=hold_s)
+
+    async def run(self, job: Job) -> Done:
+        """Take its turn and its time. Raises DeadlineExceeded."""
+        began = self._loop.time()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout_at(job.deadline), self._place:
+                queue_s = self._loop.time() - began
+                await asyncio.sleep(self._service_s)
+                self.ran += 1
+                return Done(job.inputs, bytes(job.body), queue_s, self._service_s, "none")
+        except TimeoutError as error:
+            raise DeadlineExceeded("the task's time was up") from error
+        finally:
+            self._waiting -= 1
+
+
+class Life:
+    """See the module's docstring. The attributes that doors look at are those of `meshnode.edge.node.Node`."""
+
+    def __init__(
+        self,
+        name: str,
+        home: Path,
+        settings: Settings,
+        process: Process,
+        loop: SimLoop,
+        seed: str,
+        *,
+        looked: Callable[[Life], None],
+        wall_offset_s: float = 0.0,
+    ) -> None:
+        station = process.station
+        self.name = name
+        self.home = home
+        self.settings = settings
+        self.process = process
+        self.station = station
+        self.loop = loop
+        self.leaving = False
+        self.wall_offset_s = wall_offset_s
+        self._looked = looked
+        self.seed = seed
+        self.rng = rng = random.Random(seed)
+        self.keeper = keeper = SimKeeper.open(home)
+        self.address: Address = (station.host, PORT)
+        self._tasks: set[asyncio.Task[None]] = set()
+        machine = Machine(loop.time, loop.time, rng, station.listening, station.pair)
+        source = Source(self._clocks, self._birth, self._epoch_key)
+        parts = cast(Parts, self)  # as much of one as is needed here
+        self._door, self._meeting = PeerDoor(parts), Meeting(parts)
+        side = Side(
+            hello=self._hello,
+            handler=self._door.handle,
+            settings=settings.links,
+            requests=messages.decode_peer_request,
+            replies=messages.decode_peer_reply,
+            told=lambda closing: self.trust.told(closing),
+            machine=machine,
+        )
+        self.pool = pool = Pool(
+            keeper,
+            side,
+            opened=self._link_up,
+            lost=self._link_lost,
+            silent=lambda link: self.membership.link_silent(link),
+            rival=lambda link: self.membership.tell_rival(link),
+            known=Knowledge(
+                addresses=lambda peer: self.membership.addresses(peer),
+                alive=self._holds_alive,
+                admitted=lambda peer: keeper.statements.grant(peer) is not None,
+                unwilling=lambda: "it is stopping" if self.leaving else "",
+            ),
+        )
+        self.membership = membership = Membership(
+            keeper,
+            pool,
+            settings.membership,
+            rng,
+            name=name,
+            changed=self._view_changed,
+            woke=lambda: self.discovery.woke(),
+            source=source,
+        )
+        self.discovery = Discovery(
+            home,
+            keeper.statements.mesh_id,
+            settings.discovery,
+            settings.membership,
+            rng,
+            attempt=self._meeting.attempt,
+            alone=lambda: not pool.links(),
+            moved=self._meeting.moved,
+            source=source,
+            read=lambda host, wanted: Interfaces(reach=(station.host,), own=frozenset({station.host})),
+        )
+        self.trust = TrustKeeping(keeper, pool.links, self._learnt)
+        self.catalog = Catalog()
+        self.execution = Workshop(rng.choice((0.01, 0.05, 0.2)), loop)
+        self.serving = Serving(
+            self_id=keeper.id,
+            zone="",
+            hold_s=settings.routing.hold_s,
+            execution=cast(Execution, self.execution),
+            roles_of=self._roles_of,
+            manifest=self.catalog.of_digest,
+            on_disk=lambda digest: True,
+            ensure=self._ensure,
+            willing=lambda: "it is stopping" if self.leaving else membership.copied,
+            now=loop.time,
+        )
+        chooser = Chooser(
+            self_id=keeper.id,
+            settings=settings.routing,
+            rng=rng,
+            estimates=Estimates(settings.routing),
+            view=membership.view,
+            quote_here=lambda ask: self.serving.quote(ask, keeper.id),
+            link=self._link_to,
+            linked=pool.get,
+            find=lambda wanted: find_member(membership.view(), wanted),
+            may_work=lambda node: "worker" in self._roles_of(node),
+            now=loop.time,
+        )
+        self.dispatcher = Dispatcher(
+            self_id=keeper.id,
+            settings=settings,
+            rng=rng,
+            resolve=self.catalog.resolve,
+            chooser=chooser,
+            link=self._link_to,
+            run_here=self.serving.infer,
+            failed=membership.failed,
+            now=loop.time,
+        )
+
+    # --- life ---
+
+    async def start(self, peers: Peers) -> None:
+        """As `Agent.start`."""
+        refresh_catalog(cast(Parts, self))
+        await self.pool.start(*self.address)
+        await self.membership.start(*self.address)
+        self.discovery.survey(self.address)
+        self.membership.advertise(self._content())
+        await self.discovery.start()
+        self.discovery.introduce([row for row in peers if row[0] != self.keeper.id])
+
+    async def stop(self) -> None:
+        """As `Agent.stop`."""
+        self.leaving = self.dispatcher.draining = True
+        self.discovery.remember(self.membership.view())
+        goodbye = asyncio.ensure_future(self.membership.stop("stop"))
+        end = self.loop.time() + DRAIN_S
+        while self.loop.time() < end and (self.dispatcher.open or self.execution.busy):  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_S)  # as the agent does
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        parts = (goodbye, self.discovery.stop(), self.trust.stop(), self.pool.stop())
+        for outcome in await asyncio.gather(*parts, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        self.keeper.close()
+
+    def start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Work of this process that ends with it."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def addresses(self) -> tuple[Address, ...]:
+        """Where others reach this node."""
+        return tuple((address, PORT) for address in self.discovery.addresses)
+
+    def publish(self, manifest: dict[str, Any]) -> None:
+        """Make a model known, as `meshnode model add` does in the end."""
+        statement = self.keeper.publish_model(manifest)
+        self.trust.publish([statement.data])
+        self._learnt([statement])
+
+    # --- as in `meshnode.agent` ---
+
+    def _hello(self) -> Hello:
+        return Hello(
+            versions=(messages.PROTOCOL_VERSION,),
+            id=self.keeper.id,
+            name=self.name,
+            boot=self.keeper.boot,
+            root=self.keeper.statements.root_hash,
+            port=PORT,
+            body_bytes_max=self.settings.links.body_bytes_max,
+        )
+
+    def _link_up(self, link: Link) -> None:
+        self._meeting.link_up(link)
+        self.trust.link_up(link)
+        self.membership.link_up(link)
+        self.discovery.links_changed()
+
+    def _link_lost(self, link: Link, reason: str) -> None:
+        self.trust.link_lost(link)
+        if not self.leaving:
+            self.membership.link_lost(link, reason)
+            self.discovery.links_changed()
+
+    def _view_changed(self) -> None:
+        self.discovery.remember(self.membership.view())
+        self._looked(self)
+
+    def _learnt(self, statements: list[Statement]) -> None:
+        learn(cast(Parts, self), statements)
+
+    def _roles_of(self, node: NodeId) -> frozenset[str]:
+        grant = self.keeper.statements.grant(node)
+        return frozenset() if grant is None else grant.roles
+
+    def _holds_alive(self, peer: NodeId) -> bool:
+        member = self.membership.member(peer)
+        return member is not None and member.state in ("alive", "suspect")
+
+    async def _link_to(self, peer: NodeId) -> Link:
+        return await self.pool.link(peer, self.membership.addresses(peer))
+
+    async def _ensure(self, manifest: object) -> Path:
+        return self.home
+
+    # --- the machine ---
+
+    def _clocks(self) -> Clocks:
+        now = self.loop.time()
+        return Clocks(now, WALL_S + now + self.wall_offset_s, now)
+
+    def _birth(self) -> int:
+        return int(self._clocks().wall * 1000) << 16 | self.rng.randrange(1 << 16)
+
+    def _epoch_key(self) -> X25519PrivateKey:
+        return X25519PrivateKey.from_private_bytes(hashlib.sha256(f"{self.seed} {self.rng.random()}".encode()).digest())
+
+    def _content(self) -> Content:
+        digests = [manifest.digest for manifest in self.catalog.manifests()]
+        return Content(
+            addresses=self.addresses(),
+            software="sim",
+            zone="",
+            labels={},
+            cpu=Cpu("sim", 1, 1.0),
+            memory_total=1 << 30,
+            gpus=(),
+            providers=("none",),
+            slots=1,
+            models=tuple(Held(digest, True, None) for digest in digests),
+            power=PowerState("mains", None),
+        )
