@@ -42,7 +42,9 @@ from meshnode.owner.watch import Watch
 from meshnode.routing.estimates import Estimates
 from meshnode.tasks.choosing import Chooser
 from meshnode.tasks.dispatcher import Dispatcher
+from meshnode.tasks.explaining import Explaining
 from meshnode.tasks.finding import find_member
+from meshnode.tasks.knowing import Knowing
 from meshnode.tasks.serving import Serving
 from meshnode.trust import invites
 from meshnode.trust.joining import Inviter, enter
@@ -127,18 +129,21 @@ class Agent:
             ensure=fetcher.ensure,
             willing=lambda: unwilling(self.node, stopping=self._leaving),
         )
-        estimates = Estimates(settings.routing)
+        estimates = Estimates(settings.routing, rng)
+        knowing = Knowing(
+            keeper.id, estimates, membership.view, pool.get, may_work=lambda node: "worker" in self._roles_of(node)
+        )
         chooser = Chooser(
             self_id=keeper.id,
             settings=settings.routing,
             rng=rng,
             estimates=estimates,
-            view=membership.view,
+            knowing=knowing,
+            explaining=Explaining(knowing.name),
             quote_here=lambda ask: serving.quote(ask, keeper.id),
             link=self._link_to,
             linked=pool.get,
             find=lambda wanted: find_member(membership.view(), wanted),
-            may_work=lambda node: "worker" in self._roles_of(node),
         )
         dispatcher = Dispatcher(
             self_id=keeper.id,

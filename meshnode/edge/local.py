@@ -26,8 +26,8 @@ from meshnode.edge.doctor import examine
 from meshnode.edge.node import Node
 from meshnode.errors import InvalidInput, PermissionDenied
 from meshnode.links.link import Incoming, Reply
-from meshnode.tasks.choosing import Wanted
 from meshnode.tasks.finding import find_member
+from meshnode.tasks.wanted import Wanted
 from meshnode.trust.invites import parse
 from meshnode.wire.messages import Ask, Document, Plan, StreamPing, Submit
 

@@ -17,7 +17,7 @@ from meshnode.config import Settings
 from meshnode.errors import Attempt, MeshError, NoCapacity, ProtocolError, Refused
 from meshnode.links.link import Link, Reply
 from meshnode.tasks.checksum import checksum
-from meshnode.tasks.choosing import Chooser, Wanted
+from meshnode.tasks.choosing import Chooser
 from meshnode.tasks.lifecycle import (
     Abandon,
     Answer,
@@ -32,6 +32,7 @@ from meshnode.tasks.lifecycle import (
     Send,
     Unroutable,
 )
+from meshnode.tasks.wanted import Wanted
 from meshnode.wire.messages import Infer, Inferred, NodeId, Submit, Submitted, TaskId
 from meshnode.wire.rng import Rng
 

@@ -22,7 +22,9 @@ from meshnode.membership.advert import Advert, Cpu, Held, PowerState
 from meshnode.membership.view import Member
 from meshnode.routing.estimates import Estimates
 from meshnode.tasks.choosing import Chooser
+from meshnode.tasks.explaining import Explaining
 from meshnode.tasks.finding import find_member
+from meshnode.tasks.knowing import Knowing
 from meshnode.wire import messages
 from meshnode.wire.messages import Hello, Infer, Inferred, NodeId, Quote, QuoteAsk
 
@@ -146,17 +148,22 @@ class Around:
         self.own = error
 
     def chooser(self, settings: Routing = SETTINGS) -> Chooser:
+        rng = random.Random(1)
+        estimates = Estimates(settings, rng)
+        knowing = Knowing(
+            ME, estimates, lambda: tuple(self.members.values()), self.linked, lambda node: node not in self.no_workers
+        )
         return Chooser(
             self_id=ME,
             settings=settings,
-            rng=random.Random(1),
-            estimates=Estimates(settings),
-            view=lambda: tuple(self.members.values()),
+            rng=rng,
+            estimates=estimates,
+            knowing=knowing,
+            explaining=Explaining(knowing.name),
             quote_here=self._quote_here,
             link=self.link,
             linked=self.linked,
             find=lambda wanted: find_member(tuple(self.members.values()), wanted),
-            may_work=lambda node: node not in self.no_workers,
         )
 
     def linked(self, node: NodeId) -> Link | None:
