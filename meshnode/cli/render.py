@@ -16,6 +16,7 @@ NAME_MAX = 11
 ZONE_MAX = 8
 LAST_MIN = 14
 """A last column that would be narrower, or break a word, stands on lines of its own, below the row."""
+ISOLATED = "nobody in the mesh is heard any more; `meshnode doctor` says what to look at"
 Cell = str | Text
 
 
@@ -102,6 +103,8 @@ def status(document: Mapping[str, Any], width: int = WIDTH) -> Text:
         [
             Text(f"{mesh['name']} ({mesh['id'][:8]}): {counts}"),
             *([Text(f"{out}; `meshnode up TOKEN` joins anew", style="bold")] if (out := document["revoked"]) else []),
+            *([Text(f"this node: {copied}", style="bold")] if (copied := document.get("copied")) else []),
+            *([Text(ISOLATED, style="bold")] if document.get("isolated") else []),
             table(columns, rows, right=("load", "work", "ms"), width=width),
             Text("< this node · work: in flight/done · ms: round trip · * in memory", style="dim"),
         ]

@@ -11,33 +11,23 @@ lower-case base32, digests 64 of lower-case hex, task ids 32 of lower-case hex.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NewType, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from meshnode.errors import ProtocolError
-
-PROTOCOL_VERSION = 1
-
-NodeId = NewType("NodeId", str)
-Digest = NewType("Digest", str)
-TaskId = NewType("TaskId", str)
-
-Id = Annotated[str, Meta(pattern=r"\A[a-z2-7]{52}\Z")]
-Hex64 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-Task = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
-Name = Annotated[str, Meta(min_length=1, max_length=128)]
-Text = Annotated[str, Meta(max_length=4096)]
-Zone = Annotated[str, Meta(max_length=128)]
-Seconds = Annotated[float, Meta(ge=0, le=1e9)]
-Count = Annotated[int, Meta(ge=0, le=2**53)]
-
-Priority = Literal["low", "normal", "high"]
-
-
-class Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True, kw_only=True):
-    """The base of all messages; subclasses are tagged with their class name in lower case."""
+from meshnode.wire.looks import Look, LookAsk, ReachAsk, Reached
+from meshnode.wire.terms import PROTOCOL_VERSION as PROTOCOL_VERSION
+from meshnode.wire.terms import Count, Seconds, Task, Text, Zone
+from meshnode.wire.terms import Digest as Digest
+from meshnode.wire.terms import Hex64 as Hex64
+from meshnode.wire.terms import Id as Id
+from meshnode.wire.terms import Message as Message
+from meshnode.wire.terms import Name as Name
+from meshnode.wire.terms import NodeId as NodeId
+from meshnode.wire.terms import Priority as Priority
+from meshnode.wire.terms import TaskId as TaskId
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -313,7 +303,7 @@ class Ask(Message, frozen=True, tag="ask"):
     """
 
     verb: Annotated[str, Meta(max_length=64)]
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class Document(Message, frozen=True, tag="document"):
@@ -322,9 +312,11 @@ class Document(Message, frozen=True, tag="document"):
 
 MembershipRequest = ViewAsk | ViewRows | ViewNews | AdvertPull | StreamPing
 RelayRequest = RelayOpen | RelayOffer | RelayData | RelayClose
+LookRequest = LookAsk | ReachAsk
 TaskRequest = VitalsAsk | QuoteAsk | Infer | PieceAsk | PieceListAsk
-PeerRequest = TrustSync | TrustPush | MembershipRequest | RelayRequest | TaskRequest
-PeerReply = Done | TrustDelta | ViewDigest | ViewNews | Adverts | Vitals | Quote | Inferred | Piece | PieceList
+PeerRequest = TrustSync | TrustPush | MembershipRequest | RelayRequest | LookRequest | TaskRequest
+TaskReply = Vitals | Quote | Inferred | Piece | PieceList
+PeerReply = Done | TrustDelta | ViewDigest | ViewNews | Adverts | Look | Reached | TaskReply
 LocalRequest = Submit | Plan | Ask
 LocalReply = Submitted | Document
 

@@ -1,0 +1,29 @@
+"""What all messages are made of: ids, bounded values, and the base of the structs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NewType
+
+import msgspec
+from msgspec import Meta
+
+PROTOCOL_VERSION = 1
+
+NodeId = NewType("NodeId", str)
+Digest = NewType("Digest", str)
+TaskId = NewType("TaskId", str)
+
+Id = Annotated[str, Meta(pattern=r"\A[a-z2-7]{52}\Z")]
+Hex64 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Task = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+Text = Annotated[str, Meta(max_length=4096)]
+Zone = Annotated[str, Meta(max_length=128)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+
+Priority = Literal["low", "normal", "high"]
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True, kw_only=True):
+    """The base of all messages; subclasses are tagged with their class name in lower case."""
