@@ -91,8 +91,7 @@ def _address(here: Here, peer: PeerFacts, it: Try) -> Row:
             f"rejects looks the same: on {peer.name}, {open_port(port)}",
         ),
         "timeout": (
-            f"{where} does not answer: a firewall drops it"
-            + (", or the machine is off" if not peer.present else ""),
+            f"{where} does not answer: a firewall drops it" + (", or the machine is off" if not peer.present else ""),
             f"is its agent running ({_up(peer)})? In the firewall of {peer.name}, {open_port(port)}{isolated}",
         ),
         "rejected": (

@@ -73,7 +73,9 @@ async def _ask(address: Address, hello_bytes: int, segment: int = 0) -> tuple[st
     """What comes of one greeting, and the size of the connection's segments."""
     loop = asyncio.get_running_loop()
     try:
-        (family, kind, proto, _, where), *_ = await loop.getaddrinfo(*address, type=socket.SOCK_STREAM)
+        numeric = socket.AI_NUMERICHOST  # a peer's word makes nobody ask name servers
+        found = await loop.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=numeric)
+        family, kind, proto, _, where = found[0]
         connection = socket.socket(family, kind, proto)
     except (OSError, UnicodeError) as error:
         return _outcome(error), 0

@@ -154,6 +154,10 @@ def test_clients_that_the_access_point_isolates(town: tuple[Net, list[Agent]]) -
     assert {"isolation", "tcp 10.77.0.2"} <= faults(rows).keys()
     assert "relay via h2" in rows["link"]["detail"]
     assert False is rows["back"]["ok"]
+    it.cut([0], [2])
+    wait_for(lambda: first.status()["isolated"], within_s=60, why="it knows that it hears nobody")
+    assert "nobody in the mesh is heard any more" in first.command("status").stdout
+    assert "network" in faults(rows_of(first))
 
 
 def test_an_agent_that_does_not_run(town: tuple[Net, list[Agent]]) -> None:
@@ -187,7 +191,7 @@ def test_other_families_wrong_clocks_and_full_disks(tmp_path: Path) -> None:
             until_all_alive([hub, four, six, slow], 60, "all four see each other")
 
             row = rows_of(four, "--peer", "h1")["found"]
-            assert "it has IPv6 only (fd77:0::2 port 7433), and this machine has IPv4 only" in row["detail"]
+            assert "it has IPv6 only (fd77::2 port 7433), and this machine has IPv4 only" in row["detail"]
             assert "give this machine an IPv6 address, or h1 an IPv4 one" in row["fix"]
 
             wait_for(lambda: "clock" in faults(rows_of(slow)), within_s=30, why="its clock is found wrong")
