@@ -228,13 +228,15 @@ def doctor(rows: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Text:
     marks = {True: Text("ok  ", "green"), False: Text("FAIL", "red"), None: Text("--  ", "dim")}
     lines = []
     for row in rows:
-        wrapped = textwrap.wrap(f"{row['check']}: {row['detail']}", width - 6)
+        wrapped = textwrap.wrap(f"{row['check']}: {row['detail']}", width - 6, break_on_hyphens=False)
         lines.append(Text.assemble(marks[row["ok"]], GAP, wrapped[0]))
         lines += [Text(" " * 6 + text) for text in wrapped[1:]]
         if row["fix"]:
             lines += [
                 Text(text)
-                for text in textwrap.wrap(row["fix"], width, initial_indent="      -> ", subsequent_indent=" " * 9)
+                for text in textwrap.wrap(
+                    row["fix"], width, initial_indent="      -> ", subsequent_indent=" " * 9, break_on_hyphens=False
+                )
             ]
     return Text("\n").join(lines)
 

@@ -30,10 +30,12 @@ async def examine(node: Node) -> list[Row]:
         asyncio.gather(_worker(node), looking.disk(node.home, node.settings.catalog.disk_reserve_bytes)),
         asyncio.gather(*(looking.look_at(node, here, m, back=back) for m, back in _asked(tried))),
     )
+    here = looking.here(node)  # by now the links that are dead are known
     reach = [*dict.fromkeys((*node.discovery.network.announced, *node.discovery.addresses))]
     rows = [worker, _gpu(node), judging.disk(disk), judging.clock(looking.clock(node), peers)]
     rows += [judging.address(here, node.address[0], reach), *judging.inbound(here, peers)]
     rows += [judging.multicast(looking.hearing(node), here, peers), _owner(node), *_alone(node), *_out(node)]
+    rows += judging.network(node.membership.isolated, here, peers)
     rows += [*judging.isolation(here, peers), *(peerjudging.summary(here, peer) for peer in peers)]
     if len(others) > len(tried):
         rest = f"{len(others) - len(tried)} more were not tried; `meshnode doctor --peer NAME` looks at one"
@@ -46,7 +48,8 @@ async def examine_peer(node: Node, member: Member) -> list[Row]:
     if member.id == node.keeper.id:
         return [row("found", None, f"{member.name} is this node; `meshnode doctor` looks at it")]
     here = looking.here(node)
-    return peerjudging.judge(here, await looking.look_at(node, here, member, back=True))
+    peer = await looking.look_at(node, here, member, back=True)
+    return peerjudging.judge(looking.here(node), peer)
 
 
 def _asked(members: list[Member]) -> list[tuple[Member, bool]]:
@@ -88,9 +91,6 @@ def _alone(node: Node) -> list[Row]:
     rows = []
     if node.membership.copied:
         rows.append(row("identity", False, node.membership.copied, "here: `meshnode leave`, then `meshnode up TOKEN`"))
-    if node.membership.isolated:
-        fix = "look at cable, Wi-Fi and firewall: UDP and TCP of the agent's port must pass both ways"
-        rows.append(row("network", False, "nobody in the mesh is heard any more", fix))
     return rows
 
 

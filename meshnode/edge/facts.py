@@ -10,19 +10,21 @@ from meshnode.links.address import Address
 from meshnode.wire.looks import Try
 
 Subnet = IPv4Network | IPv6Network
+CONNECTS = ("answered", "stalled")
 
 
 @dataclass(frozen=True, slots=True)
 class Here:
     """This machine. `families` are those of its addresses that others can use; `subnets` its own, with the device.
 
-    `listens` is what its agent takes, `wildcard` whether on all addresses.
+    `listens` is what its agent takes, `wildcard` whether on all addresses; `company` is whether any member answers it.
     """
 
     port: int = 7433
     families: frozenset[int] = frozenset({4})
     listens: frozenset[int] = frozenset({4})
     wildcard: bool = True
+    company: bool = True
     subnets: tuple[tuple[Subnet, str], ...] = ()
 
     def device(self, addresses: Iterable[Address]) -> str:
@@ -92,7 +94,12 @@ class PeerFacts:
     @property
     def connects(self) -> bool:
         """Whether TCP to one of its addresses works."""
-        return any(it.outcome == "answered" for it in self.tries)
+        return any(it.outcome in CONNECTS for it in self.tries)
+
+    @property
+    def dials_us(self) -> bool:
+        """Whether it could connect to one of ours."""
+        return any(it.outcome in CONNECTS for it in self.back or ())
 
     @property
     def vanishes(self) -> bool:

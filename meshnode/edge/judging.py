@@ -110,7 +110,7 @@ def inbound(here: Here, peers: Sequence[PeerFacts]) -> list[Row]:
     asked = [peer for peer in peers if peer.back]
     if not asked:
         return []
-    failed = [peer for peer in asked if not any(it.outcome == "answered" for it in peer.back or ())]
+    failed = [peer for peer in asked if not peer.dials_us]
     if len(failed) < len(asked):
         return [row("inbound", True, f"{names([p for p in asked if p not in failed])} could dial this node")]
     outcomes = ", ".join(dict.fromkeys(f"{it.host}: {it.outcome}" for peer in failed for it in peer.back or ()))
@@ -124,15 +124,27 @@ def inbound(here: Here, peers: Sequence[PeerFacts]) -> list[Row]:
     ]
 
 
+def network(isolated: bool, here: Here, peers: Sequence[PeerFacts]) -> list[Row]:
+    """Whether this machine is the one that is cut off: membership says so, or nothing comes back from several peers."""
+    lost = [peer for peer in peers if peer.state != "left" and peer.vanishes]
+    alone = not here.company and len(lost) > 1 and len(lost) == sum(peer.state != "left" for peer in peers)
+    if not isolated and not alone:
+        return []
+    detail = "nobody in the mesh is heard any more" if isolated else f"nothing comes back from any of {len(lost)} peers"
+    fix = f"look at this machine's cable or Wi-Fi (`ip addr`, `ip route`), then at its firewall: {open_port(here.port)}"
+    return [row("network", False, detail, fix)]
+
+
 def isolation(here: Here, peers: Sequence[PeerFacts]) -> list[Row]:
     """Neighbours that live, and to which nothing passes from here: that is what an access point does on purpose."""
     apart = [
         peer
         for peer in peers
-        if peer.vanishes
+        if (here.company or peer.path.startswith("relay"))
+        and peer.vanishes
         and peer.present
         and here.device(peer.addresses)
-        and not any(it.outcome == "answered" for it in peer.back or ())
+        and not peer.dials_us
     ]
     if not apart:
         return []

@@ -88,7 +88,8 @@ def here(node: Node) -> Here:
     listens = {4, 6} if host == "::" else {6 if ":" in host else 4}
     families = frozenset(subnet.version for subnet, _ in subnets if not subnet.is_link_local)
     wildcard = ip_address(host.partition("%")[0]).is_unspecified
-    return Here(port, families, frozenset(listens), wildcard, subnets)
+    company = any(not link.silent for link in node.pool.links())
+    return Here(port, families, frozenset(listens), wildcard, company, subnets)
 
 
 async def disk(home: Path, reserve: int) -> Disk:

@@ -33,6 +33,10 @@ def summary(here: Here, peer: PeerFacts) -> Row:
     name = f"peer {peer.name}"
     if peer.state == "left":
         return row(name, None, peer.reason)
+    if judging.isolation(here, [peer]):
+        relayed = peer.path.startswith("relay")
+        way = f"answers over its link ({peer.path})" if relayed else "is not reached"
+        return row(name, None if relayed else False, f"{way}; nothing passes directly", "what `isolation` says")
     faults = [it for it in judge(here, peer) if it["ok"] is False and it["check"] not in SHARED]
     faults = [it for it in faults if it["check"] != "link"] or faults
     if faults:
@@ -83,6 +87,8 @@ def _address(here: Here, peer: PeerFacts, it: Try) -> Row:
     port, near = it.port, bool(here.device([(it.host, it.port)]))
     if it.outcome == "answered":
         return row(check, True, f"{where} connects and answers in {it.seconds * 1000:.1f} ms")
+    if it.outcome == "stalled":
+        return row(check, None, f"{where} connects, and answers in small packets only; see mtu")
     isolated = "; if it is open, the access point isolates its clients" if near else ""
     details = {
         "refused": (
@@ -141,7 +147,7 @@ def _datagrams(here: Here, peer: PeerFacts) -> Row:
         return row("udp", True, f"a datagram is answered in {peer.datagram_s * 1000:.1f} ms")
     if not peer.keyed:
         return row("udp", None, "its key for datagrams is not known yet")
-    if not peer.connects and peer.path != "direct":
+    if not peer.connects and (peer.path != "direct" or peer.link_error):
         return row("udp", None, "no datagram is answered either")
     what = "TCP passes, UDP does not"
     if peer.datagram_there is True:
@@ -161,32 +167,31 @@ def _udp(port: int) -> str:
 
 
 def _size(here: Here, peer: PeerFacts) -> list[Row]:
-    """Full-size packets, from here and from there."""
-    found = []
-    to = next((it for it in peer.tries if it.large is False), None)
-    fro = next((it for it in peer.back or () if it.large is False), None)
-    for it, whose, device in ((to, "this machine", peer.next_hop or "IFACE"), (fro, peer.name, "IFACE")):
-        if it is None:
-            continue
-        mtu = it.mss + HEADERS[6 if ":" in it.host else 4] if it.mss else 0
-        most = f"packets of {mtu} bytes pass" if mtu else "none of the usual sizes passes"
-        size = mtu or 1280
-        found.append(
-            row(
-                "mtu",
-                False,
-                f"MTU black hole: small packets from {whose} to {it.host} pass, full-size ones vanish; {most}",
-                f"on {whose}: `sudo ip link set dev {device} mtu {size}`, or "
-                "`sudo sysctl -w net.ipv4.tcp_mtu_probing=1`; "
-                "or on the router between: `iptables -t mangle -A FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS "
-                "--clamp-mss-to-pmtu`",
-            )
-        )
+    """Full-size packets, from here and from there. Who connects and gets no large answer is told by `stalled`."""
+    device = peer.next_hop or "IFACE"
+    ours = [it for it in peer.tries if it.large is False] + [it for it in peer.back or () if it.outcome == "stalled"]
+    theirs = [it for it in peer.tries if it.outcome == "stalled"] + [it for it in peer.back or () if it.large is False]
+    found = [
+        *(_black_hole(it, "this machine", peer.name, device) for it in ours[:1]),
+        *(_black_hole(it, peer.name, "this machine", "IFACE") for it in theirs[:1]),
+    ]
     if found or not any(it.large for it in peer.tries):
         return found
-    return [
-        row("mtu", True, "packets of full size pass" + (" both ways" if any(t.large for t in peer.back or ()) else ""))
-    ]
+    both = " both ways" if any(it.large for it in peer.back or ()) else ""
+    return [row("mtu", True, f"packets of full size pass{both}")]
+
+
+def _black_hole(it: Try, sender: str, receiver: str, device: str) -> Row:
+    mtu = it.mss + HEADERS[6 if ":" in it.host else 4] if it.mss else 0
+    most = f"packets of {mtu} bytes pass" if mtu else "none of the usual sizes passes"
+    return row(
+        "mtu",
+        False,
+        f"MTU black hole: small packets from {sender} to {receiver} pass, full-size ones vanish; {most}",
+        f"on {sender}: `sudo ip link set dev {device} mtu {mtu or 1280}`, or "
+        "`sudo sysctl -w net.ipv4.tcp_mtu_probing=1`; or on the router between: "
+        "`iptables -t mangle -A FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu`",
+    )
 
 
 def _back(here: Here, peer: PeerFacts) -> list[Row]:
@@ -196,7 +201,7 @@ def _back(here: Here, peer: PeerFacts) -> list[Row]:
             peer.back_error
         )
     tried = ", ".join(f"{it.host} {it.outcome}" for it in peer.back) or "it knows none of this node's addresses"
-    if any(it.outcome == "answered" for it in peer.back):
+    if peer.dials_us:
         return [row("back", True, f"{peer.name} can dial this node: {tried}")]
     fix = f"in this machine's firewall, {open_port(here.port)}"
     if not peer.back:
@@ -209,8 +214,8 @@ def _clock(peer: PeerFacts) -> list[Row]:
     if peer.offset_s is None or peer.wall is None:
         return []
     there, here = say_time(peer.wall), say_time(peer.wall - peer.offset_s)
-    ahead = f"{abs(peer.offset_s):.1f} s {'ahead of' if peer.offset_s > 0 else 'behind'} this one's"
-    detail = f"{here} here, {there} there: its clock is {ahead}"
+    off = f"its clock is {abs(peer.offset_s):.1f} s {'ahead of' if peer.offset_s > 0 else 'behind'} this one's"
+    detail = f"{here} here, {there} there: {off if abs(peer.offset_s) >= 1 else 'they agree'}"
     fix = f"set the clock of the one that is wrong: {SET_CLOCK}"
     return [row("clock", abs(peer.offset_s) <= CLOCK_OFF_S, detail, fix)]
 
@@ -226,6 +231,7 @@ def _multicast(here: Here, peer: PeerFacts) -> list[Row]:
     if peer.hears_us is False or peer.heard_here is False:
         once = "blocked one way: " if peer.hears_us or peer.heard_here else "blocked: "
         where = f"in at {peer.name} and out here" if peer.hears_us is False else f"in here and out at {peer.name}"
-        fix = f"let UDP port 5353 {where}; on Wi-Fi, switch off multicast filtering in the access point; {judging.SEED}"
+        wifi = "on Wi-Fi, switch off multicast filtering in the access point"
+        fix = f"let UDP port 5353 {where}; {wifi}; or {judging.SEED}"
         return [row("multicast", False, once + detail, fix)]
     return [row("multicast", True, detail)]

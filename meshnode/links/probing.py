@@ -55,13 +55,20 @@ async def probe(address: Address) -> Try:
         began = time.monotonic()
         outcome, segment = await _ask(address, 0)
         outcome = "rejected" if outcome == "unreachable" and time.monotonic() - began < AT_ONCE_S else outcome
+    if outcome == "mute" and (largest := await _largest(address, segment, 0)):
+        return Try(host, port, "stalled", seconds, mss=largest)
     if outcome != "answered" or segment + 500 > HELLO_BYTES_MAX:
         return Try(host, port, outcome, seconds)
     if await _passes(address, segment + 500):
         return Try(host, port, outcome, seconds, True)
+    return Try(host, port, outcome, seconds, False, await _largest(address, segment, 500))
+
+
+async def _largest(address: Address, segment: int, more: int) -> int:
+    """The largest of the usual segments that gets an answer, to a greeting of so many bytes more; 0 when none does."""
     asked = [size for size in SEGMENTS if size < segment]
-    passed = await asyncio.gather(*(_passes(address, size + 500, size) for size in asked))
-    return Try(host, port, outcome, seconds, False, next((s for s, ok in zip(asked, passed, strict=True) if ok), 0))
+    passed = await asyncio.gather(*(_passes(address, size + more if more else 0, size) for size in asked))
+    return next((size for size, ok in zip(asked, passed, strict=True) if ok), 0)
 
 
 async def _passes(address: Address, hello_bytes: int, segment: int = 0) -> bool:

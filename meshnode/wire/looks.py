@@ -45,9 +45,10 @@ class ReachAsk(Message, frozen=True, tag="reach_ask"):
 class Try(msgspec.Struct, frozen=True, array_like=True):
     """What came of trying one address.
 
-    `outcome` is `answered`, `mute` (it connected, and no TLS came), `refused`, `timeout`, `rejected` (a router or
-    firewall said no), `unreachable` (nobody answers for that host on its link), `no_route`, or `error`. `large` tells
-    whether packets of full size pass; when they do not, `mss` is the largest segment that did.
+    `outcome` is `answered`, `stalled` (only when both sides used segments of `mss`), `mute` (it connected, and no TLS
+    came), `refused`, `timeout`, `rejected` (a router or firewall said no), `unreachable` (nobody answers for that host
+    on its link), `no_route`, or `error`. `large` tells whether packets of full size pass; when they do not, `mss` is
+    the largest segment that did.
     """
 
     host: Host

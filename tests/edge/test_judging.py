@@ -131,6 +131,17 @@ def test_a_black_hole_of_the_mtu(it: Try, mtu: int) -> None:
     assert "on bob: `sudo ip link set dev IFACE" in row["fix"]
 
 
+def test_a_black_hole_that_swallows_the_answer() -> None:
+    """Even the first greeting stalls: it is the side that answers whose packets vanish, and no firewall is blamed."""
+    stalled = Try("10.0.0.2", 7433, "stalled", 2.0, mss=1240)
+    assert "small packets from bob to this machine pass" in rows(replace(BOB, tries=(stalled,)))["mtu"]["detail"]
+    row = rows(replace(BOB, back=(stalled,)))["mtu"]
+    assert "small packets from this machine to bob pass" in row["detail"]
+    assert "dev wlan0 mtu 1280" in row["fix"]
+    assert {"mtu", "peer bob"} == faults(replace(BOB, back=(stalled,)))
+    assert True is judging.inbound(HERE, [replace(BOB, back=(stalled,))])[0]["ok"]
+
+
 def test_a_peer_that_cannot_dial_back() -> None:
     """It is this machine's firewall, and no fault when the peer could not be asked."""
     row = rows(replace(BOB, back=(Try("10.0.0.1", 7433, "timeout"),)))["back"]
@@ -159,6 +170,9 @@ def test_clients_that_are_isolated() -> None:
     assert "between them and this machine: client isolation (for now" in row["detail"]
     assert "switch off client isolation" in row["fix"]
     assert "relay via carol" in rows(relayed)["link"]["detail"]
+    assert [] == judging.isolation(replace(HERE, company=False), [AWAY]), "nobody says that it is alive"
+    assert (None, "what `isolation` says") == (rows(relayed)["peer bob"]["ok"], rows(relayed)["peer bob"]["fix"])
+    assert False is rows(AWAY)["peer bob"]["ok"]
     for other in (
         replace(relayed, tries=(replace_try(LOST, "refused"),)),
         replace(relayed, addresses=(("192.168.7.2", 7433),)),
@@ -168,6 +182,18 @@ def test_clients_that_are_isolated() -> None:
         BOB,
     ):
         assert [] == judging.isolation(HERE, [other]), other
+
+
+def test_a_machine_that_is_cut_off() -> None:
+    """Several that all vanish, and nobody who answers: it is this machine; one alone may be the other's fault."""
+    alone = replace(HERE, company=False)
+    (row,) = judging.network(False, alone, [AWAY, replace(AWAY, name="carol")])
+    assert "nothing comes back from any of 2 peers" == row["detail"]
+    assert "`ip addr`" in row["fix"]
+    assert "nobody in the mesh is heard" in judging.network(True, HERE, [])[0]["detail"]
+    assert [] == judging.network(False, alone, [AWAY])
+    assert [] == judging.network(False, alone, [AWAY, BOB])
+    assert [] == judging.network(False, HERE, [AWAY, AWAY])
 
 
 def test_clocks() -> None:

@@ -134,6 +134,7 @@ def test_full_size_packets_vanish(town: tuple[Net, list[Agent]]) -> None:
     row = rows_of(second, "--peer", "h0")["mtu"]
     assert "MTU black hole: small packets from h0" in row["detail"]
     assert "on h0: `sudo ip link set" in row["fix"]
+    assert {"mtu"} == faults(rows_of(second, "--peer", "h0")).keys()
     assert "MTU black hole" in rows_of(first)["peer h1"]["detail"]
 
 
