@@ -104,8 +104,8 @@ class PeerFacts:
     @property
     def vanishes(self) -> bool:
         """Whether nothing that is sent to it comes back: neither a yes nor a no, by TCP nor by UDP."""
-        lost = bool(self.tries) and all(it.outcome in ("timeout", "unreachable") for it in self.tries)
-        return lost and self.datagram_s is None
+        outcomes = {it.outcome for it in self.tries} - {"no_route"}  # nothing was sent there
+        return bool(outcomes) and outcomes <= {"timeout", "unreachable"} and self.datagram_s is None
 
     @property
     def present(self) -> bool:

@@ -25,7 +25,7 @@ from meshnode.links.link import Link, Reply, path_of
 from meshnode.links.probing import probe_all
 from meshnode.membership import reading
 from meshnode.membership.view import Member
-from meshnode.wire.looks import Look, LookAsk, ReachAsk, Reached
+from meshnode.wire.looks import Look, LookAsk, ReachAsk, Reached, Try
 from meshnode.wire.messages import NodeId, StreamPing
 
 LINK_S, CALL_S, ALL_S = 4.0, 2.0, 9.5
@@ -48,7 +48,7 @@ class Looker:
     """Answers peers that want to know what is seen of them."""
 
     node: Node
-    _reaching: set[NodeId] = field(default_factory=set)
+    _reaching: dict[NodeId, asyncio.Task[tuple[Try, ...]]] = field(default_factory=dict)
 
     def look(self, request: LookAsk, peer: NodeId) -> Reply:
         """What this node hears of that peer."""
@@ -68,14 +68,17 @@ class Looker:
         )
 
     async def reach(self, peer: NodeId) -> Reply:
-        """Try the peer's own addresses: those that it signed, and no others. Raises Refused."""
-        if peer in self._reaching or len(self._reaching) >= REACHING_MAX:
-            raise Refused("this node is dialling for others already", retry_after_s=ALL_S)
-        self._reaching.add(peer)
-        try:
-            return Reply(Reached(tries=await probe_all(self.node.membership.addresses(peer)[:ADDRESSES_MAX])))
-        finally:
-            self._reaching.discard(peer)
+        """Try the peer's own addresses: those that it signed, and no others. Raises Refused.
+
+        Whoever asks again meanwhile gets the same answer.
+        """
+        if peer not in self._reaching:
+            if len(self._reaching) >= REACHING_MAX:
+                raise Refused(f"this node is dialling for {REACHING_MAX} others already", retry_after_s=ALL_S)
+            work = probe_all(self.node.membership.addresses(peer)[:ADDRESSES_MAX])
+            task = self._reaching[peer] = asyncio.ensure_future(work)
+            task.add_done_callback(lambda _: self._reaching.pop(peer))
+        return Reply(Reached(tries=await asyncio.shield(self._reaching[peer])))
 
 
 # --- this machine ---

@@ -173,6 +173,8 @@ def test_clients_that_are_isolated() -> None:
     assert [] == judging.isolation(replace(HERE, company=False), [AWAY]), "nobody says that it is alive"
     assert (None, "what `isolation` says") == (rows(relayed)["peer bob"]["ok"], rows(relayed)["peer bob"]["fix"])
     assert False is rows(AWAY)["peer bob"]["ok"]
+    six = Try("fd00::2", 7433, "no_route")
+    assert [] != judging.isolation(HERE, [replace(relayed, tries=(LOST, six))]), "nothing was sent to the other address"
     for other in (
         replace(relayed, tries=(replace_try(LOST, "refused"),)),
         replace(relayed, addresses=(("192.168.7.2", 7433),)),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,20 @@ def rows_of(agent: Agent, *words: str) -> dict[str, dict[str, Any]]:
     return {row["check"]: row for row in rows}
 
 
+def at_once(*asked: tuple[Any, ...]) -> list[dict[str, dict[str, Any]]]:
+    """Several findings at a time."""
+    with ThreadPoolExecutor() as threads:
+        return [*threads.map(lambda one: rows_of(*one), asked)]
+
+
 def faults(rows: dict[str, dict[str, Any]]) -> dict[str, str]:
     """What is wrong: check to detail."""
     return {check: row["detail"] for check, row in rows.items() if row["ok"] is False}
+
+
+def path(agent: Agent, name: str) -> str:
+    """Which way an agent reaches another."""
+    return next(str(node["path"]) for node in agent.status()["nodes"] if node["name"] == name)
 
 
 @pytest.fixture(scope="module")
@@ -103,62 +115,32 @@ def test_datagrams_blocked(town: tuple[Net, list[Agent]]) -> None:
 
 
 def test_a_port_that_a_firewall_drops(town: tuple[Net, list[Agent]]) -> None:
-    """The link stands, for the other side dialled it; what cannot be dialled is found from both ends."""
+    """Links stand, for this machine dialled them; that nobody could dial it is found from both ends."""
     it, (first, second, _) = town
-    it.set(0, 1, no_dial=True)
-    rows = rows_of(first, "--peer", "h1")
-    assert "a firewall drops it" in rows["tcp 10.77.0.2"]["detail"]
-    assert "sudo ufw allow 7433" in rows["tcp 10.77.0.2"]["fix"]
-    row = rows_of(second, "--peer", "h0")["back"]
-    assert (False, True) == (row["ok"], "h0 cannot dial this node" in row["detail"])
-    assert "in this machine's firewall, let TCP and UDP port 7433 in" in row["fix"]
-
-
-def test_nobody_can_dial_this_machine(town: tuple[Net, list[Agent]]) -> None:
-    """All that were asked to were dropped: it is this machine's firewall."""
-    it, (first, _, _) = town
     it.set(ANY, 0, no_dial=True)
-    row = rows_of(first)["inbound"]
-    assert (False, True) == (row["ok"], "nobody can dial this node" in row["detail"])
-    assert "in this machine's firewall" in row["fix"]
+    whole, there, here = at_once((first,), (second, "--peer", "h0"), (first, "--peer", "h2"))
+    assert (False, True) == (whole["inbound"]["ok"], "nobody can dial this node" in whole["inbound"]["detail"])
+    assert "in this machine's firewall" in whole["inbound"]["fix"]
+    assert "a firewall drops it" in there["tcp 10.77.0.1"]["detail"]
+    assert "sudo ufw allow 7433" in there["tcp 10.77.0.1"]["fix"]
+    assert "h2 cannot dial this node" in faults(here)["back"]
+    assert "in this machine's firewall, let TCP and UDP port 7433 in" in here["back"]["fix"]
 
 
 def test_full_size_packets_vanish(town: tuple[Net, list[Agent]]) -> None:
     """An MTU black hole, in either direction: the size that passes is measured and stands in the fix."""
     it, (first, second, _) = town
     it.set(0, 1, mtu=1280)
-    row = rows_of(first, "--peer", "h1")["mtu"]
+    whole, here, there = at_once((first,), (first, "--peer", "h1"), (second, "--peer", "h0"))
+    row = here["mtu"]
     assert "MTU black hole: small packets from this machine" in row["detail"]
     assert "packets of 1280 bytes pass" in row["detail"]
     assert "sudo ip link set dev eth0 mtu 1280" in row["fix"]
-    row = rows_of(second, "--peer", "h0")["mtu"]
+    row = there["mtu"]
     assert "MTU black hole: small packets from h0" in row["detail"]
     assert "on h0: `sudo ip link set" in row["fix"]
-    assert {"mtu"} == faults(rows_of(second, "--peer", "h0")).keys()
-    assert "MTU black hole" in rows_of(first)["peer h1"]["detail"]
-
-
-def test_clients_that_the_access_point_isolates(town: tuple[Net, list[Agent]]) -> None:
-    """Nothing passes between two neighbours, both reach a third: that is named, and the way that is used meanwhile."""
-    it, (first, _, _) = town
-    it.cut([0], [1])
-    wait_for(
-        lambda: any(n["name"] == "h1" and n["path"] == "relay via h2" for n in first.status()["nodes"]),
-        within_s=60,
-        why="they talk through the third",
-    )
-    row = rows_of(first)["isolation"]
-    assert "client isolation" in row["detail"]
-    assert "relay via h2" in row["detail"]
-    assert "switch off client isolation in the access point" in row["fix"]
-    rows = rows_of(first, "--peer", "h1")
-    assert {"isolation", "tcp 10.77.0.2"} <= faults(rows).keys()
-    assert "relay via h2" in rows["link"]["detail"]
-    assert False is rows["back"]["ok"]
-    it.cut([0], [2])
-    wait_for(lambda: first.status()["isolated"], within_s=60, why="it knows that it hears nobody")
-    assert "nobody in the mesh is heard any more" in first.command("status").stdout
-    assert "network" in faults(rows_of(first))
+    assert {"mtu"} == faults(there).keys()
+    assert "MTU black hole" in whole["peer h1"]["detail"]
 
 
 def test_an_agent_that_does_not_run(town: tuple[Net, list[Agent]]) -> None:
@@ -173,8 +155,9 @@ def test_an_agent_that_does_not_run(town: tuple[Net, list[Agent]]) -> None:
     agents[2] = it.up(2)
 
 
-def test_other_families_wrong_clocks_and_full_disks(tmp_path: Path) -> None:
-    """h0 has only IPv4 and h1 only IPv6; the clock of h3 is an hour late, and its home on a disk that fills up."""
+def test_other_families_isolation_wrong_clocks_and_full_disks(tmp_path: Path) -> None:
+    """h0 has only IPv4 and h1 only IPv6; the clock of h3 is an hour late, and its home on a disk that fills up. An
+    access point keeps h0 and h3 apart; both reach h2. In the end h0 reaches nobody."""
     late = [sys.executable, str(Path(__file__).parent / "skewed.py"), "-3600"]
     home = tmp_path / "h3"
     home.mkdir()
@@ -190,6 +173,7 @@ def test_other_families_wrong_clocks_and_full_disks(tmp_path: Path) -> None:
             token = hub.command("invite").stdout.strip()
             slow = it.rig.start("h3", token, command=it.inside(3, *late), **dual)
             until_all_alive([hub, four, six, slow], 60, "all four see each other")
+            it.cut([0], [3])
 
             row = rows_of(four, "--peer", "h1")["found"]
             assert "it has IPv6 only (fd77::2 port 7433), and this machine has IPv4 only" in row["detail"]
@@ -211,6 +195,21 @@ def test_other_families_wrong_clocks_and_full_disks(tmp_path: Path) -> None:
             row = rows_of(slow)["disk"]
             assert "nothing can be written: No space left on device" in row["detail"]
             assert f"make room at {home}" in row["fix"]
+
+            wait_for(
+                lambda: "relay via h2" == path(four, "h3"), within_s=60, why="they talk through the one in between"
+            )
+            whole, one = at_once((four,), (four, "--peer", "h3"))
+            assert "client isolation" in whole["isolation"]["detail"]
+            assert "relay via h2" in whole["isolation"]["detail"]
+            assert "switch off client isolation in the access point" in whole["isolation"]["fix"]
+            assert {"isolation", "tcp 10.77.0.4", "back"} <= faults(one).keys()
+            assert "relay via h2" in one["link"]["detail"]
+
+            it.cut([0], [1, 2])
+            wait_for(lambda: four.status()["isolated"], within_s=60, why="it knows that it hears nobody")
+            assert "nobody in the mesh is heard any more" in four.command("status").stdout
+            assert "`ip addr`" in rows_of(four)["network"]["fix"]
         finally:
             it.stop()
             subprocess.run(["umount", "-l", str(home)], check=True)
