@@ -175,7 +175,9 @@ def test_other_families_isolation_wrong_clocks_and_full_disks(tmp_path: Path) ->
             until_all_alive([hub, four, six, slow], 60, "all four see each other")
             it.cut([0], [3])
 
-            row = rows_of(four, "--peer", "h1")["found"]
+            whole, one = at_once((four,), (four, "--peer", "h1"))
+            assert "h3: on the same network (eth0) and alive for others" in whole["isolation"]["detail"]
+            row = one["found"]
             assert "it has IPv6 only (fd77::2 port 7433), and this machine has IPv4 only" in row["detail"]
             assert "give this machine an IPv6 address, or h1 an IPv4 one" in row["fix"]
 
