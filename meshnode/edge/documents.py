@@ -32,6 +32,8 @@ async def status(node: Node) -> dict[str, Any]:
         "self": node.keeper.id,
         "mesh": {"id": node.keeper.statements.mesh_id, "name": node.keeper.statements.mesh_name, "nodes": counts},
         "revoked": str(out) if (out := node.keeper.out) is not None else None,
+        "isolated": node.membership.isolated,
+        "copied": node.membership.copied or None,
         "nodes": [_node(node, member, vitals.get(member.id), by_digest) for member in view],
         "models": [
             model_document(manifest, on_disk=holders.get(manifest.digest, []), loaded=loaders.get(manifest.digest, []))

@@ -4,7 +4,7 @@ Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and a
 
     status {} · models {} · model.show {model} · model.add {path, name?, version?} · model.remove {model} · members {}
     invite {expires_s?, role?, zone?} · join {token} · revoke {node, reason?} · leave {} · ps {} · ping {node, count?}
-    doctor {} · version {} · stop {} · pause {duration_s?} · resume {}
+    doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {}
 
 Arguments are checked by type before anything happens.
 """
@@ -22,7 +22,7 @@ import msgspec
 
 from meshnode.catalog.manifest import Manifest, Tensor, model_name
 from meshnode.edge import documents
-from meshnode.edge.doctor import examine
+from meshnode.edge.doctor import examine, examine_peer
 from meshnode.edge.node import Node
 from meshnode.errors import InvalidInput, PermissionDenied
 from meshnode.links.link import Incoming, Reply
@@ -37,6 +37,12 @@ JSON = Any
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A verb without arguments."""
+
+
+class DoctorFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`peer` is a name or an id; without it the whole machine is looked at."""
+
+    peer: str | None = None
 
 
 class ModelName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -284,8 +290,10 @@ async def _ping(node: Node, args: PingNode) -> JSON:
     return rows
 
 
-async def _doctor(node: Node, _: Nothing) -> JSON:
-    return await examine(node)
+async def _doctor(node: Node, args: DoctorFor) -> JSON:
+    if args.peer is None:
+        return await examine(node)
+    return await examine_peer(node, find_member(node.membership.view(), args.peer))
 
 
 async def _events(node: Node, args: After) -> JSON:
@@ -324,7 +332,7 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "leave": (Nothing, _leave),
     "ps": (Nothing, _ps),
     "ping": (PingNode, _ping),
-    "doctor": (Nothing, _doctor),
+    "doctor": (DoctorFor, _doctor),
     "events": (After, _events),
     "pause": (PauseFor, _pause),
     "resume": (Nothing, _resume),

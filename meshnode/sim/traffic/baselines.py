@@ -8,6 +8,7 @@ as what is hot. Power of two choices and the least loaded go by gossip, which is
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +20,7 @@ POOL_MAX, PROBES, POOL_AGE_S, REUSE, HOT = 16, 3, 1.0, 3, 0.84
 
 
 @dataclass(slots=True, eq=False)
-class Baseline:
+class Baseline(ABC):
     """Chooses a worker at once."""
 
     world: World
@@ -30,9 +31,9 @@ class Baseline:
         fit = [worker for worker in seen if worker.index not in task.tried] or list(seen)
         self.world.send(task, self.choose(task, fit))
 
+    @abstractmethod
     def choose(self, task: Task, fit: Sequence[Worker]) -> Worker:
         """One of those that may be used."""
-        raise NotImplementedError
 
     def returned(self, task: Task, worker: Worker, run_s: float) -> None:
         """See `Policy`."""
@@ -213,22 +214,24 @@ class Bound(Baseline):
 
     def submit(self, task: Task) -> None:
         """It also knows no delay, so that choices are never stale, and who is dead."""
-        now = self.world.now
-        alive = [worker for worker in self.world.workers if worker.alive]
-
-        def done_s(worker: Worker) -> float:
-            if self.sizes:
-                wait_s, size = worker.backlog_s(now), task.size
-            else:
-                wait_s, size = worker.service_s(max(0, len(worker.line) - 1), now), 1.0
-                if worker.line:
-                    elapsed_s = now - (worker.busy_until - worker.service_s(worker.line[0].size, now))
-                    wait_s += max(0.0, worker.service_s(1.0, now) - elapsed_s)
-            return max(wait_s, worker.transfer_s(task)) + worker.service_s(size, now)
-
-        chosen = min(alive, key=done_s)
-        task.sent_at = now
+        chosen = self.choose(task, [worker for worker in self.world.workers if worker.alive])
+        task.sent_at = self.world.now
         self.world.after(chosen.transfer_s(task), lambda: self._arrived(task, chosen))
+
+    def choose(self, task: Task, fit: Sequence[Worker]) -> Worker:
+        """See `Baseline`."""
+        return min(fit, key=lambda worker: self._done_s(task, worker))
+
+    def _done_s(self, task: Task, worker: Worker) -> float:
+        now = self.world.now
+        if self.sizes:
+            wait_s, size = worker.backlog_s(now), task.size
+        else:
+            wait_s, size = worker.service_s(max(0, len(worker.line) - 1), now), 1.0
+            if worker.line:
+                elapsed_s = now - (worker.busy_until - worker.service_s(worker.line[0].size, now))
+                wait_s += max(0.0, worker.service_s(1.0, now) - elapsed_s)
+        return max(wait_s, worker.transfer_s(task)) + worker.service_s(size, now)
 
     def _arrived(self, task: Task, worker: Worker) -> None:
         if worker.alive:
