@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from meshnode.errors import ProtocolError
-from meshnode.links.pool import Address, listening
+from meshnode.links.machine import Machine
+from meshnode.links.pool import Address
 from meshnode.membership import updates
 from meshnode.membership.advert import Advert
 from meshnode.membership.updates import Ack, AnyPacket, Ping
@@ -34,17 +35,28 @@ class Datagrams:
 
     Args:
         received: what to do with a packet that opened.
+        new_key: makes the key of an epoch.
     """
 
     def __init__(
-        self, me: NodeId, mesh_id: str, epoch: int, *, bytes_max: int, received: Callable[[NodeId, AnyPacket], None]
+        self,
+        me: NodeId,
+        mesh_id: str,
+        epoch: int,
+        machine: Machine,
+        *,
+        bytes_max: int,
+        received: Callable[[NodeId, AnyPacket], None],
+        new_key: Callable[[], X25519PrivateKey],
     ) -> None:
         self._me = me
         self._mesh_id = mesh_id
+        self._machine = machine
         self._bytes_max = bytes_max
+        self._new_key = new_key
         self._received = received
         self._socket: socket.socket | None = None
-        self._sealer = Sealer(X25519PrivateKey.generate(), me, mesh_id, epoch)
+        self._sealer = Sealer(self._new_key(), me, mesh_id, epoch)
         self.dropped: Counter[str] = Counter()
         self.heard: dict[NodeId, float] = {}
         """When a datagram of each peer was last opened; monotonic."""
@@ -62,7 +74,7 @@ class Datagrams:
 
     def renew(self, epoch: int, peers: Sequence[Advert]) -> None:
         """Begin a new epoch, with new keys."""
-        self._sealer = Sealer(X25519PrivateKey.generate(), self._me, self._mesh_id, epoch)
+        self._sealer = Sealer(self._new_key(), self._me, self._mesh_id, epoch)
         for advert in peers:
             self.know(advert)
 
@@ -81,7 +93,7 @@ class Datagrams:
 
     async def open(self, host: str, port: int) -> None:
         """Open the port. Raises ListenError when it is taken."""
-        self._socket = await listening(host, port, socket.SOCK_DGRAM)
+        self._socket = await self._machine.listening(host, port, socket.SOCK_DGRAM)
         asyncio.get_running_loop().add_reader(self._socket, self.read)
 
     def close(self) -> None:

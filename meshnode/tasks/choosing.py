@@ -50,6 +50,7 @@ class Chooser:
         link: the connection to a peer; raises PeerLost.
         linked: the live link to a peer, when there is one.
         find: a member by name or id; raises InvalidInput.
+        now: the monotonic clock.
     """
 
     self_id: NodeId
@@ -62,6 +63,7 @@ class Chooser:
     link: Callable[[NodeId], Awaitable[Link]]
     linked: Callable[[NodeId], Link | None]
     find: Callable[[str], Member]
+    now: Callable[[], float] = time.monotonic
     _expected: dict[tuple[str, NodeId], tuple[float, bool]] = field(default_factory=dict)
     _output_bytes: dict[Digest, int] = field(default_factory=dict)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -79,7 +81,7 @@ class Chooser:
         best = decided.ranked[0]
         if wanted.node is None and all(policy.hopeless(task, ranked) for ranked in decided.ranked):
             raise self._too_late(wanted, task, best)
-        node, now = best.peer.id, time.monotonic()
+        node, now = best.peer.id, self.now()
         self._expected[wanted.task, node] = (best.estimate_s, best.terms["fetch_s"] > 0)
         self.estimates.sent(node, wanted.manifest.digest, now)
         max_wait_s = decided.decision.max_wait_s
@@ -92,7 +94,7 @@ class Chooser:
 
     def succeeded(self, wanted: Wanted, node: NodeId, actual_s: float, message: Inferred) -> None:
         """An attempt brought a result."""
-        now = time.monotonic()
+        now = self.now()
         expected_s, loading = self._expected.pop((wanted.task, node), (None, True))
         self.explaining.ended(wanted.task, node, "ok", actual_s)
         output_bytes = sum(spec.nbytes for spec in message.outputs)
@@ -115,7 +117,7 @@ class Chooser:
 
     def failed(self, wanted: Wanted, node: NodeId, error: MeshError) -> None:
         """An attempt failed."""
-        now = time.monotonic()
+        now = self.now()
         self._expected.pop((wanted.task, node), None)
         self.explaining.ended(wanted.task, node, error.code)
         if isinstance(error, PeerLost):
@@ -129,7 +131,7 @@ class Chooser:
         self, wanted: Wanted, exclude: frozenset[NodeId], remaining_s: float, *, ask_all: bool = False
     ) -> tuple[TaskFacts, Decided]:
         task = self._task(wanted, remaining_s)
-        peers = self.knowing.peers(wanted, time.monotonic())
+        peers = self.knowing.peers(wanted, self.now())
         ask = QuoteAsk(
             task=wanted.task,
             model=wanted.manifest.digest,
@@ -192,18 +194,18 @@ class Chooser:
                 task.cancel()
             raise
         for task in late:
-            self.estimates.failed(asking[task], time.monotonic())
+            self.estimates.failed(asking[task], self.now())
             refusals[asking[task]] = PeerLost(f"no quote within {limit_s:.3g} s")
             task.cancel()
         for task in done:
             error = task.exception()
             if error is None:
                 quote = quotes[asking[task]] = task.result()
-                self.estimates.told(asking[task], quote.backlog_s, time.monotonic())
+                self.estimates.told(asking[task], quote.backlog_s, self.now())
             elif isinstance(error, MeshError):
                 refusals[asking[task]] = error
                 if isinstance(error, PeerLost):
-                    self.estimates.failed(asking[task], time.monotonic())
+                    self.estimates.failed(asking[task], self.now())
             else:
                 raise error
 

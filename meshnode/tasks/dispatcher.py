@@ -71,6 +71,7 @@ class Dispatcher:
         link: the connection to a peer, dialled when there is none; raises PeerLost.
         run_here: this node's own execution.
         failed: told about each peer that failed an attempt.
+        now: the monotonic clock.
     """
 
     self_id: NodeId
@@ -81,6 +82,7 @@ class Dispatcher:
     link: Callable[[NodeId], Awaitable[Link]]
     run_here: RunHere
     failed: Callable[[NodeId, MeshError], None]
+    now: Callable[[], float] = time.monotonic
     counters: Counters = field(default_factory=Counters)
     draining: bool = False
     _open: dict[TaskId, asyncio.Future[Reply]] = field(default_factory=dict)
@@ -129,7 +131,7 @@ class Dispatcher:
 
     async def _live(self, wanted: Wanted, request: Submit, body: memoryview) -> Reply:
         """Feed the core until it answers."""
-        started = time.monotonic()
+        started = self.now()
         life = Lifecycle(
             deadline=started + request.deadline_s,
             attempts_max=self.settings.routing.attempts_max,
@@ -138,10 +140,10 @@ class Dispatcher:
         )
         event: Event | None = Begin()
         while True:
-            effects = life.handle(time.monotonic(), event)
+            effects = life.handle(self.now(), event)
             event = None
             if not effects:
-                await asyncio.sleep(max(0.0, (life.next_deadline() or 0.0) - time.monotonic()))
+                await asyncio.sleep(max(0.0, (life.next_deadline() or 0.0) - self.now()))
             for effect in effects:
                 match effect:
                     case Route(exclude):
@@ -150,7 +152,7 @@ class Dispatcher:
                         self.counters.rerouted += effect.attempt == 2
                         event = await self._within(life, self._attempt(wanted, effect, request, body))
                     case Answer(Outcome() as outcome, attempts):
-                        return _submitted(outcome, attempts, time.monotonic() - started)
+                        return _submitted(outcome, attempts, self.now() - started)
                     case Fail(error):
                         self.counters.late += life.late
                         raise error
@@ -161,7 +163,7 @@ class Dispatcher:
 
     async def _within(self, life: Lifecycle, step: Awaitable[Event]) -> Event | None:
         """Await a step until the task's deadline; None when the time was up."""
-        bound = asyncio.timeout(max(0.0, life.deadline - time.monotonic()))
+        bound = asyncio.timeout(max(0.0, life.deadline - self.now()))
         try:
             async with bound:
                 return await step
@@ -172,7 +174,7 @@ class Dispatcher:
 
     async def _choose(self, wanted: Wanted, exclude: frozenset[NodeId], deadline: float) -> Event:
         try:
-            choice = await self.chooser.choose(wanted, exclude, deadline - time.monotonic())
+            choice = await self.chooser.choose(wanted, exclude, deadline - self.now())
         except MeshError as error:
             return Unroutable(error, final=not isinstance(error, NoCapacity))
         return Chosen(choice.node, choice.name)
@@ -189,7 +191,7 @@ class Dispatcher:
             outputs=request.outputs,
             deaths=send.deaths,
         )
-        began = time.monotonic()
+        began = self.now()
         try:
             if send.node == self.self_id:
                 reply = await self.run_here(message, body, self.self_id)
@@ -204,7 +206,7 @@ class Dispatcher:
                 self.failed(send.node, error)
             self.chooser.failed(wanted, send.node, error)
             return Failed(send.attempt, error)
-        self.chooser.succeeded(wanted, send.node, time.monotonic() - began, outcome.message)
+        self.chooser.succeeded(wanted, send.node, self.now() - began, outcome.message)
         return Replied(send.attempt, outcome)
 
     async def _check(self, outcome: Outcome, wanted: Wanted, node: NodeId) -> None:

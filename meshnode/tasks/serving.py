@@ -37,6 +37,7 @@ class Serving:
         on_disk: whether the digest is in the store.
         ensure: the path of a model in the store, fetched when it is missing.
         willing: why this node takes no foreign work now, or "".
+        now: the monotonic clock.
     """
 
     self_id: NodeId
@@ -48,6 +49,7 @@ class Serving:
     on_disk: Callable[[Digest], bool]
     ensure: Callable[[Manifest], Awaitable[Path]]
     willing: Callable[[], str]
+    now: Callable[[], float] = time.monotonic
 
     def quote(self, ask: QuoteAsk, submitter: NodeId, rtt_s: float | None = None) -> Reply:
         """How soon this node could finish the task; a place is kept for two round trips to the submitter.
@@ -68,7 +70,7 @@ class Serving:
         Raises what `quote` raises, and InvalidInput, ExecutionFailed, WorkerCrashed, DeadlineExceeded, ModelRefused,
         OutOfMemory, TransferFailed.
         """
-        deadline = time.monotonic() + message.deadline_s
+        deadline = self.now() + message.deadline_s
         manifest = self._admit(submitter, message.zone, Digest(message.model))
         path = await self.ensure(manifest)
         ran = await self.execution.run(
