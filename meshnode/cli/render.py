@@ -256,6 +256,35 @@ def plan(document: Mapping[str, Any], width: int = WIDTH) -> Text:
     return Text("\n").join(lines)
 
 
+def why(document: Mapping[str, Any], width: int = WIDTH) -> Text:
+    """Each decision of a task: how it was made, who was considered, and what came of it."""
+    bound = "".join(f", zone {document['zone']}" if document["zone"] else "")
+    title = f"task {document['task']}: {document['model']}, priority {document['priority']}{bound}"
+    parts = [Text(title, style="bold")]
+    for number, decision in enumerate(document["decisions"], 1):
+        choice = decision["choice"]
+        chosen = "nobody" if choice is None else label(choice["name"], choice["node"])
+        parts.append(Text(f"{number}. {KINDS[decision['kind']]} -> {chosen}: {_outcome(decision)}"))
+        parts.append(plan(decision, width))
+    return Text("\n").join(parts)
+
+
+KINDS = {
+    "local": "nobody else could have been done sooner",
+    "go": "sent unasked: asking would have taken longer, or there was one candidate",
+    "ask": "candidates were drawn by capacity and asked",
+    "none": "nobody could be asked",
+}
+
+
+def _outcome(decision: Mapping[str, Any]) -> str:
+    outcome, expected_s, actual_s = decision["outcome"], decision["expected_s"], decision["actual_s"]
+    said = outcome or ("still with it" if decision["choice"] else "no attempt")
+    if actual_s is not None:
+        said += f" after {actual_s * 1000:.1f} ms, expected {expected_s * 1000:.1f}"
+    return said
+
+
 def day(seconds: float) -> str:
     """`2026-01-31`, UTC."""
     return time.strftime("%Y-%m-%d", time.gmtime(seconds))

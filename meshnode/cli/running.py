@@ -1,4 +1,4 @@
-"""Commands that run models: `meshnode run` and `meshnode demo`."""
+"""Commands that run models, and tell where they ran: `meshnode run`, `why` and `demo`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Urgency(StrEnum):
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command()(run)
+    app.command()(why)
     app.command()(demo)
 
 
@@ -88,6 +89,18 @@ def run(
         context.emit(_document(document, result, with_outputs=output is None))
     else:
         _print(document, result, output)
+
+
+def why(
+    task: Annotated[str, typer.Argument(help="A task's id, or the beginning of one.")] = "",
+    last: Annotated[bool, typer.Option("--last", help="The newest task of this agent.")] = False,
+) -> None:
+    """Why a task ran where it ran: who was asked, what each promised, and why the others were not asked."""
+    if last == bool(task):
+        raise typer.BadParameter("give a task's id, or --last")
+    with context.client() as client:
+        document = client.ask("why", task=task)
+    context.show(document, lambda it: render.why(it, context.console().width))
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and a
 
     status {} · models {} · model.show {model} · model.add {path, name?, version?} · model.remove {model} · members {}
     invite {expires_s?, role?, zone?} · join {token} · revoke {node, reason?} · leave {} · ps {} · ping {node, count?}
-    doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {}
+    doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {} · why {task?}
 
 Arguments are checked by type before anything happens.
 """
@@ -91,6 +91,12 @@ class PauseFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Without `duration_s`, until `resume`."""
 
     duration_s: float | None = None
+
+
+class WhichTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A task's id or the beginning of one; the last task when it is empty."""
+
+    task: str = ""
 
 
 class After(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -319,6 +325,10 @@ async def _stop(node: Node, _: Nothing) -> JSON:
     return {}
 
 
+async def _why(node: Node, args: WhichTask) -> JSON:
+    return node.dispatcher.chooser.explaining.why(args.task)
+
+
 VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "status": (Nothing, _status),
     "models": (Nothing, _models),
@@ -336,6 +346,7 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "events": (After, _events),
     "pause": (PauseFor, _pause),
     "resume": (Nothing, _resume),
+    "why": (WhichTask, _why),
     "version": (Nothing, _version),
     "stop": (Nothing, _stop),
 }
