@@ -25,6 +25,8 @@ from meshnode.wire.messages import Inferred, NodeId, Plan, Priority, Quote, Quot
 from meshnode.wire.rng import Rng
 
 SERVICE_PRIOR_S = 0.05
+EXACT_PROVIDER = "CPUExecutionProvider"
+"""What `exact` asks for."""
 QUOTE_FIRST_S = 1.0
 """A quote to a peer without a link may take a handshake more."""
 
@@ -39,13 +41,16 @@ class Wanted:
     priority: Priority
     zone: str | None
     node: str | None
+    provider: str = ""
+    """Run it on this one only; empty for any."""
 
     @classmethod
     def of(cls, request: Submit | Plan, manifest: Manifest) -> Wanted:
         """Of a client's request."""
         task = request.task if isinstance(request, Submit) else "0" * 32
         nbytes = sum(spec.nbytes for spec in request.inputs)
-        return cls(task, manifest, nbytes, request.priority, request.zone, request.node)
+        provider = EXACT_PROVIDER if request.exact else ""
+        return cls(task, manifest, nbytes, request.priority, request.zone, request.node, provider)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,8 @@ class Choice:
 
     node: NodeId
     name: str
+    quoted_s: float | None = field(default=None, compare=False)
+    """How long it is expected to take there."""
 
 
 @dataclass(slots=True)
@@ -91,7 +98,7 @@ class Chooser:
         if ranked:
             best = ranked[0]
             self._expected[wanted.task, best.peer.id] = best.estimate_s
-            return Choice(best.peer.id, self._name(best.peer.id))
+            return Choice(best.peer.id, self._name(best.peer.id), best.estimate_s)
         raise self._nobody(wanted, decision, refusals)
 
     async def plan(self, wanted: Wanted, remaining_s: float) -> dict[str, Any]:
@@ -149,6 +156,7 @@ class Chooser:
             priority=wanted.priority,
             zone=wanted.zone,
             input_bytes=wanted.input_bytes,
+            provider=wanted.provider,
         )
         own, refusals = self._own_quote(ask, peers, exclude)
         settings = self.settings
@@ -258,7 +266,7 @@ class Chooser:
             paused=advert.paused,
             worker=self.may_work(member.id),
             in_zone=wanted.zone is None or in_zone(advert.zone, wanted.zone),
-            can_run=bool(advert.providers),
+            can_run=wanted.provider in advert.providers if wanted.provider else bool(advert.providers),
             loaded=held is not None and held.loaded,
             on_disk=held is not None,
             battery=advert.power.source == "battery",
