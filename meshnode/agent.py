@@ -19,7 +19,7 @@ from meshnode.catalog.store import Store
 from meshnode.config import Settings, host_port
 from meshnode.edge.advertising import Advertiser, content
 from meshnode.edge.events import Events
-from meshnode.edge.learning import learn, refresh_catalog, unwilling
+from meshnode.edge.learning import learn, refresh_catalog, set_aside, unwilling
 from meshnode.edge.local import LocalDoor
 from meshnode.edge.meeting import Meeting
 from meshnode.edge.node import Control, Node
@@ -45,6 +45,7 @@ from meshnode.tasks.dispatcher import Dispatcher
 from meshnode.tasks.explaining import Explaining
 from meshnode.tasks.finding import find_member
 from meshnode.tasks.knowing import Knowing
+from meshnode.tasks.pursuit import Means
 from meshnode.tasks.serving import Serving
 from meshnode.trust import invites
 from meshnode.trust.joining import Inviter, enter
@@ -146,14 +147,11 @@ class Agent:
             find=lambda wanted: find_member(membership.view(), wanted),
         )
         dispatcher = Dispatcher(
-            self_id=keeper.id,
+            means=Means(keeper.id, chooser, self._link_to, serving.infer, membership.failed),
             settings=settings,
             rng=rng,
             resolve=catalog.resolve,
-            chooser=chooser,
-            link=self._link_to,
-            run_here=serving.infer,
-            failed=membership.failed,
+            set_aside=lambda peer, why: set_aside(self.node, estimates, peer, why),
         )
         listen_host, _ = host_port(settings.listen)
         self.node = Node(
@@ -240,6 +238,7 @@ class Agent:
         node = self.node
         self._leaving = True
         node.dispatcher.draining = True
+        node.serving.hand_back("it is stopping")
         node.discovery.remember(node.membership.view())
         goodbye = asyncio.ensure_future(node.membership.stop("stop"))
         end = time.monotonic() + DRAIN_S
@@ -262,6 +261,7 @@ class Agent:
         for outcome in await asyncio.gather(*parts, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 log.error("while stopping: %r", outcome)
+        await node.serving.runs.stop()
 
     def ready(self) -> dict[str, Any]:
         """The first thing that is announced."""

@@ -27,6 +27,7 @@ from meshnode.wire.messages import (
     RelayData,
     RelayOffer,
     RelayOpen,
+    ResultAsk,
     StreamPing,
     TrustPush,
     TrustSync,
@@ -62,7 +63,9 @@ class PeerDoor:
             case QuoteAsk():
                 return node.serving.quote(request, peer, incoming.link.rtt_s)
             case Infer():
-                return await node.serving.infer(request, incoming.body, peer)
+                return await node.serving.infer_for(request, incoming.body, peer, incoming.link.closed.is_set)
+            case ResultAsk():
+                return await node.serving.result(request, peer, incoming.link.closed.is_set)
             case RelayData() | RelayOpen() | RelayOffer() | RelayClose():
                 return await node.pool.relay.handle(incoming)
             case LookAsk():

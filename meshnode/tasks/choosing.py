@@ -31,11 +31,13 @@ QUOTE_FIRST_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Where an attempt goes; `expected_s` is when it should be back, `max_wait_s` how long it may wait there."""
+    """Where an attempt goes; `quoted_s` is how long it should take there, `max_wait_s` how long it may
+    wait.
+    """
 
     node: NodeId
     name: str
-    expected_s: float = field(default=0.0, compare=False)
+    quoted_s: float | None = field(default=None, compare=False)
     max_wait_s: float | None = field(default=None, compare=False)
 
 

@@ -199,7 +199,7 @@ class Prequal(Baseline):
 
 
 class JoinShortest(Baseline):
-    """The shortest line as it is, blind to speed."""
+    """The shortest line as it is at that moment, which nobody can know; blind to speed."""
 
     def choose(self, task: Task, fit: Sequence[Worker]) -> Worker:
         """See `Baseline`."""
@@ -251,9 +251,9 @@ BASELINES: dict[str, Callable[[World], Baseline]] = {
     "peak EWMA, weighted": lambda world: PeakEwma(world, weighted=True),
     "Prequal": Prequal,
     "Prequal, weighted": lambda world: Prequal(world, weighted=True),
-    "shortest line, fresh": JoinShortest,
 }
 BOUNDS: dict[str, Callable[[World], Baseline]] = {
+    "shortest line, fresh": JoinShortest,
     "bound, sizes unknown": Bound,
     "bound": lambda world: Bound(world, sizes=True),
 }
