@@ -1,4 +1,5 @@
-"""Commands that run models, and tell where they ran: `meshnode run`, `why` and `demo`."""
+"""Commands that run models, and tell where they ran: `meshnode run`, `why`, `bench`, `top`
+and `demo`."""
 
 from __future__ import annotations
 
@@ -10,8 +11,10 @@ import numpy as np
 import typer
 
 from meshnode.cli import context, files, render
+from meshnode.cli.bench import bench
 from meshnode.cli.completion import node_names
 from meshnode.cli.models import ModelName
+from meshnode.cli.top import top
 from meshnode.client import Result
 from meshnode.wire.tensors import Array, word_of
 
@@ -32,6 +35,8 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command()(run)
     app.command()(why)
+    app.command()(bench)
+    app.command()(top)
     app.command()(demo)
 
 

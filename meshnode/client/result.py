@@ -18,6 +18,7 @@ class Result(Mapping[str, Array]):
         attempts: every try, the last one "ok".
         seconds: from submission to result, as the agent saw it.
         run_seconds, queue_seconds: at the node that ran it.
+        expected_seconds: what routing expected of the attempt that brought it; None when it expected nothing.
         provider: the ONNX Runtime provider that ran it.
         model: the digest of the model.
         index: of a result of `map` or `stream`, which input it belongs to, from 0.
@@ -26,6 +27,7 @@ class Result(Mapping[str, Array]):
     __slots__ = (
         "_outputs",
         "attempts",
+        "expected_seconds",
         "index",
         "model",
         "node",
@@ -46,6 +48,7 @@ class Result(Mapping[str, Array]):
         self.seconds = message.seconds
         self.run_seconds = message.run_s
         self.queue_seconds = message.queue_s
+        self.expected_seconds = message.quoted_s
         self.provider = message.provider
         self.attempts = tuple(Attempt(*row) for row in message.attempts)
         self.index = 0

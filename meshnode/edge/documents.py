@@ -79,6 +79,7 @@ def _node(node: Node, member: Member, vitals: Vitals | None, manifests: dict[Dig
         "memory": None,
         "gpus": [],
         "providers": [],
+        "slots": None,
         "power": None,
         "in_flight": vitals.in_flight if vitals else None,
         "backlog_s": vitals.backlog_s if vitals else None,
@@ -105,6 +106,7 @@ def _node(node: Node, member: Member, vitals: Vitals | None, manifests: dict[Dig
             for i, gpu in enumerate(advert.gpus)
         ],
         "providers": list(advert.providers),
+        "slots": advert.slots,
         "power": {
             "source": vitals.power_source if vitals else advert.power.source,
             "percent": vitals.power_percent if vitals else advert.power.percent,

@@ -4,7 +4,7 @@ Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and a
 
     status {} · models {} · model.show {model} · model.add {path, name?, version?} · model.remove {model} · members {}
     invite {expires_s?, role?, zone?} · join {token} · revoke {node, reason?} · leave {} · ps {} · ping {node, count?}
-    doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {} · why {task?}
+    doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {} · why {task?} · work {}
 
 Arguments are checked by type before anything happens.
 """
@@ -329,6 +329,11 @@ async def _why(node: Node, args: WhichTask) -> JSON:
     return node.dispatcher.chooser.explaining.why(args.task)
 
 
+async def _work(node: Node, _: Nothing) -> JSON:
+    counters = msgspec.to_builtins(node.dispatcher.means.counters)
+    return {**node.dispatcher.recent.document(time.monotonic()), "open": node.dispatcher.open, "since_start": counters}
+
+
 VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "status": (Nothing, _status),
     "models": (Nothing, _models),
@@ -347,6 +352,7 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "pause": (PauseFor, _pause),
     "resume": (Nothing, _resume),
     "why": (WhichTask, _why),
+    "work": (Nothing, _work),
     "version": (Nothing, _version),
     "stop": (Nothing, _stop),
 }

@@ -48,6 +48,7 @@ class Belief:
 
     correction: float = 1.0
     service_s: dict[Digest, float] = field(default_factory=dict)
+    offset_s: dict[Digest, float] = field(default_factory=dict)
     suspect_until: float = 0.0
     ejected_until: float = 0.0
     results: int = 0
@@ -78,6 +79,17 @@ class Estimates:
     def of(self, peer: NodeId) -> Belief:
         """The belief about a peer, made when there is none."""
         return self._beliefs.setdefault(peer, Belief())
+
+    def offset_s(self, peer: NodeId, model: Digest) -> float:
+        """How much later than estimated its results came lately, which is told and compared with nothing."""
+        return self.of(peer).offset_s.get(model, 0.0)
+
+    def came(self, peer: NodeId, model: Digest, *, estimate_s: float, actual_s: float) -> None:
+        """A result came so long after it was sent; what was estimated is as it was, without the offset."""
+        offsets = self.of(peer).offset_s
+        known_s = offsets.get(model)
+        late_s = actual_s - estimate_s
+        offsets[model] = late_s if known_s is None else known_s + ALPHA * (late_s - known_s)
 
     def sent(self, peer: NodeId, model: Digest, now: float) -> None:
         """A task is on its way there: whatever waits there waits a little longer."""

@@ -87,7 +87,8 @@ class Chooser:
         self._expected[wanted.task, node] = (best.estimate_s, best.terms["fetch_s"] > 0)
         self.estimates.sent(node, wanted.manifest.digest, now)
         max_wait_s = decided.decision.max_wait_s
-        return Choice(node, self.knowing.name(node), best.estimate_s, max_wait_s)
+        offset_s = self.estimates.offset_s(node, wanted.manifest.digest)
+        return Choice(node, self.knowing.name(node), max(0.0, best.estimate_s + offset_s), max_wait_s)
 
     async def plan(self, wanted: Wanted, remaining_s: float) -> dict[str, Any]:
         """The decision as a document, without running anything; holds run out by themselves."""
@@ -101,6 +102,8 @@ class Chooser:
         self.explaining.ended(wanted.task, node, "ok", actual_s)
         output_bytes = sum(spec.nbytes for spec in message.outputs)
         self._output_bytes[wanted.manifest.digest] = output_bytes
+        if expected_s is not None:
+            self.estimates.came(node, wanted.manifest.digest, estimate_s=expected_s, actual_s=actual_s)
         if node == self.self_id:
             return
         link = self.linked(node)

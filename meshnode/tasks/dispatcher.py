@@ -20,6 +20,7 @@ from meshnode.tasks.checksum import checksum
 from meshnode.tasks.choosing import Chooser
 from meshnode.tasks.lifecycle import Lifecycle
 from meshnode.tasks.pursuit import Counters, Means, Outcome, Pursuit
+from meshnode.tasks.recent import Recent
 from meshnode.tasks.wanted import Wanted
 from meshnode.wire.messages import NodeId, Submit, Submitted, TaskId
 from meshnode.wire.rng import Rng
@@ -45,6 +46,7 @@ class Dispatcher:
     resolve: Callable[[str], Manifest]
     set_aside: Callable[[NodeId, str], None]
     draining: bool = False
+    recent: Recent = field(default_factory=Recent)
     _open: dict[TaskId, asyncio.Future[Reply]] = field(default_factory=dict)
 
     @property
@@ -86,8 +88,9 @@ class Dispatcher:
         try:
             reply = await self._live(wanted, request, body)
         except BaseException as error:
-            self.counters.failed += isinstance(error, MeshError)
             if isinstance(error, MeshError):
+                self.counters.failed += 1
+                self.recent.failed(self.means.now())
                 answer.set_exception(error)
                 answer.exception()  # whoever attached reads it; nobody has to
             else:
@@ -96,6 +99,8 @@ class Dispatcher:
         finally:
             del self._open[task]
         self.counters.answered += 1
+        assert isinstance(reply.message, Submitted)
+        self.recent.answered(self.means.now(), NodeId(reply.message.node), reply.message.seconds)
         answer.set_result(reply)
         return reply
 
