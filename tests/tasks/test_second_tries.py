@@ -1,4 +1,4 @@
-"""What this agent does when an answer does not come: asks for it again, runs it elsewhere, or says that nobody knows."""
+"""When an answer does not come: it is asked for again, the task runs elsewhere, or nobody knows and that is said."""
 
 from __future__ import annotations
 
