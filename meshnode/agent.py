@@ -19,7 +19,7 @@ from meshnode.catalog.store import Store
 from meshnode.config import Settings, host_port
 from meshnode.edge.advertising import Advertiser, content
 from meshnode.edge.events import Events
-from meshnode.edge.learning import learn, refresh_catalog, set_aside, unwilling
+from meshnode.edge.learning import learn, make_room, refresh_catalog, set_aside, unwilling
 from meshnode.edge.local import LocalDoor
 from meshnode.edge.meeting import Meeting
 from meshnode.edge.node import Control, Node
@@ -117,7 +117,13 @@ class Agent:
             changed=lambda: self._advertiser.soon(),
             answer_bytes_max=settings.links.body_bytes_max,
         )
-        owner = Watch(home, settings, Machine(settings.manners), tell=lambda: self._advertiser.soon())
+        owner = Watch(
+            home,
+            settings,
+            Machine(settings.manners),
+            changed=lambda: make_room(self.node),
+            tell=lambda: self._advertiser.soon(),
+        )
         fetcher = Fetcher(store, settings.catalog, self._ask_piece, self._holders)
         serving = Serving(
             self_id=keeper.id,

@@ -289,10 +289,19 @@ LOOPBACK = replace(
 PROFILES = {"lan": LAN, "wan": WAN, "loopback": LOOPBACK}
 
 
+def default_homes() -> tuple[Path, ...]:
+    """`MESHNODE_HOME`, or the platform's folder for user data.
+
+    The variable may name several homes, as PATH does; a client goes to the next when the agent of one went away.
+    """
+    chosen = [text for text in os.environ.get("MESHNODE_HOME", "").split(os.pathsep) if text]
+    homes = tuple(Path(text).expanduser().absolute() for text in chosen)
+    return homes or (Path(platformdirs.user_data_dir("meshnode")),)
+
+
 def default_home() -> Path:
-    """`MESHNODE_HOME`, or the platform's folder for user data."""
-    chosen = os.environ.get("MESHNODE_HOME")
-    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_data_dir("meshnode"))
+    """The first of them: that of an agent or a command, which has one."""
+    return default_homes()[0]
 
 
 def load(home: Path, overrides: Mapping[str, Any] | None = None) -> Settings:

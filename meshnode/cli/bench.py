@@ -50,8 +50,8 @@ class Load:
         self.took_s.append(took_s)
         self.names[result.node] = result.node_name
         self.nodes.setdefault(result.node, []).append((took_s, result.run_seconds))
-        if result.expected_seconds is not None:
-            self.off.append(abs(result.expected_seconds - result.seconds) / max(result.seconds, 1e-9))
+        if result.quoted_seconds is not None:
+            self.off.append(abs(result.quoted_seconds - result.seconds) / max(result.seconds, 1e-9))
 
     def failed(self, error: MeshError) -> None:
         """An error."""

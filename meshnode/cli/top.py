@@ -91,9 +91,7 @@ def screen(frame: Mapping[str, Any], width: int = render.WIDTH) -> Text:
             ]
         )
     lines.append(render.table(columns, rows, right=columns[2:7], width=width))
-    lines.append(
-        Text("< this node · open: tasks there · wait, rtt: ms · /s: tasks done a second", style="dim")
-    )
+    lines.append(Text("< this node · open: tasks there · wait, rtt: ms · /s: tasks done a second", style="dim"))
     return Text("\n").join(lines)
 
 

@@ -4,7 +4,7 @@ Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and a
 
     status {} · models {} · model.show {model} · model.add {path, name?, version?} · model.remove {model} · members {}
     invite {expires_s?, role?, zone?} · join {token} · revoke {node, reason?} · leave {} · ps {} · ping {node, count?}
-    doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {} · why {task?} · work {}
+    doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {} · drain {} · why {task?} · work {}
 
 Arguments are checked by type before anything happens.
 """
@@ -316,6 +316,16 @@ async def _resume(node: Node, _: Nothing) -> JSON:
     return node.owner.document()
 
 
+async def _drain(node: Node, _: Nothing) -> JSON:
+    """A pause; what waits is handed back by it, and this ends when nothing of others runs any more."""
+    waited = len(node.serving.runs.tasks)
+    node.owner.pause(None)
+    handed_back = waited - len(node.serving.runs.tasks)
+    while node.serving.runs.tasks:  # noqa: ASYNC110 - watched for as long as a run takes: an event would tell no more
+        await asyncio.sleep(0.02)
+    return node.owner.document() | {"handed_back": handed_back}
+
+
 async def _version(node: Node, _: Nothing) -> JSON:
     return {"version": node.version, "id": node.keeper.id}
 
@@ -353,6 +363,7 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "resume": (Nothing, _resume),
     "why": (WhichTask, _why),
     "work": (Nothing, _work),
+    "drain": (Nothing, _drain),
     "version": (Nothing, _version),
     "stop": (Nothing, _stop),
 }

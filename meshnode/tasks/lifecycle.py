@@ -235,7 +235,7 @@ class Lifecycle:
             # Those tried are all there is: forget them, so that one able machine that lives is enough.
             self._tried.clear()
             return self._wait(now, error.retry_after_s)
-        if self._unroutable_since is None:
+        if self._unroutable_since is None or error.retry_after_s is not None:  # who says when to come again is there
             self._unroutable_since = now
         if now - self._unroutable_since >= UNROUTABLE_GRACE_S:
             return self._fail(error)

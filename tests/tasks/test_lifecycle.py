@@ -436,6 +436,24 @@ def test_a_mesh_without_an_able_node_is_waited_for_a_while() -> None:
     assert UNROUTABLE_GRACE_S <= now <= UNROUTABLE_GRACE_S + 1.0
 
 
+def test_busy_nodes_are_waited_for_until_the_deadline() -> None:
+    """Nodes that refuse and say when to come again are there: the task waits its whole time for one."""
+    life = task(deadline=20.0)
+    now = 0.0
+    effects = life.handle(now, Begin())
+    while not any(isinstance(e, Fail) for e in effects):
+        if isinstance(effects and effects[0], Route):
+            effects = life.handle(now, Unroutable(NoCapacity("all are full", retry_after_s=0.5), final=False))
+        else:
+            wake = life.next_deadline()
+            assert wake is not None
+            now = wake
+            effects = life.handle(now)
+
+    assert 20.0 == now
+    assert isinstance(failure(effects), NoCapacity)
+
+
 def test_cancel_abandons_the_attempt() -> None:
     """A cancelled task lets go of its node and is done."""
     life = task()

@@ -1,4 +1,4 @@
-"""When an answer does not come: it is asked for again, run elsewhere, or it is said that nobody knows."""
+"""When an answer does not come: it is asked for again, the task runs elsewhere, or nobody knows and that is said."""
 
 from __future__ import annotations
 
