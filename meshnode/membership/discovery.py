@@ -100,7 +100,7 @@ class Discovery:
         self._there: dict[NodeId, None] = {}
         self._dirty = False
         self._listen: Address = ("", 0)
-        self._multicast: Multicast | None = None
+        self.multicast: Multicast | None = None
         self._reopen = asyncio.Event()
         self._counted = [0, 0]
         self._timer: asyncio.TimerHandle | None = None
@@ -129,12 +129,12 @@ class Discovery:
     @property
     def packets_heard(self) -> int:
         """Multicast DNS responses of others, of any device, since the start."""
-        return self._counted[0] + (self._multicast.responses_heard if self._multicast else 0)
+        return self._counted[0] + (self.multicast.responses_heard if self.multicast else 0)
 
     @property
     def own_packets_heard(self) -> int:
         """This node's own announcements as they came back: none says that multicast is blocked in this machine."""
-        return self._counted[1] + (self._multicast.own_heard if self._multicast else 0)
+        return self._counted[1] + (self.multicast.own_heard if self.multicast else 0)
 
     # --- life ---
 
@@ -220,27 +220,27 @@ class Discovery:
             match effect:
                 case Dial():
                     self._start(self._dial(effect))
-                case Ask() if self._multicast is not None:
-                    self._multicast.ask()
-                    self._multicast.announce()
+                case Ask() if self.multicast is not None:
+                    self.multicast.ask()
+                    self.multicast.announce()
         if event is None or isinstance(event, Heard | Gone | Links):
             self._tell_crowd(event)
         self._arm()
 
     def _tell_crowd(self, event: crowd.Event | None) -> None:
         for effect in self._crowd.handle(self._clocks().monotonic, event):
-            if self._multicast is None:
+            if self.multicast is None:
                 continue
             match effect:
-                case Announce() if self._multicast.day != today():
+                case Announce() if self.multicast.day != today():
                     self._reopen.set()  # a new day's tag under a new label: nobody shall link the two
                 case Announce():
-                    self._multicast.announce()
+                    self.multicast.announce()
                 case Withdraw():
                     log.info("many nodes announce themselves here: this one falls silent")
-                    self._multicast.withdraw()
+                    self.multicast.withdraw()
                 case Return():
-                    self._start(self._multicast.announce_anew(self._multicast.label))
+                    self._start(self.multicast.announce_anew(self.multicast.label))
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -316,7 +316,7 @@ class Discovery:
         """Have multicast on the network as it is now; when it fails, try again, for ever."""
         failures = 0
         while True:
-            again = self.multicast_error or (self._multicast and not self._multicast.complete)
+            again = self.multicast_error or (self.multicast and not self.multicast.complete)
             pause = min(REOPEN_MAX_S, REOPEN_S * 2.0 ** min(failures, 10)) * self._rng.uniform(0.5, 1.0)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause if again and self.network.used else None):
@@ -328,7 +328,7 @@ class Discovery:
                 self.multicast_error = ""
                 continue
             multicast = Multicast(self._mesh_id, self.network, self._listen[1], heard=self._tell)
-            self._multicast = multicast
+            self.multicast = multicast
             try:
                 await multicast.open()
             except Exception as error:  # sockets, interfaces, name clashes: whatever it is, the mesh works without it
@@ -348,7 +348,7 @@ class Discovery:
             self._arm()
 
     async def _close_multicast(self) -> None:
-        multicast, self._multicast = self._multicast, None
+        multicast, self.multicast = self.multicast, None
         if multicast is not None:
             self._counted[0] += multicast.responses_heard
             self._counted[1] += multicast.own_heard

@@ -86,7 +86,7 @@ class Membership:
         self._changed = changed
         self._woke = woke
         self._key = keeper.spki[len(SPKI_PREFIX) :]
-        self._datagrams = Datagrams(
+        self.datagrams = Datagrams(
             keeper.id,
             keeper.statements.mesh_id,
             keeper.boot,
@@ -131,7 +131,7 @@ class Membership:
 
     async def start(self, host: str, port: int) -> None:
         """Open the UDP port, which is the TCP port's twin. Raises ListenError when it is taken."""
-        await self._datagrams.open(host, port)
+        await self.datagrams.open(host, port)
         self._feed(None)
         self._start(self._watch())
 
@@ -149,7 +149,7 @@ class Membership:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._datagrams.close()
+        self.datagrams.close()
 
     # --- the view ---
 
@@ -213,8 +213,8 @@ class Membership:
             key=self._key,
             boot=self._core.oneself.gen,
             version=self._version,
-            epoch=self._datagrams.epoch,
-            epoch_key=self._datagrams.public,
+            epoch=self.datagrams.epoch,
+            epoch_key=self.datagrams.public,
         )
         self._content = content
         self._adverts.put_own(advert, adverts.seal(advert, self._keeper.key.sign))
@@ -263,7 +263,7 @@ class Membership:
 
     def revoked(self, node: NodeId) -> None:
         """A node is out: nothing of it is opened any more."""
-        self._datagrams.forget(node)
+        self.datagrams.forget(node)
         self._touch()
 
     # --- requests over links ---
@@ -301,7 +301,7 @@ class Membership:
 
     def _ring(self) -> None:
         """A deadline. What has come by then is heard first."""
-        self._datagrams.read()
+        self.datagrams.read()
         now = self._now()
         heard = [link.peer.id for link in self._pool.links() if link.last[0] > self._heard_until and not link.silent]
         self._heard_until = now
@@ -314,7 +314,7 @@ class Membership:
             case Send(peer, packet):
                 address = next(iter(self.addresses(peer)), None)
                 if address is not None:
-                    self._datagrams.send(peer, packet, address)
+                    self.datagrams.send(peer, packet, address)
             case PingStream(peer, accusation):
                 self._start(self._contact.ping(peer, accusation))
             case Sync(peer):
@@ -345,7 +345,7 @@ class Membership:
         """This start counts as a later one from now on: new keys, a new advert, and the next start comes after."""
         log.warning("another start of this node was heard of; this one continues as number %d", gen)
         self._keeper.raise_boot(gen)
-        self._datagrams.renew(gen, self._adverts.adverts())
+        self.datagrams.renew(gen, self._adverts.adverts())
         if self._content is not None:
             self.advertise(self._content)
 
@@ -375,7 +375,7 @@ class Membership:
     def _advert_learnt(self, advert: Advert) -> None:
         node = NodeId(advert.id)
         if self._keeper.statements.revoked(node) is None:
-            self._datagrams.know(advert)
+            self.datagrams.know(advert)
         self._touch()
         if self._core.roster.living <= LINKED_MAX:
             self._start(self._contact.connect(node))
