@@ -44,7 +44,10 @@ from meshnode.sim.loop import Process, SimLoop
 from meshnode.sim.net import TlsIdentity
 from meshnode.tasks.choosing import Chooser
 from meshnode.tasks.dispatcher import Dispatcher
+from meshnode.tasks.explaining import Explaining
 from meshnode.tasks.finding import find_member
+from meshnode.tasks.knowing import Knowing
+from meshnode.tasks.pursuit import Means
 from meshnode.tasks.serving import Serving
 from meshnode.trust.keeper import Keeper
 from meshnode.trust.statements import Statement
@@ -198,29 +201,29 @@ class Life:
             willing=lambda: "it is stopping" if self.leaving else membership.copied,
             now=loop.time,
         )
+        estimates = Estimates(settings.routing, rng)
+        knowing = Knowing(
+            keeper.id, estimates, membership.view, pool.get, may_work=lambda node: "worker" in self._roles_of(node)
+        )
         chooser = Chooser(
             self_id=keeper.id,
             settings=settings.routing,
             rng=rng,
-            estimates=Estimates(settings.routing),
-            view=membership.view,
+            estimates=estimates,
+            knowing=knowing,
+            explaining=Explaining(knowing.name),
             quote_here=lambda ask: self.serving.quote(ask, keeper.id),
             link=self._link_to,
             linked=pool.get,
             find=lambda wanted: find_member(membership.view(), wanted),
-            may_work=lambda node: "worker" in self._roles_of(node),
             now=loop.time,
         )
         self.dispatcher = Dispatcher(
-            self_id=keeper.id,
+            means=Means(keeper.id, chooser, self._link_to, self.serving.infer, membership.failed, loop.time),
             settings=settings,
             rng=rng,
             resolve=self.catalog.resolve,
-            chooser=chooser,
-            link=self._link_to,
-            run_here=self.serving.infer,
-            failed=membership.failed,
-            now=loop.time,
+            set_aside=lambda peer, why: None,
         )
 
     # --- life ---
