@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 from typing import Any
 
-from meshnode.sim.net import FIN, Handshake, StreamEnd
+from meshnode.sim.shells.streams import FIN, Handshake, StreamEnd
 
 SHUTDOWN_S = 30.0
 """asyncio's `ssl_shutdown_timeout`."""

@@ -11,9 +11,9 @@ import asyncio
 import hashlib
 import random
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -23,8 +23,6 @@ from meshnode.edge.learning import learn, refresh_catalog
 from meshnode.edge.meeting import Meeting
 from meshnode.edge.node import Node as Parts
 from meshnode.edge.peers import PeerDoor
-from meshnode.errors import DeadlineExceeded
-from meshnode.execution.job import Done, Job
 from meshnode.execution.supervisor import Execution
 from meshnode.links.address import Address
 from meshnode.links.link import Link
@@ -40,8 +38,10 @@ from meshnode.membership.interfaces import Network as Interfaces
 from meshnode.membership.trustsync import TrustKeeping
 from meshnode.membership.waking import Clocks
 from meshnode.routing.estimates import Estimates
-from meshnode.sim.loop import Process, SimLoop
-from meshnode.sim.net import TlsIdentity
+from meshnode.sim.shells.loop import SimLoop
+from meshnode.sim.shells.process import Process
+from meshnode.sim.shells.streams import TlsIdentity
+from meshnode.sim.shells.workshop import Workshop
 from meshnode.tasks.choosing import Chooser
 from meshnode.tasks.dispatcher import Dispatcher
 from meshnode.tasks.explaining import Explaining
@@ -52,7 +52,7 @@ from meshnode.tasks.serving import Serving
 from meshnode.trust.keeper import Keeper
 from meshnode.trust.statements import Statement
 from meshnode.wire import messages
-from meshnode.wire.messages import Hello, NodeId, Quote, QuoteAsk
+from meshnode.wire.messages import Hello, NodeId
 
 PORT = 7433
 WALL_S = 1_800_000_000.0
@@ -72,39 +72,14 @@ class SimKeeper(Keeper):
         return shown, shown
 
 
-class Workshop:
-    """Runs tasks by waiting for as long as they take; one after the other. What comes out is what went in."""
+class Watcher(Protocol):
+    """Who looks on."""
 
-    def __init__(self, service_s: float, loop: SimLoop) -> None:
-        self.ran = 0
-        self._service_s = service_s
-        self._loop = loop
-        self._place = asyncio.Lock()
-        self._waiting = 0
+    def looked(self, life: Life) -> None:
+        """Its view of the mesh may be another now."""
 
-    @property
-    def busy(self) -> int:
-        """Tasks that are here."""
-        return self._waiting
-
-    def quote(self, ask: QuoteAsk, *, fetch_bytes: int, size_bytes: int, hold_s: float) -> Quote:
-        """How long it would take."""
-        return Quote(backlog_s=self._waiting * self._service_s, service_s=self._service_s, slots=1, hold_s=hold_s)
-
-    async def run(self, job: Job) -> Done:
-        """Take its turn and its time. Raises DeadlineExceeded."""
-        began = self._loop.time()
-        self._waiting += 1
-        try:
-            async with asyncio.timeout_at(job.deadline), self._place:
-                queue_s = self._loop.time() - began
-                await asyncio.sleep(self._service_s)
-                self.ran += 1
-                return Done(job.inputs, bytes(job.body), queue_s, self._service_s, "none")
-        except TimeoutError as error:
-            raise DeadlineExceeded("the task's time was up") from error
-        finally:
-            self._waiting -= 1
+    def linked(self, life: Life, peer: NodeId, why: str) -> None:
+        """A link came up, or went: why."""
 
 
 class Life:
@@ -119,7 +94,7 @@ class Life:
         loop: SimLoop,
         seed: str,
         *,
-        looked: Callable[[Life], None],
+        watcher: Watcher,
         wall_offset_s: float = 0.0,
     ) -> None:
         station = process.station
@@ -131,7 +106,7 @@ class Life:
         self.loop = loop
         self.leaving = False
         self.wall_offset_s = wall_offset_s
-        self._looked = looked
+        self._watcher = watcher
         self.seed = seed
         self.rng = rng = random.Random(seed)
         self.keeper = keeper = SimKeeper.open(home)
@@ -241,6 +216,7 @@ class Life:
     async def stop(self) -> None:
         """As `Agent.stop`."""
         self.leaving = self.dispatcher.draining = True
+        self.serving.hand_back("it is stopping")
         self.discovery.remember(self.membership.view())
         goodbye = asyncio.ensure_future(self.membership.stop("stop"))
         end = self.loop.time() + DRAIN_S
@@ -253,6 +229,7 @@ class Life:
         for outcome in await asyncio.gather(*parts, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
+        await self.serving.runs.stop()
         self.keeper.close()
 
     def start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -272,6 +249,11 @@ class Life:
         self.trust.publish([statement.data])
         self._learnt([statement])
 
+    def admitted(self, statement: Statement) -> None:
+        """A machine was let in here, as at the end of `meshnode join`."""
+        self.trust.publish([statement.data])
+        self._learnt([statement])
+
     # --- as in `meshnode.agent` ---
 
     def _hello(self) -> Hello:
@@ -286,12 +268,14 @@ class Life:
         )
 
     def _link_up(self, link: Link) -> None:
+        self._watcher.linked(self, link.peer.id, "a link is up")
         self._meeting.link_up(link)
         self.trust.link_up(link)
         self.membership.link_up(link)
         self.discovery.links_changed()
 
     def _link_lost(self, link: Link, reason: str) -> None:
+        self._watcher.linked(self, link.peer.id, f"the link is gone: {reason}")
         self.trust.link_lost(link)
         if not self.leaving:
             self.membership.link_lost(link, reason)
@@ -299,7 +283,7 @@ class Life:
 
     def _view_changed(self) -> None:
         self.discovery.remember(self.membership.view())
-        self._looked(self)
+        self._watcher.looked(self)
 
     def _learnt(self, statements: list[Statement]) -> None:
         learn(cast(Parts, self), statements)
@@ -321,8 +305,8 @@ class Life:
     # --- the machine ---
 
     def _clocks(self) -> Clocks:
-        now = self.loop.time()
-        return Clocks(now, WALL_S + now + self.wall_offset_s, now)
+        now, slept_s = self.loop.now, self.process.slept_s  # asked for from outside of the process, too
+        return Clocks(now - slept_s, WALL_S + now + self.wall_offset_s, now)
 
     def _birth(self) -> int:
         return int(self._clocks().wall * 1000) << 16 | self.rng.randrange(1 << 16)

@@ -2,8 +2,7 @@
 
 What runs on it is the product's own asyncio code. Its order is a function of what was scheduled, so that a run can be
 had again: tasks and futures hash by the number of their birth and not by their address, work for threads is done at
-once, and the only sockets are those in memory (see `meshnode.sim.net`). Each callback belongs to a process, or to
-nobody: a process may be held, and then nothing of it runs; or be ended, and then nothing of it runs again.
+once, and the only sockets are those in memory. Each callback belongs to a process, or to nobody.
 """
 
 from __future__ import annotations
@@ -13,81 +12,24 @@ import heapq
 import selectors
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar, copy_context
-from itertools import count
-from typing import Any, cast
+from contextvars import Context, copy_context
+from typing import Any
 
-from meshnode.sim.net import Listener, Network, Station, StreamEnd, TlsIdentity, UdpEnd
-from meshnode.sim.transport import Transport
+from meshnode.sim.shells.process import PROCESS, Future, Process, Task
+from meshnode.sim.shells.sockets import Listener, UdpEnd
+from meshnode.sim.shells.stations import Network
+from meshnode.sim.shells.streams import StreamEnd, TlsIdentity
+from meshnode.sim.shells.transport import Transport
 
-PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
-"""Whose code is running."""
-TURNS_MAX = 100_000
+TURNS_MAX = 20_000
 """So many turns of the loop without a moment passing are a task that spins."""
+
+LATE_S = 1e-6
+"""No timer is on time. It is more than what sums of seconds lose, so that a timer that rang finds its time come."""
 
 
 class Deadlock(Exception):
     """Nothing will ever happen again, and somebody waits."""
-
-
-class Process:
-    """One start of a program on one of the network's stations."""
-
-    def __init__(self, name: str, station: Station) -> None:
-        self.name = name
-        self.station = station
-        self.ended = False
-        self.tasks: list[asyncio.Task[Any]] = []
-        """All that were ever begun; the finished ones are dropped now and then."""
-        self.handles: deque[asyncio.Handle] = deque()
-        """What became due while it was held."""
-        self._held = False
-
-    @property
-    def held(self) -> bool:
-        """Whether it stands still, as after SIGSTOP."""
-        return self._held
-
-    def hold(self) -> None:
-        """Stop it."""
-        self._held = True
-
-    def release(self, loop: SimLoop) -> None:
-        """Let it go on. What its sockets have comes before what its timers say, as in a real event loop."""
-        self._held = False
-        handles, self.handles = self.handles, deque()
-        loop.take_back(sorted(handles, key=lambda handle: isinstance(handle, asyncio.TimerHandle)))
-
-    def open_tasks(self) -> list[asyncio.Task[Any]]:
-        """Those that are not done."""
-        self.tasks = [task for task in self.tasks if not task.done()]
-        return self.tasks
-
-
-class _Task(asyncio.Task[Any]):
-    """A task that a set keeps in the order of births, and not of addresses."""
-
-    _births = count(1)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._birth = next(self._births)
-        super().__init__(*args, **kwargs)
-
-    def __hash__(self) -> int:
-        return self._birth
-
-
-class _Future(asyncio.Future[Any]):
-    """As `_Task`."""
-
-    _births = count(1)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._birth = next(self._births)
-        super().__init__(*args, **kwargs)
-
-    def __hash__(self) -> int:
-        return self._birth
 
 
 class _NoSelector(selectors.BaseSelector):
@@ -123,7 +65,8 @@ class SimLoop(asyncio.SelectorEventLoop):
     _stopping: bool
 
     def __init__(self, network: Network) -> None:
-        self._now = 0.0
+        self.now = 0.0
+        """Virtual seconds."""
         self._spins = 0
         super().__init__(_NoSelector(self._pass))
         self.network = network
@@ -131,22 +74,34 @@ class SimLoop(asyncio.SelectorEventLoop):
         self.set_exception_handler(lambda loop, context: self.complaints.append(str(context)))
         self.complaints: list[str] = []
         """What asyncio would have logged: exceptions that nobody retrieved, callbacks that failed."""
-        network.attach(self)
+        network.attach(self, lambda: self.now)
 
     # --- time ---
 
     def time(self) -> float:
-        """Virtual seconds."""
-        return self._now
+        """What the clock of the running process shows."""
+        owner = PROCESS.get()
+        return self.now if owner is None else self.now - owner.slept_s
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """By the clock of the process that it belongs to."""
+        owner = PROCESS.get() if context is None else context.get(PROCESS)
+        return super().call_at(when if owner is None else when + owner.slept_s, callback, *args, context=context)
 
     def _pass(self, timeout: float | None) -> None:
         if timeout is None:
             waiting = "; ".join(sorted(repr(task) for task in asyncio.all_tasks(self)))
             raise Deadlock(f"nothing will ever happen again, and these wait: {waiting or 'no task'}")
-        self._spins = 0 if timeout > 0 else self._spins + 1
+        self._spins = 0 if timeout > 2 * LATE_S else self._spins + 1
         if self._spins > TURNS_MAX:
-            raise Deadlock(f"{TURNS_MAX} turns at {self._now:.6f} s: a task spins")
-        self._now += max(0.0, timeout)
+            raise Deadlock(f"{TURNS_MAX} turns at {self.now:.6f} s: something spins: {self._due()}")
+        self.now += max(0.0, timeout)
+
+    def _due(self) -> str:
+        soon = [*self._ready, *(timer for timer in self._scheduled if timer.when() <= self.now)]
+        return "; ".join(sorted({repr(handle) for handle in soon})[:6])
 
     def _run_once(self) -> None:
         """One turn, as asyncio's own but for held and ended processes."""
@@ -155,11 +110,10 @@ class SimLoop(asyncio.SelectorEventLoop):
         if self._ready or self._stopping:
             self._pass(0.0)
         elif self._scheduled:
-            self._pass(max(0.0, self._scheduled[0].when() - self._now))
-            self._now = max(self._now, self._scheduled[0].when())  # the sum above may be a bit short
+            self._pass(max(0.0, self._scheduled[0].when() - self.now) + LATE_S)
         else:
             self._pass(None)
-        while self._scheduled and self._scheduled[0].when() <= self._now:
+        while self._scheduled and self._scheduled[0].when() <= self.now:
             timer = heapq.heappop(self._scheduled)
             timer._scheduled = False  # type: ignore[attr-defined]
             self._ready.append(timer)
@@ -167,7 +121,7 @@ class SimLoop(asyncio.SelectorEventLoop):
             handle = self._ready.popleft()
             if handle.cancelled():
                 continue
-            owner = cast("Process | None", handle._context.get(PROCESS))  # type: ignore[attr-defined]
+            owner = _owner(handle)
             if owner is None:
                 handle._run()
             elif owner.held and not owner.ended:
@@ -175,23 +129,46 @@ class SimLoop(asyncio.SelectorEventLoop):
             elif not owner.ended:
                 handle._run()
 
-    def take_back(self, handles: list[asyncio.Handle]) -> None:
-        """Run these, which a held process kept."""
-        self._ready.extend(handles)
+    # --- processes ---
+
+    def hold(self, process: Process) -> None:
+        """Stop it."""
+        process.held = True
+
+    def release(self, process: Process, *, slept_s: float = 0.0) -> None:
+        """Let it go on. What its sockets have comes before what its timers say, as in a real event loop.
+
+        After a sleep its timers are as far away as they were before.
+        """
+        process.held = False
+        process.slept_s += slept_s
+        handles, process.handles = process.handles, deque()
+        timers = [handle for handle in handles if isinstance(handle, asyncio.TimerHandle)]
+        self._ready.extend(handle for handle in handles if not isinstance(handle, asyncio.TimerHandle))
+        if slept_s:
+            timers += [timer for timer in self._scheduled if _owner(timer) is process]
+            self._scheduled = [timer for timer in self._scheduled if _owner(timer) is not process]
+            for timer in timers:
+                timer._when += slept_s  # type: ignore[attr-defined]
+                timer._scheduled = True  # type: ignore[attr-defined]
+            self._scheduled += timers
+            heapq.heapify(self._scheduled)
+        else:
+            self._ready.extend(timers)
 
     def pending_timers(self, process: Process) -> list[str]:
         """What is still set to happen in a process."""
         handles = [handle for handle in self._scheduled if not handle.cancelled()]
-        return [repr(handle) for handle in handles if handle._context.get(PROCESS) is process]  # type: ignore[attr-defined]
+        return [repr(handle) for handle in handles if _owner(handle) is process]
 
     # --- tasks and threads ---
 
     def create_future(self) -> asyncio.Future[Any]:
         """A future with a number."""
-        return _Future(loop=self)
+        return Future(loop=self)
 
-    def _make_task(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **more: Any) -> _Task:
-        task = _Task(work, loop=loop, **more)
+    def _make_task(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **more: Any) -> Task:
+        task = Task(work, loop=loop, **more)
         context = more.get("context")
         owner = PROCESS.get() if context is None else context.get(PROCESS)
         if owner is not None:
@@ -284,3 +261,7 @@ class SimLoop(asyncio.SelectorEventLoop):
             transport.give_up()
             raise
         return transport, protocol
+
+
+def _owner(handle: asyncio.Handle) -> Process | None:
+    return handle._context.get(PROCESS)  # type: ignore[attr-defined, no-any-return]
