@@ -44,6 +44,7 @@ class Doing:
         await asyncio.sleep(at)
         self.checks.disturb(self.mesh.nodes)
         await self.mesh.join(node)
+        self.checks.findings.counts["late joins"] += 1
         self.checks.disturb([node])
 
     async def do(self, fault: Fault) -> None:
@@ -56,7 +57,7 @@ class Doing:
             everyone = self.mesh.nodes
         self.checks.disturb(everyone)
         end = await self._begin(node, fault)
-        self._note(f"fault {fault.kind}", everyone)
+        self._note(f"fault {fault.kind} of {fault.nodes}", everyone)
         await asyncio.sleep(fault.lasts_s)
         end()
         self._note(f"end of {fault.kind}", everyone)

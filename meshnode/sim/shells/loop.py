@@ -13,6 +13,7 @@ import selectors
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
+from itertools import count
 from typing import Any
 
 from meshnode.sim.shells.process import PROCESS, Future, Process, Task
@@ -45,11 +46,11 @@ class _NoSelector(selectors.BaseSelector):
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """There are no files here."""
-        raise NotImplementedError(f"{fileobj!r} is of the real world")
+        raise RuntimeError(f"{fileobj!r} is of the real world")
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
         """There are no files here."""
-        raise NotImplementedError(f"{fileobj!r} is of the real world")
+        raise RuntimeError(f"{fileobj!r} is of the real world")
 
     def get_map(self) -> dict[Any, selectors.SelectorKey]:
         """Nothing."""
@@ -68,6 +69,7 @@ class SimLoop(asyncio.SelectorEventLoop):
         self.now = 0.0
         """Virtual seconds."""
         self._spins = 0
+        self._births = count(1)
         super().__init__(_NoSelector(self._pass))
         self.network = network
         self.set_task_factory(self._make_task)  # type: ignore[arg-type]
@@ -165,10 +167,10 @@ class SimLoop(asyncio.SelectorEventLoop):
 
     def create_future(self) -> asyncio.Future[Any]:
         """A future with a number."""
-        return Future(loop=self)
+        return Future(loop=self, births=self._births)
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **more: Any) -> Task:
-        task = Task(work, loop=loop, **more)
+        task = Task(work, loop=loop, births=self._births, **more)
         context = more.get("context")
         owner = PROCESS.get() if context is None else context.get(PROCESS)
         if owner is not None:

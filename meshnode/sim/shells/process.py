@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 from contextvars import ContextVar
-from itertools import count
 from typing import Any
 
 from meshnode.sim.shells.stations import Station
@@ -43,12 +43,10 @@ class Process:
 
 
 class Task(asyncio.Task[Any]):
-    """A task that a set keeps in the order of births, and not of addresses."""
+    """A task that a set keeps in an order that comes from its birth in this loop, and not from its address."""
 
-    _births = count(1)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._birth = next(self._births)
+    def __init__(self, *args: Any, births: Iterator[int], **kwargs: Any) -> None:
+        self._birth = next(births)
         super().__init__(*args, **kwargs)
 
     def __hash__(self) -> int:
@@ -58,10 +56,8 @@ class Task(asyncio.Task[Any]):
 class Future(asyncio.Future[Any]):
     """As `Task`."""
 
-    _births = count(1)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._birth = next(self._births)
+    def __init__(self, *args: Any, births: Iterator[int], **kwargs: Any) -> None:
+        self._birth = next(births)
         super().__init__(*args, **kwargs)
 
     def __hash__(self) -> int:

@@ -26,7 +26,7 @@ from meshnode.sim.shells.hearing import bury, listening
 from meshnode.sim.shells.loop import Deadlock, SimLoop
 from meshnode.sim.shells.mesh import Mesh
 from meshnode.sim.shells.stations import Network
-from meshnode.sim.shells.trace import Trace
+from meshnode.sim.shells.trace import Row, Trace
 from meshnode.sim.world import Faults
 
 NODES, SECONDS, FAULTS = 8, 120.0, 10
@@ -47,7 +47,9 @@ class Outcome:
     faults: tuple[Fault, ...]
     violations: tuple[str, ...]
     counts: Counter[str]
-    trace: Trace
+    digest: str
+    """Of its whole trace: the same seed gives the same."""
+    trace: tuple[Row, ...]
     views: tuple[str, ...]
     node_seconds: float
     cpu_s: float
@@ -119,7 +121,8 @@ def run(
         tuple(chosen),
         tuple(findings.violations),
         findings.counts,
-        network.trace,
+        network.trace.digest(),
+        network.trace.rows(),
         tuple(views),
         nodes * loop.now,
         time.process_time() - began,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,25 +45,24 @@ class Trace:
         """Of all of it: the same seed must give the same."""
         return self._hash.hexdigest()
 
-    def lines(self) -> tuple[str, ...]:
-        """What was kept, to be read."""
-        return tuple(map(str, self._rows))
+    def rows(self) -> tuple[Row, ...]:
+        """What was kept."""
+        return tuple(self._rows)
 
-    def diagram(self) -> Iterator[str]:
-        """The first events, without packets, as a sequence diagram of mermaid."""
-        rows = [row for row in self._rows if not row.nbytes][:DIAGRAM_MAX]
-        yield "sequenceDiagram"
-        for node in sorted({node for row in rows for node in (row.node, row.other)}):
-            yield f"    participant n{node}"
-        for row in rows:
-            said = f"{row.at:.3f} s {row.what}".replace(";", ",").replace("#", "")
-            yield (
-                f"    Note over n{row.node}: {said}"
-                if row.node == row.other
-                else (f"    n{row.node}->>n{row.other}: {said}")
-            )
 
-    def write(self, path: Path) -> None:
-        """Into a file: as a diagram when its name ends with .mmd, and else as lines."""
-        lines = self.diagram() if path.suffix == ".mmd" else self.lines()
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+def write(rows: Sequence[Row], path: Path) -> None:
+    """Into a file to be read: as a diagram when its name ends with .mmd, and else as lines."""
+    lines = diagram(rows) if path.suffix == ".mmd" else map(str, rows)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def diagram(rows: Sequence[Row]) -> Iterator[str]:
+    """The last events, without packets, as a sequence diagram of mermaid."""
+    shown = [row for row in rows if not row.nbytes][-DIAGRAM_MAX:]
+    yield "sequenceDiagram"
+    for node in sorted({node for row in shown for node in (row.node, row.other)}):
+        yield f"    participant n{node}"
+    for row in shown:
+        said = f"{row.at:.3f} s {row.what}".replace(";", ",").replace("#", "")
+        arrow = f"Note over n{row.node}" if row.node == row.other else f"n{row.node}->>n{row.other}"
+        yield f"    {arrow}: {said}"
