@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 from meshnode.sim.shells.findings import Findings
 from meshnode.sim.shells.life import Life
@@ -14,6 +15,8 @@ from meshnode.wire.messages import NodeId
 CALM_S = 30.0
 """A node that nothing was done to for so long must not be held dead by another such, and its tasks succeed."""
 LOOKS, LOOK_EVERY_S = 20, 0.1
+LASTING = {"Membership._watch", "Pool._accept"}
+"""What an agent always has going."""
 
 
 @dataclass(slots=True)
@@ -77,8 +80,9 @@ class Checks:
         return "; ".join(wrong[:8])
 
     async def after_quiet(self) -> None:
-        """Nothing was asked for a while: no agent may believe that a task is still under way."""
+        """Nothing was asked for a while: nothing may be under way at any agent, or wait for what will not come."""
         least: dict[tuple[int, str], int] = {}
+        before = {task for node in self.mesh.nodes for task in _open(node)}
         for _ in range(LOOKS):
             for key, count in self._kept():
                 least[key] = min(count, least.get(key, count))
@@ -86,6 +90,10 @@ class Checks:
         for (index, what), count in least.items():
             if count:
                 self.findings.violated(f"node {index} has nothing to do, and keeps {count} {what}")
+        for node in self.mesh.nodes:
+            for chain in [waits(task) for task in _open(node) if task in before]:
+                if not LASTING.intersection(chain):
+                    self.findings.violated(f"node {node.index} has nothing to do, and waits in {' > '.join(chain)}")
 
     def _kept(self) -> Iterator[tuple[tuple[int, str], int]]:
         for node in self.mesh.nodes:
@@ -95,3 +103,16 @@ class Checks:
                 yield (node.index, "jobs"), life.execution.busy
                 for link in life.pool.links():
                     yield (node.index, f"requests on the link with {link.peer.name}"), link.in_flight
+
+
+def _open(node: Node) -> list[asyncio.Task[Any]]:
+    return node.process.open_tasks() if node.process is not None else []
+
+
+def waits(task: asyncio.Task[Any]) -> list[str]:
+    """What a task is in, from the outside in."""
+    chain, inner = list[str](), cast(Any, task.get_coro())
+    while inner is not None and hasattr(inner, "__qualname__"):
+        chain.append(inner.__qualname__)
+        inner = getattr(inner, "cr_await", None)
+    return chain

@@ -15,7 +15,7 @@ from meshnode.sim.shells.run import NODES, Outcome, run, smaller
 from meshnode.sim.shells.trace import write
 
 SEEDS, NODES_MAX, SECONDS_MIN = 20, 64, 40.0
-SHOWN = (*KINDS, "late joins", "tasks answered", "tasks given up", "look-ups failed", "seen dead")
+SHOWN = (*KINDS, "late joins", "statements", "tasks answered", "tasks given up", "look-ups failed", "seen dead")
 SHOWN_FAILURES = 3
 TRIES_ALL_FROM = 50
 """So many seeds must have tried everything."""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 
 from meshnode.errors import MeshError
 from meshnode.sim.shells.checks import CALM_S, Checks
 from meshnode.sim.shells.life import Life
-from meshnode.sim.shells.mesh import Node
+from meshnode.sim.shells.mesh import Node, manifest
 from meshnode.sim.shells.process import Process
 from meshnode.wire.messages import NodeId, StreamPing, Submit, Submitted, TensorSpec
 
 TASK_S, LATE_S = 5.0, 0.5
 """How long a task may take, and how late its answer may come."""
 A_SECOND = 1.0
-"""Tasks and look-ups of each agent."""
+"""Things that the users of each agent do."""
+SAYS, ASKS = 0.03, 0.6
+"""Statements; with tasks; the rest are look-ups."""
 
 
 @dataclass(slots=True)
@@ -35,7 +38,11 @@ class Clients:
             if self.checks.closing:
                 return
             count += 1
-            work = self._ask if dice.random() < 0.6 else self._look_up
+            drawn = dice.random()
+            if drawn < SAYS:
+                self._say(life, f"m{node.index}.{node.starts}.{count}")
+                continue
+            work = self._ask if drawn < ASKS else self._look_up
             life.start_task(work(life, process, random.Random(f"{process.name} {self.seed} {count}")))
 
     async def _ask(self, life: Life, process: Process, dice: random.Random) -> None:
@@ -73,6 +80,12 @@ class Clients:
             checks.note(f"task {request.task[:8]} {outcome} after {took_s:.4f} s", by, node.index)
         if took_s > TASK_S + LATE_S and node.disturbed_at < began:
             checks.findings.violated(f"task {request.task[:8]} of node {node.index} took {took_s:.3f} s, not {TASK_S}")
+
+    def _say(self, life: Life, model: str) -> None:
+        """A model is added at this node: a statement that all must come to know."""
+        self.checks.findings.counts["statements"] += 1
+        with suppress(MeshError):
+            life.publish(manifest(model))
 
     async def _look_up(self, life: Life, process: Process, dice: random.Random) -> None:
         """Somebody wants to reach a peer, and not for long."""

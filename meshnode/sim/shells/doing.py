@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
-from meshnode.errors import MeshError
 from meshnode.sim.faults import Fault, Weather
 from meshnode.sim.shells.checks import Checks
 from meshnode.sim.shells.life import Life
-from meshnode.sim.shells.mesh import Mesh, Node, manifest
+from meshnode.sim.shells.mesh import Mesh, Node
 
 KINDS = (
     "kill",
@@ -26,7 +24,6 @@ KINDS = (
     "loss",
     "disorder",
     "clock",
-    "say",
 )
 HASTE_S = 0.05
 
@@ -106,15 +103,8 @@ class Doing:
                     mesh.loop.release(process, slept_s=mesh.loop.now - began)
 
                 return wake
-            case "say":
-                mesh.inside(process, _say(life, f"m{self.checks.findings.counts['say']}"))
         return lambda: None
 
     def _note(self, what: str, nodes: Sequence[Node]) -> None:
         for node in nodes:
             self.checks.note(what, node.index, node.index)
-
-
-async def _say(life: Life, model: str) -> None:
-    with suppress(MeshError):
-        life.publish(manifest(model))
