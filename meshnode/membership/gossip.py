@@ -229,8 +229,8 @@ class Membership:
 
     def link_up(self, link: Link) -> None:
         """A link to a peer came up: it is there, whatever was said; even out the views."""
-        peer = link.peer
-        known = self._knowing(peer.id, "inbound")
+        self._adverts.link_up()
+        peer, known = link.peer, self._knowing(link.peer.id, "inbound")
         known.trouble = ""
         if link.dialled and peer.address is not None:
             known.proven = peer.address

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from meshnode.links.link import Link
+from meshnode.membership.book import AdvertBook
 from meshnode.membership.contact import Contact
 from meshnode.membership.datagrams import Datagrams
 from meshnode.membership.discovery import Discovery
@@ -41,6 +42,21 @@ def test_no_seed_breaks_anything() -> None:
         counts.update(outcome.counts)
         assert () == outcome.violations, str(smaller(outcome))
     assert [] == [what for what in TRIED if not counts[what]], "it was tried"
+
+
+# --- bugs that it found ---
+
+
+def test_an_advert_that_cannot_be_had_for_long_comes_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was given up after six tries, some seconds of bad network: its node stayed alive and never usable."""
+    ask = AdvertBook._ask
+
+    async def in_bad_weather(self: AdvertBook, link: Link, nodes: Any) -> None:
+        if asyncio.get_running_loop().time() > 20.0:
+            await ask(self, link, nodes)
+
+    monkeypatch.setattr(AdvertBook, "_ask", in_bad_weather)
+    assert () == short(1, faults=[]).violations
 
 
 # --- bugs that were planted ---

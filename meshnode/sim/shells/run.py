@@ -33,8 +33,9 @@ NODES, SECONDS, FAULTS = 8, 120.0, 10
 LATE = 4
 """One in so many joins late."""
 START_S = 0.2
-AGREE_S = 20.0
-"""Background loss may make a suspicion at any moment: so long is waited for one at which there is none."""
+AGREE_S, FOUND_S = 20.0, 75.0
+"""Background loss may make a suspicion at any moment: so long is waited for one at which there is none; and so long
+after the last trouble for one whom discovery, which pauses for up to a minute, has to find again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ async def _all_of_it(mesh: Mesh, checks: Checks, doing: Doing, faults: Sequence[
     underway = [asyncio.ensure_future(it) for it in (*work, *map(doing.do, faults))]
     await asyncio.sleep(max(0.0, seconds - mesh.loop.now))
     await asyncio.gather(*underway)
-    until, why = mesh.loop.now + AGREE_S, checks.disagreement()
+    until, why = max(mesh.loop.now + AGREE_S, checks.calm_since() + FOUND_S), checks.disagreement()
     while why and mesh.loop.now < until:
         await asyncio.sleep(0.1)
         why = checks.disagreement()
