@@ -237,7 +237,7 @@ class Membership:
         elif peer.address is not None and peer.port:  # it may have moved since it was last dialled
             known.proven = (peer.address[0], peer.port)
         self._touch()
-        self._start(self._contact.even_out(link))
+        self._start(self._contact.meet(link))
 
     def link_lost(self, link: Link, reason: str) -> None:
         """A peer's link ended: do not use it until it is heard from, and see whether it can be dialled."""

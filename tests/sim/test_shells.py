@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from meshnode.errors import DeadlineExceeded
 from meshnode.links.link import Link
 from meshnode.membership.book import AdvertBook
 from meshnode.membership.contact import Contact
@@ -57,6 +58,21 @@ def test_an_advert_that_cannot_be_had_for_long_comes_in_the_end(monkeypatch: pyt
 
     monkeypatch.setattr(AdvertBook, "_ask", in_bad_weather)
     assert () == short(1, faults=[]).violations
+
+
+def test_who_could_not_even_out_tables_at_once_does_so_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One exchange that failed over a link that stayed: the newcomer was linked, content, and known to nobody."""
+    even_out, failed = Contact.even_out, Counter[str]()
+
+    async def in_bad_weather(self: Contact, link: Link) -> None:
+        if asyncio.get_running_loop().time() < 20.0:
+            failed["exchange"] += 1
+            raise DeadlineExceeded("no answer within 5 s")
+        await even_out(self, link)
+
+    monkeypatch.setattr(Contact, "even_out", in_bad_weather)
+    assert () == short(1, faults=[]).violations
+    assert failed["exchange"] > 0
 
 
 # --- bugs that were planted ---
