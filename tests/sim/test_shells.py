@@ -166,7 +166,6 @@ def _timer_that_spins(patch: pytest.MonkeyPatch) -> None:
 
 
 def _work_that_is_dropped(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Contact, "tell_rival", Contact.tell_rival)
     patch.setattr(Membership, "link_lost", lambda self, link, reason: self._contact.redial(link.peer.id))
 
 

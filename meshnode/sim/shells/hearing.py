@@ -31,7 +31,6 @@ def listening() -> Iterator[list[str]]:
             warnings.simplefilter("always")
             warnings.showwarning = lambda message, category, *_: heard.append(f"{category.__name__}: {message}")
             yield heard
-            gc.collect()
     finally:
         logger.removeHandler(ear)
         sys.unraisablehook = before
