@@ -15,8 +15,8 @@ from meshnode.wire.messages import NodeId
 CALM_S = 30.0
 """A node that nothing was done to for so long must not be held dead by another such, and its tasks succeed."""
 LOOKS, LOOK_EVERY_S = 20, 0.1
-LASTING = {"Membership._watch", "Pool._accept"}
-"""What an agent always has going."""
+LASTING = {"Membership._watch", "Pool._accept", "Clients.of"}
+"""What an agent always has going, and its users."""
 
 
 @dataclass(slots=True)

@@ -29,7 +29,7 @@ def campaign(console: Console, args: argparse.Namespace) -> int:
     if args.trace is not None:
         outcome = run(args.seed, nodes=nodes, seconds=args.seconds, loss=args.loss, traced=True)
         write(outcome.trace, args.trace)
-        console.print(str(outcome), highlight=False)
+        console.print(str(outcome), highlight=False, soft_wrap=True)
         console.print(f"trace: {args.trace}, its whole is {outcome.digest}", highlight=False)
         return 1 if outcome.violations else 0
     began, failed, counts = time.perf_counter(), list[Outcome](), Counter[str]()
@@ -41,12 +41,11 @@ def campaign(console: Console, args: argparse.Namespace) -> int:
         node_s, cpu_s = node_s + outcome.node_seconds, cpu_s + outcome.cpu_s
         if outcome.violations:
             failed.append(outcome)
+            console.print(f"seed {outcome.seed}: {outcome.violations[0]}", highlight=False, soft_wrap=True)
     for outcome in failed[:SHOWN_FAILURES]:
-        console.print(str(smaller(outcome, loss=args.loss)), highlight=False)
+        console.print(str(smaller(outcome, loss=args.loss)), highlight=False, soft_wrap=True)
         again = f"--seed {outcome.seed} --nodes {nodes} --seconds {args.seconds:g} --loss {args.loss:g}"
-        console.print(f"again: scripts/simulate --shells {again} --trace trace.txt", highlight=False)
-    if failed:
-        console.print(f"failed: {', '.join(str(outcome.seed) for outcome in failed)}", highlight=False)
+        console.print(f"again: scripts/simulate --shells {again} --trace trace.txt", highlight=False, soft_wrap=True)
     console.print(", ".join(f"{name} {counts[name]:,}" for name in SHOWN), highlight=False)
     missing = [name for name in SHOWN if not counts[name]] if seeds >= TRIES_ALL_FROM else []
     if missing:
