@@ -153,7 +153,7 @@ class Agent:
             find=lambda wanted: find_member(membership.view(), wanted),
         )
         dispatcher = Dispatcher(
-            means=Means(keeper.id, chooser, self._link_to, serving.infer, membership.failed),
+            means=Means(keeper.id, chooser, self._link_to, serving.infer_here, membership.failed),
             settings=settings,
             rng=rng,
             resolve=catalog.resolve,

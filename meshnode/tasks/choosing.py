@@ -87,8 +87,8 @@ class Chooser:
         self._expected[wanted.task, node] = (best.estimate_s, best.terms["fetch_s"] > 0)
         self.estimates.sent(node, wanted.manifest.digest, now)
         max_wait_s = decided.decision.max_wait_s
-        offset_s = self.estimates.offset_s(node, wanted.manifest.digest)
-        return Choice(node, self.knowing.name(node), max(0.0, best.estimate_s + offset_s), max_wait_s)
+        expected_s = self.estimates.expected_s(node, wanted.manifest.digest, best.estimate_s)
+        return Choice(node, self.knowing.name(node), expected_s, max_wait_s)
 
     async def plan(self, wanted: Wanted, remaining_s: float) -> dict[str, Any]:
         """The decision as a document, without running anything; holds run out by themselves."""

@@ -77,6 +77,12 @@ class Serving:
         self._check_may_submit(submitter)
         return await self.runs.infer(message, body, submitter, lost)
 
+    async def infer_here(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
+        """What `infer` does, for this node's own tasks; one that another node gave before is not run again."""
+        if self.runs.knows(TaskId(message.task)):
+            return await self.runs.infer(message, body, submitter, lambda: False)
+        return await self.infer(message, body, submitter)
+
     async def result(self, ask: ResultAsk, submitter: NodeId, lost: Lost) -> Reply:
         """The answer of another node's task again. Raises what ended it, UnknownTask, ResultLost."""
         self._check_may_submit(submitter)
