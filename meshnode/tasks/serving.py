@@ -17,6 +17,7 @@ from meshnode.execution.job import Job, ModelFile
 from meshnode.execution.supervisor import Execution
 from meshnode.links.link import Reply
 from meshnode.tasks.checksum import checksum
+from meshnode.tasks.habits import Habits
 from meshnode.tasks.runs import Lost, Runs
 from meshnode.tasks.warming import Warming
 from meshnode.tasks.zones import in_zone
@@ -56,6 +57,7 @@ class Serving:
     willing: Callable[[], str]
     warming: Warming
     now: Callable[[], float] = time.monotonic
+    _habits: Habits = field(default_factory=Habits)
     runs: Runs = field(init=False)
     """Of other nodes' tasks."""
 
@@ -70,6 +72,8 @@ class Serving:
         manifest = self._admit(submitter, ask.zone, Digest(ask.model))
         self.warming.asked(manifest.digest, ask.warm)
         hold_s = self.hold_s if rtt_s is None else min(self.hold_s, max(2 * rtt_s, HOLD_MIN_S))
+        if submitter != self.self_id and not self._habits.asked(submitter):
+            hold_s = 0.0
         missing = not self.on_disk(manifest.digest)
         quote = self.execution.quote(
             ask, fetch_bytes=manifest.size if missing else 0, size_bytes=manifest.size, hold_s=hold_s
@@ -107,6 +111,8 @@ class Serving:
         manifest = self._admit(submitter, message.zone, Digest(message.model))
         if submitter == self.self_id or message.max_wait_s is not None:
             self.warming.came(manifest.digest)
+        else:
+            self._habits.took(submitter)
         path = await self.ensure(manifest)
         if submitter != self.self_id:
             self._check_willing()  # the fetch may have taken a while

@@ -264,3 +264,10 @@ async def test_a_model_is_loaded_for_others_that_have_too_much(bench: Bench) -> 
     bench.unwilling = "paused"
     with pytest.raises(Refused):
         await bench.serving.warm(MODEL.digest, BOB)
+
+
+async def test_no_place_is_kept_for_who_takes_none(bench: Bench) -> None:
+    """Its quotes go on, and tell how long it would wait; others' are not made worse by them."""
+    assert bench.quote(task=f"{1:032x}").hold_s > 0
+    holds = [bench.quote(task=f"{i:032x}").hold_s for i in range(2, 200)]
+    assert {0.0} == set(holds[60:])
