@@ -37,18 +37,11 @@ from meshnode.membership.gossip import Membership
 from meshnode.membership.interfaces import Network as Interfaces
 from meshnode.membership.trustsync import TrustKeeping
 from meshnode.membership.waking import Clocks
-from meshnode.routing.estimates import Estimates
 from meshnode.sim.shells.loop import SimLoop
 from meshnode.sim.shells.process import Process
 from meshnode.sim.shells.streams import TlsIdentity
 from meshnode.sim.shells.workshop import Workshop
-from meshnode.tasks.choosing import Chooser
-from meshnode.tasks.dispatcher import Dispatcher
-from meshnode.tasks.explaining import Explaining
-from meshnode.tasks.finding import find_member
-from meshnode.tasks.knowing import Knowing
-from meshnode.tasks.pursuit import Means
-from meshnode.tasks.serving import Serving
+from meshnode.tasks.assembly import World, assemble
 from meshnode.trust.keeper import Keeper
 from meshnode.trust.statements import Statement
 from meshnode.wire import messages
@@ -163,43 +156,31 @@ class Life:
         )
         self.trust = TrustKeeping(keeper, pool.links, self._learnt)
         self.catalog = Catalog()
-        self.execution = Workshop(rng.choice((0.01, 0.05, 0.2)), loop)
-        self.serving = Serving(
-            self_id=keeper.id,
-            zone="",
-            hold_s=settings.routing.hold_s,
-            execution=cast(Execution, self.execution),
-            roles_of=self._roles_of,
-            manifest=self.catalog.of_digest,
-            on_disk=lambda digest: True,
-            ensure=self._ensure,
-            willing=lambda: "it is stopping" if self.leaving else membership.copied,
-            now=loop.time,
+        self.execution = Workshop(
+            rng.choice((0.01, 0.05, 0.2)), loop, loaded=lambda: membership.advertise(self._content())
         )
-        estimates = Estimates(settings.routing, rng)
-        knowing = Knowing(
-            keeper.id, estimates, membership.view, pool.get, may_work=lambda node: "worker" in self._roles_of(node)
+        tasks = assemble(
+            World(
+                self_id=keeper.id,
+                zone="",
+                view=membership.view,
+                failed=membership.failed,
+                linked=pool.get,
+                link=self._link_to,
+                roles_of=self._roles_of,
+                resolve=self.catalog.resolve,
+                manifest=self.catalog.of_digest,
+                on_disk=lambda digest: True,
+                ensure=self._ensure,
+                willing=lambda: "it is stopping" if self.leaving else membership.copied,
+                set_aside=lambda peer, why: None,
+                now=loop.time,
+            ),
+            settings,
+            rng,
+            cast(Execution, self.execution),
         )
-        chooser = Chooser(
-            self_id=keeper.id,
-            settings=settings.routing,
-            rng=rng,
-            estimates=estimates,
-            knowing=knowing,
-            explaining=Explaining(knowing.name),
-            quote_here=lambda ask: self.serving.quote(ask, keeper.id),
-            link=self._link_to,
-            linked=pool.get,
-            find=lambda wanted: find_member(membership.view(), wanted),
-            now=loop.time,
-        )
-        self.dispatcher = Dispatcher(
-            means=Means(keeper.id, chooser, self._link_to, self.serving.infer, membership.failed, loop.time),
-            settings=settings,
-            rng=rng,
-            resolve=self.catalog.resolve,
-            set_aside=lambda peer, why: None,
-        )
+        self.dispatcher, self.serving = tasks.dispatcher, tasks.serving
 
     # --- life ---
 
@@ -326,6 +307,6 @@ class Life:
             gpus=(),
             providers=("none",),
             slots=1,
-            models=tuple(Held(digest, True, None) for digest in digests),
+            models=tuple(Held(digest, *self.execution.held(digest)) for digest in digests),
             power=PowerState("mains", None),
         )
