@@ -92,7 +92,8 @@ class Checks:
                 self.findings.violated(f"node {index} has nothing to do, and keeps {count} {what}")
         for node in self.mesh.nodes:
             for chain in [waits(task) for task in _open(node) if task in before]:
-                if not LASTING.intersection(chain):
+                tries_again = chain[-1:] == ["sleep"] and self.mesh.network.world.faults.loss > 0
+                if not tries_again and not LASTING.intersection(chain):
                     self.findings.violated(f"node {node.index} has nothing to do, and waits in {' > '.join(chain)}")
 
     def _kept(self) -> Iterator[tuple[tuple[int, str], int]]:
