@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,8 +107,9 @@ class Agent:
 class Rig:
     """A folder of homes and the agents that live in them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, env: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        self.env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
         self.agents: list[Agent] = []
 
     def start(
@@ -130,7 +131,7 @@ class Rig:
             stderr=subprocess.PIPE,
             text=True,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env=self.env,
         )
         agent = Agent(home, options, process)
         self.agents.append(agent)

@@ -6,49 +6,71 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.mesh.rig import COMMAND, Agent, Rig, wait_for
-from tests.rig import switch
 
 ROOT = Path(__file__).parent.parent.parent
+
+
+NAMESPACES = {False: ["unshare", "-n"], True: ["unshare", "-Urn"]}
+"""The switch's own network namespace; without root in a user namespace of its own, where it may make what it needs."""
+
+
+def rootless() -> bool:
+    """Whether a rig has to do without root."""
+    return os.geteuid() != 0
 
 
 def unavailable() -> str:
     """Why there can be no rig here; empty when there can."""
     if sys.platform != "linux":
         return "network namespaces are Linux's"
-    if os.geteuid() != 0:
-        return "network namespaces and TAP devices need root"
-    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
-        return "there is no /dev/net/tun"
     try:
-        subprocess.run(["ip", "netns", "list"], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        return f"`ip netns` does not work: {error}"
+        # A pair of devices in two namespaces is what a rig is made of.
+        probe = "ip link add rig0 type veth peer name rig1 && unshare -n true && nsenter --version"
+        subprocess.run([*NAMESPACES[rootless()], "sh", "-c", probe], check=True, capture_output=True, text=True)
+    except subprocess.CalledProcessError as error:
+        return f"this user may not make network namespaces with devices: {error.stderr.strip()}"
+    except OSError as error:
+        return f"a tool is missing: {error}"
     return ""
 
 
 class Net:
-    """The switch as a process, and the agents behind it. Hosts are numbers from 0."""
+    """The switch as a process, and the agents behind it. Hosts are numbers from 0.
 
-    def __init__(self, folder: Path, hosts: Sequence[Sequence[int]], seed: int) -> None:
-        switch.remove_left_behind()
-        self.rig = Rig(folder)
+    Args:
+        hosts: for each its subnets.
+        seed: of what the wires do.
+        rootless: make the namespaces as an ordinary user can; None for as this user has to.
+        env: added to the environment of the agents.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        hosts: Sequence[Sequence[int]],
+        seed: int,
+        *,
+        rootless: bool | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.rig = Rig(folder, env)
         self.size = len(hosts)
-        self.prefix = f"mnrig{os.getpid()}"
-        given = {"prefix": self.prefix, "seed": seed, "hosts": [list(subnets) for subnets in hosts]}
+        self._rootless = os.geteuid() != 0 if rootless is None else rootless
+        given = {"seed": seed, "hosts": [list(subnets) for subnets in hosts]}
         self._switch = subprocess.Popen(
-            [sys.executable, "-m", "tests.rig.switch", json.dumps(given)],
+            [*NAMESPACES[self._rootless], sys.executable, "-m", "tests.rig.switch", json.dumps(given)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
         )
-        self._answer()
+        self._pids: list[int] = self._answer()["hosts"]
 
     def set(self, sender: int, receiver: int, **policy: float) -> None:
         """What happens to frames from one host to another (-1 for any); see `wires.Policy`."""
@@ -67,11 +89,12 @@ class Net:
 
     def inside(self, host: int, *command: str) -> list[str]:
         """A command as it is run on a host."""
-        return ["ip", "netns", "exec", switch.namespace(self.prefix, host), *command]
+        within = ["-U", "--preserve-credentials"] if self._rootless else []
+        return ["nsenter", "-t", str(self._pids[host]), *within, "-n", "--", *command]
 
     def ip(self, host: int, *words: str) -> None:
         """`ip WORDS` on a host."""
-        subprocess.run(["ip", "-n", switch.namespace(self.prefix, host), *words], check=True, capture_output=True)
+        subprocess.run(self.inside(host, "ip", *words), check=True, capture_output=True)
 
     def up(self, host: int, *options: str) -> Agent:
         """Start the agent of a host, with multicast discovery, and wait until it is ready."""
@@ -85,7 +108,7 @@ class Net:
         return [first, *(self.up(host, first.command("invite").stdout.strip()) for host in hosts[1:])]
 
     def stop(self) -> None:
-        """End the agents, then the switch, which removes what it made."""
+        """End the agents, then the switch, with which all that it made is gone."""
         try:
             self.rig.stop()
         finally:
@@ -95,12 +118,17 @@ class Net:
             self._switch.wait(20)
             self._switch.stdout.close()
 
-    def _tell(self, command: dict[str, Any]) -> None:
+    def dials(self) -> int:
+        """So many TCP connections were begun on these wires, the ones in vain too; and the system's own repeats."""
+        return int(self._tell({})["dials"])
+
+    def _tell(self, command: dict[str, Any]) -> dict[str, Any]:
         assert self._switch.stdin is not None
         self._switch.stdin.write(json.dumps(command) + "\n")
         self._switch.stdin.flush()
         answer = self._answer()
         assert answer["ok"], answer
+        return answer
 
     def _answer(self) -> dict[str, Any]:
         assert self._switch.stdout is not None
@@ -111,9 +139,16 @@ class Net:
 
 
 @contextmanager
-def net(folder: Path, hosts: Sequence[Sequence[int]], *, seed: int = 1) -> Iterator[Net]:
+def net(
+    folder: Path,
+    hosts: Sequence[Sequence[int]],
+    *,
+    seed: int = 1,
+    rootless: bool | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Net]:
     """A network that is gone at the end; agents' logs are shown when something failed."""
-    it = Net(folder, hosts, seed)
+    it = Net(folder, hosts, seed, rootless=rootless, env=env)
     try:
         yield it
     except BaseException:
