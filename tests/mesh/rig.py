@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,9 +107,8 @@ class Agent:
 class Rig:
     """A folder of homes and the agents that live in them."""
 
-    def __init__(self, folder: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
         self.agents: list[Agent] = []
 
     def start(
@@ -131,7 +130,7 @@ class Rig:
             stderr=subprocess.PIPE,
             text=True,
             stdin=subprocess.DEVNULL,
-            env=self.env,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         agent = Agent(home, options, process)
         self.agents.append(agent)

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import meshnode
 from tests.mesh.rig import COMMAND, Agent, Rig, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,7 +49,6 @@ class Net:
         hosts: for each its subnets.
         seed: of what the wires do.
         rootless: make the namespaces as an ordinary user can; None for as this user has to.
-        env: added to the environment of the agents.
     """
 
     def __init__(
@@ -57,9 +58,8 @@ class Net:
         seed: int,
         *,
         rootless: bool | None = None,
-        env: Mapping[str, str] | None = None,
     ) -> None:
-        self.rig = Rig(folder, env)
+        self.rig = Rig(folder)
         self.size = len(hosts)
         self._rootless = os.geteuid() != 0 if rootless is None else rootless
         given = {"seed": seed, "hosts": [list(subnets) for subnets in hosts]}
@@ -96,16 +96,25 @@ class Net:
         """`ip WORDS` on a host."""
         subprocess.run(self.inside(host, "ip", *words), check=True, capture_output=True)
 
-    def up(self, host: int, *options: str) -> Agent:
-        """Start the agent of a host, with multicast discovery, and wait until it is ready."""
+    def up(self, host: int, *options: str, env: Sequence[str] = ()) -> Agent:
+        """Start the agent of a host, with multicast discovery, and wait until it is ready; `env` is of KEY=VALUE."""
         return self.rig.start(
-            f"h{host}", *options, listen="0.0.0.0:7433", command=self.inside(host, *COMMAND), mdns=True
+            f"h{host}", *options, listen="0.0.0.0:7433", command=self.inside(host, "env", *env, *COMMAND), mdns=True
         )
 
-    def mesh(self, hosts: Sequence[int], inviter: int | None = None) -> list[Agent]:
-        """Agents on these hosts, in one mesh; the first founds it and invites the others."""
-        first = self.up(hosts[0])
-        return [first, *(self.up(host, first.command("invite").stdout.strip()) for host in hosts[1:])]
+    def mesh(
+        self,
+        hosts: Sequence[int],
+        *,
+        roles: Mapping[int, str] | None = None,
+        env: Callable[[int], Sequence[str]] = lambda host: (),
+    ) -> list[Agent]:
+        """Agents on these hosts, in one mesh; the first founds it and invites the others, which join all at once."""
+        first = self.up(hosts[0], env=env(hosts[0]))
+        with meshnode.Client(home=first.home) as client:
+            tokens = {host: client.ask("invite", role=(roles or {}).get(host))["token"] for host in hosts[1:]}
+        with ThreadPoolExecutor(max(1, len(tokens))) as pool:
+            return [first, *pool.map(lambda host: self.up(host, tokens[host], env=env(host)), hosts[1:])]
 
     def stop(self) -> None:
         """End the agents, then the switch, with which all that it made is gone."""
@@ -145,10 +154,9 @@ def net(
     *,
     seed: int = 1,
     rootless: bool | None = None,
-    env: Mapping[str, str] | None = None,
 ) -> Iterator[Net]:
     """A network that is gone at the end; agents' logs are shown when something failed."""
-    it = Net(folder, hosts, seed, rootless=rootless, env=env)
+    it = Net(folder, hosts, seed, rootless=rootless)
     try:
         yield it
     except BaseException:
