@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from meshnode.edge.node import Node
 from meshnode.errors import MeshError, WorkerCrashed
-from meshnode.wire.messages import StreamPing
+from meshnode.links.link import Link
+from meshnode.wire.messages import StreamPing, Vitals, VitalsAsk
 
 CLOCK_S = 24 * 3600
+CLOCKS_MAX, CLOCK_ANSWER_S = 64, 2.0
+APART_S = 60.0
+"""Clocks that differ by less are as good as people need them."""
 WORKER_S = 10.0
 
 
@@ -21,7 +27,7 @@ def _row(check: str, ok: bool | None, detail: str, fix: str = "") -> dict[str, A
 
 async def examine(node: Node) -> list[dict[str, Any]]:
     """All checks, in the order in which they matter."""
-    rows = [await _worker(node), _gpu(node), _disk(node), _clock(node), _listener(node), _mdns(node)]
+    rows = [await _worker(node), _gpu(node), _disk(node), await _clock(node), _listener(node), _mdns(node)]
     rows += [_owner(node), *_alone(node), *_out(node)]
     rows += await asyncio.gather(*(_peer(node, m.id) for m in node.membership.view() if m.id != node.keeper.id))
     return rows
@@ -75,13 +81,34 @@ def _disk(node: Node) -> dict[str, Any]:
     )
 
 
-def _clock(node: Node) -> dict[str, Any]:
+async def _clock(node: Node) -> dict[str, Any]:
+    links = [link for link in node.pool.links() if not link.silent][:CLOCKS_MAX]
+    clocks = await asyncio.gather(*(_clock_of(link) for link in links))
     newest = max((grant.granted_at for grant in node.keeper.statements.members()), default=0)
-    behind_s = newest - time.time()
-    ok = behind_s < CLOCK_S
-    return _row(
-        "clock", ok, time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()), "set the clock: it is behind the mesh's"
-    )
+    return judge_clock(time.time(), [clock for clock in clocks if clock], newest)
+
+
+async def _clock_of(link: Link) -> float:
+    """What another node's clock says; 0 for unknown."""
+    try:
+        received = await link.call(VitalsAsk(), timeout_s=CLOCK_ANSWER_S)
+    except MeshError:
+        return 0.0
+    return received.message.clock if isinstance(received.message, Vitals) else 0.0
+
+
+def judge_clock(now: float, others: Sequence[float], newest: float) -> dict[str, Any]:
+    """This machine's clock beside those of other nodes and the newest statement of the mesh, UTC seconds."""
+    detail, fix = f"{_utc(now)} UTC", "set the clock of the machine that is wrong, best by NTP"
+    if others and abs(apart_s := now - statistics.median(others)) > APART_S:
+        way = "ahead of" if apart_s > 0 else "behind"
+        theirs = f"those of {len(others)} other nodes" if len(others) > 1 else "that of the other node"
+        return _row("clock", False, f"{detail} is {abs(apart_s):.0f} s {way} {theirs}, {_utc(now - apart_s)}", fix)
+    return _row("clock", newest - now < CLOCK_S, detail, "set the clock: it is behind the mesh's")
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
 
 
 def _listener(node: Node) -> dict[str, Any]:

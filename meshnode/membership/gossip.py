@@ -21,7 +21,7 @@ from meshnode.membership import advert as adverts
 from meshnode.membership.advert import Advert, Content
 from meshnode.membership.answers import Answers
 from meshnode.membership.book import AdvertBook
-from meshnode.membership.clocks import birth, read_clocks
+from meshnode.membership.clocks import birth, read_clocks, tell_if_set
 from meshnode.membership.contact import LINKED_MAX, Contact, tell
 from meshnode.membership.datagrams import Datagrams
 from meshnode.membership.events import (
@@ -363,7 +363,8 @@ class Membership:
         waking = Waking(read_clocks())
         while True:
             await asyncio.sleep(LOOK_S)
-            gone_s = waking.look(read_clocks())
+            gone_s = waking.look(clocks := read_clocks())
+            tell_if_set(waking.set_s, clocks.wall)
             if gone_s:
                 log.info("back after %.0f s of sleep", gone_s)
                 self._feed(Woke())

@@ -167,7 +167,7 @@ class VitalsAsk(Message, frozen=True, tag="vitals_ask"):
 
 
 class Vitals(Message, frozen=True, tag="vitals"):
-    """A node's load at this moment. `available_bytes` is memory; shares are 0..1."""
+    """A node's load at this moment. `available_bytes` is memory; shares are 0..1; `clock` is UTC since 1970."""
 
     in_flight: Count
     backlog_s: Seconds
@@ -179,6 +179,7 @@ class Vitals(Message, frozen=True, tag="vitals"):
     loaded: Annotated[tuple[Hex64, ...], Meta(max_length=4096)] = ()
     power_source: str = ""
     power_percent: float | None = None
+    clock: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
 
 
 # --- tasks between agents ------------------------------------------------------------------------------------------

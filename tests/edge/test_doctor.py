@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from meshnode.config import Discovery
-from meshnode.edge.doctor import CLOCK_S, examine
+from meshnode.edge.doctor import CLOCK_S, examine, judge_clock
 from meshnode.edge.node import Node
 from meshnode.execution.devices import Gpu
 from tests.edge.living import ask, founder, joiner, workers
@@ -142,3 +142,21 @@ async def test_a_peer_that_left_is_no_fault(tmp_path: Path) -> None:
         row = (await rows_of(first.node))["peer bob"]
         assert None is row["ok"]
         assert "left" in row["detail"]
+
+
+@pytest.mark.parametrize(
+    ("now", "others", "ok", "said"),
+    [
+        (1_800_000_000, [1_800_000_001, 1_800_000_030, 1_799_999_999], True, "2027-01-15 08:00:00"),
+        (1_800_000_000, [1_800_003_600, 1_800_003_601, 0.1], False, "3600 s behind those of 3 other nodes"),
+        (1_800_000_000, [1_799_913_600], False, "ahead of that of the other node, 2027-01-14 08:00:00"),
+        (1_800_000_000, [], True, ""),
+        (10, [1_800_000_000, 1_800_000_000], False, "1970-01-01 00:00:10"),
+    ],
+)
+def test_a_clock_that_differs_from_the_others_is_found(now: float, others: list[float], ok: bool, said: str) -> None:
+    """Both clocks are named; one node among many that is wrong accuses nobody else."""
+    row = judge_clock(now, others, 0)
+    assert ok == row["ok"]
+    assert said in row["detail"]
+    assert ok == (row["fix"] == "")
