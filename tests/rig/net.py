@@ -102,6 +102,12 @@ class Net:
             f"h{host}", *options, listen="0.0.0.0:7433", command=self.inside(host, "env", *env, *COMMAND), mdns=True
         )
 
+    def join(self, host: int, token: str) -> None:
+        """Make a host's home a member, without an agent."""
+        command = self.inside(host, *COMMAND, "--home", str(self.rig.folder / f"h{host}"), "join", token)
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def mesh(
         self,
         hosts: Sequence[int],

@@ -7,21 +7,32 @@ from dataclasses import dataclass
 
 from tests.mesh.load import Load
 
+LOADED = 10.0
+"""The ordinary tests allow so many times the promised seconds: they run on machines that have other things to do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the report. `did` is what was done to get it."""
+    """One line of the report.
+
+    Attributes:
+        did: what was done to get it.
+        ok: whether it is within what is promised.
+        nearly: or was it late by no more than a loaded machine may be; counts have no such excuse.
+    """
 
     did: str
     what: str
     promised: str
     seen: str
     ok: bool
+    nearly: bool = False
 
 
 def at_most(did: str, what: str, seen: float, limit: float, unit: str = "s") -> Figure:
     """A number that may not be larger."""
-    return Figure(did, what, f"<= {limit:g} {unit}".rstrip(), f"{seen:.3g} {unit}".rstrip(), seen <= limit)
+    nearly = unit == "s" and seen <= limit * LOADED
+    return Figure(did, what, f"<= {limit:g} {unit}".rstrip(), f"{seen:.3g} {unit}".rstrip(), seen <= limit, nearly)
 
 
 def at_least(did: str, what: str, seen: float, limit: float, unit: str = "") -> Figure:

@@ -214,7 +214,9 @@ class Stage:
         return folder
 
     def renew(self) -> None:
-        """An experiment broke off: the next one gets another town."""
+        """An experiment broke off: show what the agents said; the next one gets another town."""
+        for agent in self._town.net.rig.agents if self._town else ():
+            print(f"--- {agent.home.name} ---\n{agent.log()[-3000:]}")
         self.close()
         self._town = None
 
