@@ -83,5 +83,4 @@ class Node:
             loaded=tuple(sorted(model.digest for model in self.execution.loaded())),
             power_source=power.source,
             power_percent=power.percent,
-            clock=max(0.0, time.time()),
         )

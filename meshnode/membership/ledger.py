@@ -28,6 +28,8 @@ OLD_S = 60.0
 """What has been so for this long is told to those who ask, and is no news."""
 AGED_SHARE = 0.5
 """A tombstone is spoken of for this share of the time that it is kept."""
+TELL_AGAIN_S = 3.0
+"""So often is a suspect told again by whoever accused it: what was told first may have been lost with the network."""
 TOMBSTONES_MIN = 1024
 """So many are kept in any mesh; in larger ones as many as there are members."""
 
@@ -52,7 +54,7 @@ class Ledger:
     suspicions: Suspicions = field(default_factory=Suspicions)
     _accusers: Accusers = field(default_factory=Accusers)
     _died: dict[NodeId, float] = field(default_factory=dict)
-    _tombs: Alarms[tuple[Literal["age", "forget"], NodeId]] = field(default_factory=Alarms)
+    _alarms: Alarms[tuple[Literal["tell", "age", "forget"], NodeId]] = field(default_factory=Alarms)
 
     def __post_init__(self) -> None:
         self.me = self.roster.id_text(self.oneself.raw)
@@ -63,14 +65,17 @@ class Ledger:
 
     def next(self) -> float:
         """When `ring` is due."""
-        return min(self.suspicions.next(), self._tombs.next())
+        return min(self.suspicions.next(), self._alarms.next())
 
     def ring(self, now: float, effects: list[Effect], *, blind: bool) -> None:
-        """Suspicions become verdicts, unless this node is blind; tombstones age and are forgotten."""
+        """Suspicions become verdicts, unless this node is blind; suspects are told; tombstones age and go."""
         if not blind:
             for node, suspicion in self.suspicions.due(now):
                 self._verdict(now, node, suspicion, effects)
-        for what, node in self._tombs.due(now):
+        for what, node in self._alarms.due(now):
+            if what == "tell":
+                self._tell_again(now, node, effects)
+                continue
             lasts_s = self.settings.tombstone_s * (AGED_SHARE if what == "age" else 1.0)
             if now - self._died.get(node, now) < lasts_s - 1e-6:
                 continue  # it came back and died again since this alarm was set
@@ -117,6 +122,8 @@ class Ledger:
         self._hold(now, row, update, effects, age_s=age_s, tell=tell and age_s < OLD_S)
         if own or over_link:
             self._tell_accused(row, update, effects)
+        if own:
+            self._tell_later(now, subject)
         return True
 
     def accuse(self, now: float, row: Row, effects: list[Effect]) -> None:
@@ -210,8 +217,8 @@ class Ledger:
         if row.state in ("dead", "left"):
             self._died[row.id] = now - age_s
             keep_s = self.settings.tombstone_s
-            self._tombs.set(now - age_s + keep_s * AGED_SHARE, ("age", row.id))
-            self._tombs.set(now - age_s + keep_s, ("forget", row.id))
+            self._alarms.set(now - age_s + keep_s * AGED_SHARE, ("age", row.id))
+            self._alarms.set(now - age_s + keep_s, ("forget", row.id))
             self._cap_tombs()
         else:
             self._died.pop(row.id, None)
@@ -249,6 +256,18 @@ class Ledger:
     def _tell_accused(self, row: Row, update: AnyUpdate, effects: list[Effect]) -> None:
         if self.rules.tell_suspect and row.state == "suspect":
             effects.append(Send(row.id, Gossip((update,))))
+
+    def _tell_again(self, now: float, node: NodeId, effects: list[Effect]) -> None:
+        row, suspicion = self.roster.get(node), self.suspicions.get(node)
+        if row is not None and row.against is not None and suspicion is not None and suspicion.tell_at <= now:
+            self._tell_accused(row, row.against, effects)
+            self._tell_later(now, node)
+
+    def _tell_later(self, now: float, node: NodeId) -> None:
+        suspicion = self.suspicions.get(node)
+        if suspicion is not None:
+            suspicion.tell_at = now + TELL_AGAIN_S
+            self._alarms.set(suspicion.tell_at, ("tell", node))
 
     def _about_me(self, update: AnyUpdate, effects: list[Effect], sender: NodeId | None) -> bool:
         """Refute what is said against this start of us; be newer than whatever an earlier start said."""

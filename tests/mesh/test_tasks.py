@@ -71,6 +71,26 @@ def test_nothing_is_lost_when_a_peer_is_stopped_by_its_user(mesh_rig: Rig) -> No
     assert [] == alive
 
 
+def test_a_frozen_peer_costs_time_and_no_task(mesh_rig: Rig) -> None:
+    """SIGSTOP of a peer with tasks inside: they are answered by others while it sleeps, and it returns."""
+    agents = mesh_rig.mesh(3)
+    with_echo(agents)
+    frozen = agents[1]
+
+    with Load(agents[0].home, rate=50) as load:
+        wait_for(lambda: load.sent >= 30, within_s=30, why="the load runs")
+        frozen.process.send_signal(signal.SIGSTOP)
+        try:
+            at = load.sent
+            wait_for(lambda: load.sent >= at + 100, within_s=30, why="the load went on")
+        finally:
+            frozen.process.send_signal(signal.SIGCONT)
+
+    assert [] == load.errors
+    assert 0 == load.wrong
+    wait_for(lambda: agents[0].states()[frozen.id] == "alive", within_s=20, why="it is back")
+
+
 def test_a_killed_worker_costs_no_task(mesh_rig: Rig) -> None:
     """kill -9 of a worker process under load: its agent lives, a new worker comes, no task is lost."""
     agents = mesh_rig.mesh(2)

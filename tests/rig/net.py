@@ -17,7 +17,6 @@ from tests.mesh.rig import COMMAND, Agent, Rig, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 
-
 NAMESPACES = {False: ["unshare", "-n"], True: ["unshare", "-Urn"]}
 """The switch's own network namespace; without root in a user namespace of its own, where it may make what it needs."""
 
