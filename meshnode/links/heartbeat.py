@@ -2,18 +2,21 @@
 
 While requests are open a ping goes out every `heartbeat_s`, otherwise every `idle_ping_s`. Three intervals without a
 byte, and what a round trip takes on this connection, make a peer silent. A beat that comes late is evidence against
-ourselves: what the peer said may lie unread in the socket.
+ourselves: what the peer said may lie unread in the socket. So is bulk of ours that is still arriving at the peer's
+machine: our pings wait behind it.
 """
 
 from __future__ import annotations
 
-from meshnode.config import Links
+from meshnode.config import KIB, Links
 
 UNKNOWN_S = 1.0
 """What a round trip may take before one was measured, as TCP assumes (RFC 6298)."""
 ROUND_TRIP_MAX_S = 3.0
 PINGS_MAX = 64
 """Unanswered pings that are remembered: longer round trips than this many beats are not measured."""
+BULK_BYTES = 16 * KIB
+"""What TCP sends at once on a fresh connection. A ping behind no more than this is not kept waiting."""
 
 
 class Heartbeat:
@@ -30,6 +33,8 @@ class Heartbeat:
         self._pings: dict[int, float] = {}
         self._asked_at = float("-inf")
         self._nonce = 0
+        self._arrived = 0
+        self._moved_at = now
 
     @property
     def round_trip_s(self) -> float:
@@ -51,10 +56,16 @@ class Heartbeat:
         self.due_at = now + self._settings.heartbeat_s
         return True
 
-    def beat(self, now: float, *, open: bool) -> tuple[float | None, int | None]:
-        """The beat is due: (seconds of silence when the peer is silent, nonce of a ping to send)."""
+    def beat(self, now: float, *, open: bool, sent: tuple[int, int] = (0, 0)) -> tuple[float | None, int | None]:
+        """The beat is due: (seconds of silence when the peer is silent, nonce of a ping to send).
+
+        `sent` is how many bytes of ours have arrived at the peer's machine, and how many have not yet.
+        """
         interval_s = self._settings.heartbeat_s if open else self._settings.idle_ping_s
-        quiet_s = now - self.heard_at
+        if sent[0] > self._arrived and sent[1] > BULK_BYTES:
+            self._moved_at = now
+        self._arrived = sent[0]
+        quiet_s = now - max(self.heard_at, self._moved_at)
         silent = None
         if now - self.due_at > self._settings.heartbeat_s:
             self.heard_at = now

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import ipaddress
 import socket
+import sys
+import termios
 from contextlib import suppress
 
 from meshnode.errors import ListenError
@@ -21,6 +24,16 @@ def tune(connection: socket.socket | None) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if hasattr(socket, "TCP_USER_TIMEOUT"):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+
+
+def unacknowledged(connection: socket.socket | None) -> int:
+    """Bytes that were given to the kernel and that the other machine has not acknowledged; 0 where nobody can tell."""
+    if connection is None or not sys.platform.startswith("linux"):
+        return 0
+    try:
+        return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except (OSError, ValueError):
+        return 0
 
 
 async def listening(host: str, port: int, kind: socket.SocketKind) -> socket.socket:

@@ -92,3 +92,29 @@ def test_a_peer_far_away_is_silent_in_the_end() -> None:
     while (silent := it.beat(it.due_at, open=True)[0]) is None:
         assert it.due_at < last + 3.0
     assert 0.75 <= silent <= 1.25
+
+
+def test_a_peer_to_which_bulk_still_arrives_is_not_silent() -> None:
+    """Pings wait behind our own bytes: while those arrive, nobody is judged; when they stop, three beats later."""
+    it, arrived = measured(0.001), 0
+    it.wake(it.due_at)
+    for _ in range(20):
+        arrived += 10_000
+        silent, _ = it.beat(it.due_at, open=True, sent=(arrived, 500_000))
+        assert silent is None
+    beats = 0
+    while (silent := it.beat(it.due_at, open=True, sent=(arrived, 500_000))[0]) is None:
+        beats += 1
+    assert 2 == beats
+    assert 0.7 < silent < 0.8
+
+
+def test_pings_that_arrive_at_a_peer_that_stands_still_are_no_sign_of_life() -> None:
+    """The system of a frozen agent takes what comes; no bulk is under way, so nothing stands before the pings."""
+    it, arrived, beats = measured(0.001), 0, 1
+    it.due_at = 100.0
+    it.wake(10.0)
+    while it.beat(it.due_at, open=True, sent=(arrived, 40))[0] is None:
+        arrived += 40
+        beats += 1
+    assert 3 == beats

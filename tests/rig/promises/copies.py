@@ -4,46 +4,41 @@ from __future__ import annotations
 
 import shutil
 import time
-from typing import Any
 
 from tests.mesh.load import task_of
 from tests.mesh.rig import wait_for
-from tests.rig.net import net
 from tests.rig.promises.figures import Figure, at_most, none_of, true
-from tests.rig.promises.town import Stage, found
+from tests.rig.promises.town import NEWCOMER, Stage, Town
 
 FOUND_S = 10.0
-ELDER, YOUNGER = 1, 2
 TASKS = 20
 
 
 def keep(stage: Stage, full: bool) -> list[Figure]:
-    """Copy a home, start the elder, then the copy on another host; in the full form five times."""
-    figures: list[Figure] = []
-    for n in range(5 if full else 1):
-        folder, did = stage.fresh(), "a copied home on two hosts" + (f", {n + 1}" if full else "")
-        with net(folder, [[0]] * 3) as it:
-            town = found(it, [0, ELDER])
-            try:
-                figures += _once(town, did)
-            finally:
-                town.close()
+    """Copy a worker's home to a new host, start the elder, then the copy; in the full form of each worker."""
+    town, figures = stage.town(), list[Figure]()
+    for host in town.workers[: None if full else 1]:
+        figures += _once(town, host)
+        town.dismiss(NEWCOMER)
+        town.until_alive()
     return figures
 
 
-def _once(town: Any, did: str) -> list[Figure]:
-    elder = town.agents[ELDER]
-    elder.terminate()
-    copy = elder.home.parent / f"h{YOUNGER}"
+def _once(town: Town, host: int) -> list[Figure]:
+    did = f"the home of h{host} copied to another host"
+    elder = town.agents[host]
+    elder.terminate()  # so that its files are of one moment
+    copy = elder.home.parent / f"h{NEWCOMER}"
+    shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(elder.home, copy, ignore=shutil.ignore_patterns("agent.sock", "agent.lock"))
-    elder = town.restart(ELDER)
+    elder = town.restart(host)
     town.until_alive()
-    town.agents[YOUNGER] = younger = town.net.up(YOUNGER)
+    town.agents[NEWCOMER] = younger = town.net.up(NEWCOMER)
     began = time.monotonic()
     assert younger.id == elder.id
 
     def fix() -> str:
-        rows = {row["check"]: row for row in town.client(YOUNGER).ask("doctor")}
+        rows = {row["check"]: row for row in town.client(NEWCOMER).ask("doctor")}
         row = rows.get("identity", {"detail": "", "fix": ""})
         return str(row["fix"]) if "copied" in row["detail"] else ""
 
@@ -56,8 +51,8 @@ def _once(town: Any, did: str) -> list[Figure]:
 
     wait_for(shown, within_s=60, why="the others are told, and the elder is there")
     others_s = time.monotonic() - began
-    names = {row["name"] for n in range(TASKS) for row in _attempts(town, n, elder.id)}
-    checks = {row["check"] for row in town.client(ELDER).ask("doctor")}
+    names = {_done_by(town, n, elder.id) for n in range(TASKS)}
+    checks = {row["check"] for row in town.client(host).ask("doctor")}
     return [
         at_most(did, "the younger knows, after it was ready", younger_s, FOUND_S),
         at_most(did, "the others are told", others_s, FOUND_S),
@@ -67,7 +62,6 @@ def _once(town: Any, did: str) -> list[Figure]:
     ]
 
 
-def _attempts(town: Any, number: int, node: str) -> list[dict[str, str]]:
+def _done_by(town: Town, number: int, node: str) -> str:
     model, inputs = task_of(number)
-    result = town.client(0).infer(model, inputs, node=node, timeout=30)
-    return [{"name": result.node_name}]
+    return town.client(0).infer(model, inputs, node=node, timeout=30).node_name

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -23,7 +22,7 @@ from tests.rig.net import Net, net
 HOSTS = 8
 SUBMITTERS = (3, 7)
 """They run nothing themselves, so that all their tasks go over the wires; one on each side of a split."""
-NEWCOMER = 8
+NEWCOMER = 12
 """A host without an agent, for who joins later."""
 SETTLE_S = 120.0
 LAG_S = 0.1
@@ -91,7 +90,9 @@ class Town:
         self._clients.clear()
 
     def restart(self, host: int, env: Sequence[str] = ()) -> Agent:
-        """A dead agent's next life."""
+        """An agent's next life; it ends first if it has not."""
+        if self.agents[host].process.poll() is None:
+            self.agents[host].terminate()
         self.net.rig.agents.remove(self.agents[host])
         for stream in (self.agents[host].process.stdout, self.agents[host].process.stderr):
             assert stream is not None
@@ -178,10 +179,13 @@ class Town:
         founder = self.client(0)
         for name in ("echo", "slow"):
             founder.add_model(MODELS / name / "model.onnx", name=name)
-        for host in (0, *self.workers):
-            for rounds in (0, 1):
-                model, inputs = task_of(0, rounds)
-                founder.infer(model, inputs, node=self.agents[host].id, timeout=60)
+        runs = [
+            founder.submit(*task_of(0, rounds), node=self.agents[host].id, timeout=60)
+            for host in (0, *self.workers)
+            for rounds in (0, 1)
+        ]
+        for run in runs:
+            run.result()
         for host in SUBMITTERS:
             if host in self.agents:
                 wait_for(lambda host=host: len(self.client(host).models()) == 2, within_s=30, why="models are known")  # type: ignore[misc]
@@ -199,13 +203,27 @@ class Stage:
     def town(self) -> Town:
         """Eight agents, whole and quiet."""
         if self._town is None:
-            it = self._stack.enter_context(net(self.fresh(), [[0]] * (HOSTS + 1)))
-            self._town = found(it, range(HOSTS))
-            self._stack.callback(self._town.close)
+            it = self._stack.enter_context(net(self.fresh(), [[0]] * (NEWCOMER + 1)))
+            self.settle(Town(it, dict(enumerate(it.mesh(range(HOSTS), roles=dict.fromkeys(SUBMITTERS, "submitter"))))))
+        assert self._town is not None
         self._town.net.heal()
         self._town.until_alive()
         self._town.mark()
         return self._town
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is a town."""
+        return self._town is not None
+
+    def settle(self, town: Town, stack: ExitStack | None = None) -> None:
+        """This is the town from now on; `stack` ends what it lives on."""
+        if stack is not None:
+            self._stack.push(stack)
+        self._stack.callback(town.close)
+        self._town = town
+        town.until_alive(why="the mesh stands")
+        town.spread()
 
     def fresh(self) -> Path:
         """An empty folder."""
@@ -223,12 +241,3 @@ class Stage:
     def close(self) -> None:
         """Everything ends."""
         self._stack.close()
-
-
-def found(it: Net, hosts: Sequence[int], **how: Any) -> Town:
-    """Agents on these hosts, in one mesh, with the models."""
-    roles = {host: "submitter" for host in SUBMITTERS if host in hosts}
-    town = Town(it, dict(zip(hosts, it.mesh(hosts, roles=roles, **how), strict=True)))
-    town.until_alive(why="the mesh stands")
-    town.spread()
-    return town

@@ -27,7 +27,7 @@ def _refuted(town: Town, did: str) -> list[Figure]:
 def loss(stage: Stage, full: bool) -> list[Figure]:
     """P3: 5 % loss, 20±10 ms, duplicates and disorder on every wire, processors busy; then 30 % loss."""
     town, figures = stage.town(), list[Figure]()
-    for share, delay, seconds in ((0.05, 0.02, 600 if full else 5), (0.3, 0.005, 60 if full else 5)):
+    for share, delay, seconds in ((0.05, 0.02, 600 if full else 4), (0.3, 0.005, 60 if full else 4)):
         did = f"{seconds} s of {share:.0%} loss, {delay * 1000:g} ms, 5 % twice, 5 % early; busy processors"
         town.mark()
         with busy(), town.load() as loads:
@@ -45,7 +45,7 @@ ROUNDS = 20_000
 
 def one_way(stage: Stage, full: bool) -> list[Figure]:
     """P4: from a submitter to the worker it uses most a third, then nothing arrives; the other way everything does."""
-    town, seconds, figures = stage.town(), 60 if full else 4, list[Figure]()
+    town, seconds, figures = stage.town(), 60 if full else 2, list[Figure]()
     a = SUBMITTERS[0]
     for word, policy in (("30 % loss", {"loss": 0.3}), ("nothing passes", {"cut": True})):
         did = f"{seconds} s of {word}, one way between two"
@@ -78,7 +78,7 @@ FLAPPING_CPU, DIALS_A_MINUTE = 0.2, 60.0
 
 def flapping(stage: Stage, full: bool) -> list[Figure]:
     """P6: a worker's link goes down and up every 0.3 to 3 s, while its own client and another's have tasks."""
-    town, seconds = stage.town(), 300 if full else 8
+    town, seconds = stage.town(), 300 if full else 5
     host = town.workers[-1]
     did = f"{seconds} s of a link that is up or down for 0.3 to 3 s"
     agent = psutil.Process(town.agents[host].process.pid)
@@ -115,8 +115,8 @@ WINDOW_SHARE = 0.5
 
 def latency(stage: Stage, full: bool) -> list[Figure]:
     """P7: 300±100 ms each way between all; an agent joins, runs tasks and gets a large tensor through."""
-    town, seconds = stage.town(), 90 if full else 3
-    tensor = np.arange(2**20 if full else 2**16, dtype=np.float32).reshape(1, -1)
+    town, seconds = stage.town(), 90 if full else 2
+    tensor = np.arange(2**20 if full else 2**14, dtype=np.float32).reshape(1, -1)
     did = f"{ONE_WAY_S * 1000:g}±{JITTER_S * 1000:g} ms each way between all"
     token = town.client(0).ask("invite")["token"]
     town.net.set(ANY, ANY, delay=ONE_WAY_S, jitter=JITTER_S)
@@ -127,9 +127,8 @@ def latency(stage: Stage, full: bool) -> list[Figure]:
     seen_s = time.monotonic() - began
     town.mark()
     client = town.client(SUBMITTERS[0])
-    wait_for(
-        lambda: client.infer("echo", {"x": tensor[:, :4]}, node=newcomer.id, timeout=60), within_s=60, why="it serves"
-    )
+    if full:  # what the newcomer fetches first is not in the rate
+        client.infer("echo", {"x": tensor[:, :4]}, node=newcomer.id, timeout=60)
     began = time.monotonic()
     result = client.infer("echo", {"x": tensor}, node=newcomer.id, timeout=120)
     there_and_back_s = time.monotonic() - began
