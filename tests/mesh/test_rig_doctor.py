@@ -208,7 +208,13 @@ def troubles(folder: Path) -> Findings:
         until_all_alive([hub, four, six, slow], 60, "all four see each other")
 
         it.cut([0], [3])
-        found.apart, found.families, *found.late = at_once((four,), (four, "h1"), (slow,), (hub,), (hub, "h3"))
+
+        def apart() -> bool:
+            found.apart = rows_of(four)
+            return "isolation" in faults(found.apart)
+
+        found.families, *found.late = at_once((four, "h1"), (slow,), (hub,), (hub, "h3"))
+        wait_for(apart, within_s=60, why="it is found")
         wait_for(lambda: "relay via h2" == path(four, "h3"), within_s=60, why="they talk through the one in between")
         found.relayed = at_once((four,), (four, "h3"))
         it.cut([0], [1, 2])
