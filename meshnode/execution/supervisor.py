@@ -17,7 +17,7 @@ from pathlib import Path
 
 from meshnode.config import Execution as Settings
 from meshnode.config import Links
-from meshnode.errors import DeadlineExceeded, ExecutionFailed, ModelRefused, OutOfMemory, Refused, WorkerCrashed
+from meshnode.errors import DeadlineExceeded, ModelRefused, OutOfMemory, Refused, WorkerCrashed
 from meshnode.execution import control
 from meshnode.execution.control import Described, Ran, Run
 from meshnode.execution.devices import Devices
@@ -147,7 +147,7 @@ class Execution:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         offer = Offer(job.task, job.model.digest, job.deadline, job.priority, alone=job.deaths > 0)
         if job.task in device.turns:
-            raise ExecutionFailed("this task is already running here")
+            raise Refused("this task is already running here", retry_after_s=0.1)
         device.turns[job.task] = turn
         run_s = None
         try:
