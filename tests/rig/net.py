@@ -35,7 +35,8 @@ def unavailable() -> str:
         probe = "ip link add rig0 type veth peer name rig1 && unshare -n true && nsenter --version"
         subprocess.run([*NAMESPACES[rootless()], "sh", "-c", probe], check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
-        return f"this user may not make network namespaces with devices: {error.stderr.strip()}"
+        fix = "be root, or `sysctl -w user.max_user_namespaces=9999 kernel.apparmor_restrict_unprivileged_userns=0`"
+        return f"this user may not make network namespaces with devices ({error.stderr.strip()}); {fix}"
     except OSError as error:
         return f"a tool is missing: {error}"
     return ""
