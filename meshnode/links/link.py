@@ -376,7 +376,7 @@ class Link(asyncio.BufferedProtocol):
         self._beat = self._loop.call_at(self._heartbeat.due_at, self._on_beat)
 
     def _on_beat(self) -> None:
-        quiet_s, nonce = self._heartbeat.beat(self._now(), open=self.in_flight > 0)
+        quiet_s, nonce = self._heartbeat.beat(self._now(), open=self.in_flight > 0, sent=self._pump.sent())
         if quiet_s is not None:
             self._fall_silent(quiet_s)
         if nonce is not None:

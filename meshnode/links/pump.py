@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from meshnode.links.sockets import unacknowledged
 from meshnode.wire.flow import FrameWriter
 
 TURN_S = 0.001
@@ -21,6 +22,14 @@ class Pump:
         self._loop = loop
         self._stopwatch = stopwatch
         self._busy = False
+        self._written = 0
+
+    def sent(self) -> tuple[int, int]:
+        """How many bytes have arrived at the other machine, and how many have not yet, as far as this one can tell."""
+        if self.transport is None:
+            return 0, 0
+        waiting = self.transport.get_write_buffer_size() + unacknowledged(self.transport.get_extra_info("socket"))
+        return self._written - waiting, waiting
 
     def __call__(self) -> None:
         """Write until the transport is full, nothing is left, or the turn is over."""
@@ -32,6 +41,7 @@ class Pump:
         try:
             while not self.paused and (data := self._writer.next_bytes()) is not None:
                 transport.write(data)
+                self._written += len(data)
                 now = self._stopwatch()
                 if ends is None:
                     ends = now + TURN_S

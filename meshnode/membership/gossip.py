@@ -20,7 +20,7 @@ from meshnode.membership import advert as adverts
 from meshnode.membership.advert import Advert, Content
 from meshnode.membership.answers import Answers
 from meshnode.membership.book import AdvertBook
-from meshnode.membership.clocks import Source
+from meshnode.membership.clocks import Source, tell_if_set
 from meshnode.membership.contact import LINKED_MAX, Contact, tell
 from meshnode.membership.datagrams import Datagrams
 from meshnode.membership.events import (
@@ -365,11 +365,11 @@ class Membership:
         waking = Waking(self._source.clocks())
         while True:
             await asyncio.sleep(LOOK_S)
-            gone_s = waking.look(self._source.clocks())
-            if gone_s:
+            if gone_s := waking.look(clocks := self._source.clocks()):
                 log.info("back after %.0f s of sleep", gone_s)
                 self._feed(Woke())
                 self._woke()
+            tell_if_set(waking.set_s, clocks.wall)
             self._contact.hang_up_idle(self._now())
 
     def _advert_learnt(self, advert: Advert) -> None:
