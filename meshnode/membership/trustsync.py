@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from meshnode.errors import MeshError, ProtocolError
+from meshnode.errors import ProtocolError
 from meshnode.links.link import Incoming, Link, Reply
+from meshnode.membership.chores import Chores
 from meshnode.trust.keeper import Keeper
 from meshnode.trust.statements import STATEMENT_BYTES_MAX, Statement
 from meshnode.wire import batches
@@ -39,7 +40,7 @@ class TrustKeeping:
     links: Callable[[], Iterable[Link]]
     learnt: Callable[[list[Statement]], None]
     _settling: dict[Link, asyncio.Event] = field(default_factory=dict)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _chores: Chores = field(default_factory=lambda: Chores("trust statements were not exchanged: ", logging.INFO))
 
     def link_up(self, link: Link) -> None:
         """A link came up; exchange when the roots differ."""
@@ -47,7 +48,7 @@ class TrustKeeping:
             return
         self._settling[link] = asyncio.Event()
         if self.keeper.id < link.peer.id:
-            self._start(self._exchange(link))
+            self._chores.start(self._exchange, link)
 
     def link_lost(self, link: Link) -> None:
         """Whoever waits for this link need not."""
@@ -68,7 +69,7 @@ class TrustKeeping:
         """Push new statements to every link except the one they came from."""
         for link in self.links():
             if link is not but and not link.peer.local:
-                self._start(self._push(link, statements))
+                self._chores.start(self._push, link, statements)
 
     async def handle(self, incoming: Incoming) -> Reply:
         """Answer TrustSync and TrustPush."""
@@ -94,9 +95,7 @@ class TrustKeeping:
 
     async def stop(self) -> None:
         """End what is under way."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._chores.stop()
 
     async def _exchange(self, link: Link) -> None:
         ours = self.keeper.statements
@@ -123,15 +122,3 @@ class TrustKeeping:
         event = self._settling.pop(link, None)
         if event is not None:
             event.set()
-
-    def _start(self, work: asyncio.Future[None] | object) -> None:
-        task = asyncio.ensure_future(self._quietly(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _quietly(self, work: object) -> None:
-        """A link that breaks in the middle is exchanged with again when it is back."""
-        try:
-            await work  # type: ignore[misc]
-        except MeshError as error:
-            log.info("trust statements were not exchanged: %s", error)
