@@ -13,6 +13,7 @@ seconds.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import count
 from typing import assert_never
 
@@ -24,6 +25,7 @@ from meshnode.membership.events import (
     Changed,
     Effect,
     Event,
+    Evicted,
     Isolated,
     Leaving,
     Merged,
@@ -73,13 +75,14 @@ class Swim:
         id_text: IdText,
         now: float,
         rules: Rules = OURS,
+        admitted: Callable[[NodeId], bool] = lambda _: True,
     ) -> None:
         self.oneself = oneself
         self.health = Health(heard_at=now)
         self._ears = Ears()
         self.ledger = Ledger(
             oneself,
-            Roster(verify, id_text),
+            Roster(verify, id_text, admitted),
             settings,
             rules,
             heard=self._ears.heard_at,
@@ -134,17 +137,14 @@ class Swim:
                 self._woke(now, effects)
             case Leaving(reason):
                 self._leave(reason, effects)
+            case Evicted(peer):
+                self.ledger.evict(now, peer, effects)
             case _:
                 assert_never(event)
         if not self._leaving:
             self._time(now, effects)
         for effect in effects:
-            if (
-                isinstance(effect, Changed)
-                and effect.row.living
-                and effect.row.id != self.me
-                and effect.before not in ("alive", "suspect")
-            ):
+            if isinstance(effect, Changed) and effect.row.living and effect.before not in ("alive", "suspect"):
                 self._turns.add(effect.row.id, self._rng)
         self._deadline = self._plan()
         return effects
@@ -233,7 +233,7 @@ class Swim:
 
     def _failed(self, now: float, probe: Probe, effects: list[Effect]) -> None:
         # Helpers that say neither ack nor nack are evidence against our own network or speed.
-        self._ail(probe.helpers - probe.nacks)
+        self._ail(max(0, probe.helpers - probe.nacks))
         if self._rules.deaf and self.roster.living > 2 and self.health.deaf_since(probe.began):
             self._ail(1)
             self.ledger.suspicions.hold(probe.ends - probe.began)
