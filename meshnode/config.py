@@ -6,21 +6,19 @@ value out of range is a `ConfigError` that names all such places at once, and no
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
-import math
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from enum import Enum, StrEnum
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import platformdirs
 
 from meshnode.errors import ConfigError
-from meshnode.ranges import Labels, Printable, Within, contradictions, rules
+from meshnode.ranges import Labels, Printable, Within, apply, contradictions
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -120,7 +118,13 @@ class Routing:
 
     candidates: Annotated[int, Within(1, 64)] = 3
     """Peers asked for a quote per task (d). 3 is the knee: more costs messages, fewer costs tail latency."""
+    rounds_max: Annotated[int, Within(1, 16)] = 2
+    """As many peers again are asked while the task would wait…"""
+    round_worth_rtts: Annotated[float, Within(0, 1e6)] = 8.0
+    """…so many round trips at the best so far."""
     quote_timeout_s: Annotated[float, Within(0.001, 60)] = 0.1
+    unasked_bytes_max: Annotated[int, Within(0, 2**40)] = 64 * KIB
+    """From this size on a task's tensors are sent only after a quote: a refused one costs the time of the transfer."""
     hold_s: Annotated[float, Within(0, 60)] = 0.05
     """How long a quoting node keeps the place; at most 2 RTT is used."""
     hysteresis: Annotated[float, Within(0, 10)] = 0.10
@@ -283,10 +287,19 @@ LOOPBACK = replace(
 PROFILES = {"lan": LAN, "wan": WAN, "loopback": LOOPBACK}
 
 
+def default_homes() -> tuple[Path, ...]:
+    """`MESHNODE_HOME`, or the platform's folder for user data.
+
+    The variable may name several homes, as PATH does; a client goes to the next when the agent of one went away.
+    """
+    chosen = [text for text in os.environ.get("MESHNODE_HOME", "").split(os.pathsep) if text]
+    homes = tuple(Path(text).expanduser().absolute() for text in chosen)
+    return homes or (Path(platformdirs.user_data_dir("meshnode")),)
+
+
 def default_home() -> Path:
-    """`MESHNODE_HOME`, or the platform's folder for user data."""
-    chosen = os.environ.get("MESHNODE_HOME")
-    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_data_dir("meshnode"))
+    """The first of them: that of an agent or a command, which has one."""
+    return default_homes()[0]
 
 
 def load(home: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -303,65 +316,12 @@ def load(home: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
     if not isinstance(profile, str) or profile not in PROFILES:
         raise ConfigError(f"{path}: profile {profile!r} is not one of {', '.join(PROFILES)}")
     mistakes: list[str] = []
-    settings: Settings = _apply(PROFILES[profile], document, str(path), mistakes)
-    settings = _apply(settings, dict(overrides or {}), "the command line", mistakes)
+    settings: Settings = apply(PROFILES[profile], document, str(path), mistakes)
+    settings = apply(settings, dict(overrides or {}), "the command line", mistakes)
     mistakes = mistakes or contradictions(settings)
     if mistakes:
         raise ConfigError("; ".join(mistakes), hint="every setting is explained in meshnode/config.py")
     return settings
-
-
-def _apply(part: Any, values: Mapping[str, Any], where: str, mistakes: list[str]) -> Any:
-    known = {f.name: getattr(part, f.name) for f in fields(part)}
-    changes: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            mistakes.append(f"{where}: unknown setting {key!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
-        elif is_dataclass(known[key]) and isinstance(value, Mapping):
-            changes[key] = _apply(known[key], value, f"{where}: {key}", mistakes)
-        else:
-            try:
-                changes[key] = _fit(known[key], value)
-                for rule in rules(type(part), key):
-                    rule.check(changes[key])
-            except (TypeError, ValueError) as error:
-                mistakes.append(f"{where}: {key}: {error}")
-    return replace(part, **changes)
-
-
-def _fit(default: Any, value: Any) -> Any:
-    """The value as the type of the default; raises TypeError or ValueError with what was expected."""
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise TypeError(f"expected true or false, not {value!r}")
-        return value
-    if isinstance(default, (int, float)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"expected a number, not {value!r}")
-        if not 0 <= value < math.inf:
-            raise ValueError(f"expected a number >= 0, not {value!r}")
-        if isinstance(default, int) and value != int(value):
-            raise ValueError(f"expected a whole number, not {value!r}")
-        return type(default)(value)
-    if isinstance(default, Enum):
-        try:
-            return type(default)(value)
-        except ValueError:
-            raise ValueError(f"expected one of {', '.join(type(default))}, not {value!r}") from None
-    if isinstance(default, str):
-        if not isinstance(value, str):
-            raise TypeError(f"expected text, not {value!r}")
-        return value
-    if isinstance(default, tuple):
-        if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
-            raise TypeError(f"expected a list of texts, not {value!r}")
-        return tuple(value)
-    if isinstance(default, dict):
-        if not isinstance(value, Mapping) or not all(isinstance(item, str) for item in value.values()):
-            raise TypeError(f"expected a table of texts, not {value!r}")
-        return dict(value)
-    raise TypeError(f"expected a table, not {value!r}")
 
 
 def host_port(text: str, *, default_port: int | None = None) -> tuple[str, int]:

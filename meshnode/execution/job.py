@@ -31,6 +31,8 @@ class Job:
     priority: Priority = "normal"
     foreign: bool = False
     deaths: int = 0
+    provider: str = ""
+    """Run it on this one only; empty for any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from meshnode.config import Execution as Settings
 from meshnode.config import Links
-from meshnode.errors import DeadlineExceeded, ExecutionFailed, ModelRefused, OutOfMemory, WorkerCrashed
+from meshnode.errors import DeadlineExceeded, ExecutionFailed, ModelRefused, OutOfMemory, Refused, WorkerCrashed
 from meshnode.execution import control
 from meshnode.execution.control import Described, Ran, Run
 from meshnode.execution.devices import Devices
@@ -124,7 +124,7 @@ class Execution:
         """How soon the task could be done here; keeps a place for `hold_s`. Raises Refused."""
         now = time.monotonic()
         model, task = Digest(ask.model), TaskId(ask.task)
-        device = self._best(model, now)
+        device = self._best(model, now, ask.provider)
         backlog_s, service_s = device.queue.quote(now, model)
         self._apply(device, Hold(task, model, hold_s))
         load_s = 0.0 if model in device.loaded else size_bytes / LOAD_BYTES_S + 0.01
@@ -143,7 +143,7 @@ class Execution:
         Raises Refused, InvalidInput, ExecutionFailed, ModelRefused, OutOfMemory, WorkerCrashed, DeadlineExceeded.
         """
         arrived = time.monotonic()
-        device = self._best(job.model.digest, arrived)
+        device = self._best(job.model.digest, arrived, job.provider)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         offer = Offer(job.task, job.model.digest, job.deadline, job.priority, alone=job.deaths > 0)
         if job.task in device.turns:
@@ -161,6 +161,13 @@ class Execution:
             del device.turns[job.task]
             self._apply(device, Withdraw(job.task))
             self._apply(device, Finished(job.task, run_s))
+
+    def hand_back(self, task: TaskId, error: Refused) -> bool:
+        """Give a task up that waits here; whether it did."""
+        waiting = [turn for d in self._devices if (turn := d.turns.get(task)) is not None and not turn.done()]
+        for turn in waiting:
+            turn.set_exception(error)
+        return bool(waiting)
 
     async def probe(self, path: Path) -> ProbeReport:
         """Load a model that is new here and describe it. Raises ModelRefused, InvalidInput, OutOfMemory."""
@@ -258,9 +265,12 @@ class Execution:
         if not self._stopping:
             self._changed()
 
-    def _best(self, model: Digest, now: float) -> _Device:
-        """The device that would finish first by what is known."""
-        up = [device for device in self._devices if device.queue.up] or self._devices[:1]
+    def _best(self, model: Digest, now: float, provider: str) -> _Device:
+        """The device that would finish first by what is known. Raises Refused."""
+        able = [device for device in self._devices if provider in ("", device.process.provider)]
+        up = [device for device in able if device.queue.up] or able[:1]
+        if not up:
+            raise Refused(f"this node has no {provider}")
         if len(up) == 1:
             return up[0]
 
@@ -334,9 +344,7 @@ class Execution:
         if done:
             return answer.result()
         self._abandon(device, id, answer)
-        await asyncio.wait({answer}, timeout=self._settings.cancel_grace_s)
-        if not answer.done():
-            await asyncio.wait({answer})
+        await asyncio.wait({answer})
         answer.exception()
         raise DeadlineExceeded("the task's time ran out while the model ran; it was stopped")
 

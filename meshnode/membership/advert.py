@@ -14,7 +14,8 @@ import msgspec
 from msgspec import Meta
 
 from meshnode.errors import ProtocolError
-from meshnode.wire.messages import Hex64, Id, Name, NodeId
+from meshnode.wire.messages import NodeId
+from meshnode.wire.terms import Hex64, Id, Name
 
 DOMAIN = b"meshnode/advert/1\0"
 ADVERT_BYTES_MAX = 16 * 1024

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from meshnode.config import Membership as Settings
 from meshnode.membership import updates
@@ -28,6 +29,8 @@ OLD_S = 60.0
 """What has been so for this long is told to those who ask, and is no news."""
 AGED_SHARE = 0.5
 """A tombstone is spoken of for this share of the time that it is kept."""
+TELL_AGAIN_S = 3.0
+"""So often is a suspect told again by whoever accused it: what was told first may have been lost with the network."""
 TOMBSTONES_MIN = 1024
 """So many are kept in any mesh; in larger ones as many as there are members."""
 
@@ -54,9 +57,9 @@ class Ledger:
     _proofs: Reminders = field(default_factory=Reminders)
     _defence: Defence = field(default_factory=Defence)
     _died: dict[NodeId, float] = field(default_factory=dict)
-    _tombs: Alarms[NodeId] = field(default_factory=Alarms)
     _tomb_at: dict[NodeId, float] = field(default_factory=dict)
     """The nearest alarm of each tombstone: one a node, however often it comes and goes."""
+    _alarms: Alarms[tuple[Literal["tell", "tomb"], NodeId]] = field(default_factory=Alarms)
 
     def __post_init__(self) -> None:
         self.me = self.roster.id_text(self.oneself.raw)
@@ -67,10 +70,10 @@ class Ledger:
 
     def next(self) -> float:
         """When `ring` is due."""
-        return min(self.suspicions.next(), self._tombs.next(), self._defence.next())
+        return min(self.suspicions.next(), self._alarms.next(), self._defence.next())
 
     def ring(self, now: float, effects: list[Effect], *, blind: bool) -> None:
-        """Suspicions become verdicts, unless this node is blind; tombstones age and go; what is owed is answered."""
+        """Suspicions become verdicts, unless this node is blind; suspects, accusers and tombstones get their due."""
         owed = self._defence.owed
         if owed is not None and self._defence.next() <= now:
             self._defence.owed = None
@@ -78,8 +81,11 @@ class Ledger:
         if not blind:
             for node, suspicion in self.suspicions.due(now):
                 self._verdict(now, node, suspicion, effects)
-        for node in self._tombs.due(now):
-            self._tomb(now, node)
+        for what, node in self._alarms.due(now):
+            if what == "tell":
+                self._tell_again(now, node, effects)
+            else:
+                self._tomb(now, node)
 
     def evict(self, now: float, node: NodeId, effects: list[Effect]) -> None:
         """A member was thrown out: it is gone, whatever is said, and not spoken of."""
@@ -127,6 +133,8 @@ class Ledger:
         self._hold(now, row, update, effects, age_s=age_s, tell=tell and age_s < OLD_S)
         if own or over_link:
             self._tell_accused(row, update, effects)
+        if own:
+            self._tell_later(now, subject)
         return True
 
     def accuse(self, now: float, row: Row, effects: list[Effect]) -> None:
@@ -258,6 +266,18 @@ class Ledger:
         if self.rules.tell_suspect and row.state == "suspect":
             effects.append(Send(row.id, Gossip((update,))))
 
+    def _tell_again(self, now: float, node: NodeId, effects: list[Effect]) -> None:
+        row, suspicion = self.roster.get(node), self.suspicions.get(node)
+        if row is not None and row.against is not None and suspicion is not None and suspicion.tell_at <= now:
+            self._tell_accused(row, row.against, effects)
+            self._tell_later(now, node)
+
+    def _tell_later(self, now: float, node: NodeId) -> None:
+        suspicion = self.suspicions.get(node)
+        if suspicion is not None:
+            suspicion.tell_at = now + TELL_AGAIN_S
+            self._alarms.set(suspicion.tell_at, ("tell", node))
+
     def _about_me(self, now: float, update: AnyUpdate, effects: list[Effect], sender: NodeId | None) -> bool:
         """Refute what is said against this start of us; be newer than whatever an earlier start said."""
         if not isinstance(update, Suspect | Dead) and not self.roster.genuine(update):
@@ -306,7 +326,7 @@ class Ledger:
     def _look_at_tomb(self, node: NodeId, at: float) -> None:
         if at < self._tomb_at.get(node, math.inf):
             self._tomb_at[node] = at
-            self._tombs.set(at, node)
+            self._alarms.set(at, ("tomb", node))
 
     def _forget(self, node: NodeId) -> None:
         self._died.pop(node, None)

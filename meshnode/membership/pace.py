@@ -70,9 +70,10 @@ class Pace:
         self._differ_gap_s = min(self._differ_gap_s * 2, DIFFER_MAX_S)
         return True
 
-    def helped(self) -> None:
-        """Evening out brought something new."""
+    def stirred(self, now: float) -> None:
+        """Something changed here: whoever differs now may do so for a new reason."""
         self._differ_gap_s = DIFFER_S
+        self._differ_at = min(self._differ_at, now + DIFFER_S)
 
     def _retry_s(self) -> float:
         return self.settings.reconnect_interval_s * self.rng.uniform(0.5, 1.5)

@@ -95,7 +95,7 @@ class Turns:
 
     def add(self, node: NodeId, rng: Rng) -> None:
         """A newcomer is due at a random place of the present round."""
-        if node != self.me and node not in self._listed:
+        if node not in self._listed:
             self._listed.add(node)
             self._left.append(node)
             at = rng.randrange(len(self._left))

@@ -28,7 +28,10 @@ def shortest_s(settings: Membership, nodes: int) -> float:
 
 @dataclass(slots=True)
 class Suspicion:
-    """Of one node at one version; times are monotonic seconds. `quiet`: it is old news and not told on."""
+    """Of one node at one version; times are monotonic seconds. `quiet`: it is old news and not told on.
+
+    `tell_at`: when the suspect is told of it again; infinity while that is for others to do.
+    """
 
     version: tuple[int, int]
     began: float
@@ -37,6 +40,7 @@ class Suspicion:
     accusers: set[bytes] = field(default_factory=set)
     verdict: bool = False
     quiet: bool = False
+    tell_at: float = math.inf
 
     def ends(self) -> float:
         """When it becomes a death: from max down to min as independent accusers confirm."""

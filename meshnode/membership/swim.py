@@ -144,8 +144,10 @@ class Swim:
         if not self._leaving:
             self._time(now, effects)
         for effect in effects:
-            if isinstance(effect, Changed) and effect.row.living and effect.before not in ("alive", "suspect"):
-                self._turns.add(effect.row.id, self._rng)
+            if isinstance(effect, Changed) and effect.row.id != self.me:
+                self._pace.stirred(now)
+                if effect.row.living and effect.before not in ("alive", "suspect"):
+                    self._turns.add(effect.row.id, self._rng)
         self._deadline = self._plan()
         return effects
 
@@ -381,11 +383,8 @@ class Swim:
     def _merged(self, now: float, told: tuple[Told, ...], effects: list[Effect]) -> None:
         """What came over a link; when it is much, it is not told on: others even out their tables themselves."""
         tell = len(told) <= BULK
-        changed = False
         for item in told:
-            changed |= self.ledger.learn(now, item.update, effects, over_link=True, age_s=item.age_s, tell=tell)
-        if changed:
-            self._pace.helped()
+            self.ledger.learn(now, item.update, effects, over_link=True, age_s=item.age_s, tell=tell)
         self._blind_until = -math.inf
 
     def _leave(self, reason: str, effects: list[Effect]) -> None:

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -20,11 +15,11 @@ from rich.table import Table
 from meshnode.sim import campaign, experiments
 from meshnode.sim.experiments import RULES
 from meshnode.sim.faults import KINDS
+from meshnode.sim.figures import FIGURES, SETTINGS, parallel
 from meshnode.sim.plot import plot
 from meshnode.sim.world import Faults
 
 SHOWN = (*KINDS, "alive", "suspect", "dead", "left", "sent", "lost", "duplicated", "overtaken", "syncs", "isolations")
-SETTINGS = {**RULES, **{f"without {name}": experiments.without(name) for name in experiments.OWN_RULES}}
 
 
 def main() -> None:
@@ -98,7 +93,7 @@ def _campaign(console: Console, args: argparse.Namespace) -> int:
     began, counts, failed = time.perf_counter(), Counter[str](), []
     seeds = range(args.seed, args.seed + args.campaign)
     jobs = [(seed, nodes, args.seconds) for seed in seeds]
-    for outcome in track(_parallel(_one_seed, jobs), "seeds", len(jobs), console=console):
+    for outcome in track(parallel(_one_seed, jobs), "seeds", len(jobs), console=console):
         counts.update(outcome.counts)
         if outcome.violations:
             failed.append(outcome)
@@ -116,138 +111,3 @@ def _campaign(console: Console, args: argparse.Namespace) -> int:
 def _one_seed(job: tuple[int, int, float]) -> campaign.Outcome:
     seed, nodes, seconds = job
     return campaign.run(seed, nodes=nodes, seconds=seconds)
-
-
-def _parallel(work: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
-    """The results in order, from as many processes as there are processors."""
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(work, jobs)
-
-
-# --- the published figures ---
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
-    return table
-
-
-def _figure_crash(console: Console) -> None:
-    table = _table("a crash: median / worst, simulated s", "nodes", "rules", "suspected", "first verdict", "all know")
-    for nodes, seeds in ((10, 100), (100, 40), (1000, 8)):
-        for name, rules in RULES.items():
-            found = [experiments.crash(nodes, seed, rules=rules) for seed in range(seeds)]
-            cells = []
-            for key in ("suspected", "dead", "agreed"):
-                values = [getattr(one, key) for one in found]
-                cells.append(f"{statistics.median(values):.2f} / {max(values):.2f}")
-            table.add_row(f"{nodes} ({seeds} seeds)", name, *cells)
-    console.print(table)
-
-
-def _figure_large(console: Console) -> None:
-    found = experiments.crash(10_000, 1)
-    console.print(f"10,000 nodes, one seed: suspected {found.suspected:.2f} s, all know {found.agreed:.2f} s")
-
-
-def _figure_spread(console: Console) -> None:
-    table = _table("a change among 1,000: s until 99 % / all know, worst of 5 seeds", "loss", "99 %", "all")
-    for loss in (0.0, 0.1):
-        found = [experiments.spread(1000, seed, loss=loss) for seed in range(5)]
-        table.add_row(f"{loss:.0%}", f"{max(a for a, _ in found):.2f}", f"{max(b for _, b in found):.2f}")
-    console.print(table)
-
-
-def _figure_idle(console: Console) -> None:
-    table = _table("idle, bytes a second a node", "nodes", "B/s")
-    for nodes in (10, 100, 1000):
-        table.add_row(str(nodes), f"{experiments.idle(nodes, 1):.0f}")
-    console.print(table)
-
-
-def _figure_join(console: Console) -> None:
-    for nodes in (100, 1000):
-        view_s, known_s = experiments.join(nodes, 1)
-        console.print(f"a newcomer to {nodes}: knows all after {view_s:.3f} s, is known by all after {known_s:.2f} s")
-    woke = [experiments.wake(100, seed) for seed in range(10)]
-    accused = sum(wrong for _, wrong in woke)
-    console.print(
-        f"a sleeper of 100 wakes: alive for all after {max(s for s, _ in woke):.2f} s at worst; accused {accused}"
-    )
-
-
-def _figure_heal(console: Console) -> None:
-    for nodes, seeds in ((30, 10), (100, 10), (1000, 2)):
-        worst = max(experiments.heal(nodes, seed) for seed in range(seeds))
-        console.print(f"{nodes} nodes split in halves for 60 s: one view again after {worst:.2f} s (worst of {seeds})")
-
-
-def _figure_loss(console: Console) -> None:
-    table = _table(
-        "nothing but loss, 100 nodes, 27.5 node-hours", "loss", "rules", "deaths", "suspicions", "B/s a node"
-    )
-    for loss in (0.05, 0.1, 0.3):
-        for name, rules in RULES.items():
-            found = [experiments.lossy(100, seed, loss, rules=rules) for seed in range(3)]
-            bytes_per_s = statistics.mean(one.bytes_per_s for one in found)
-            deaths, suspicions = sum(one.dead for one in found), sum(one.suspected_by_well for one in found)
-            table.add_row(f"{loss:.0%}", name, str(deaths), str(suspicions), f"{bytes_per_s:.0f}")
-    console.print(table)
-
-
-def _figure_restarts(console: Console) -> None:
-    ghosts, rows = experiments.restarts(20, 1, 10_000)
-    console.print(f"10,000 restarts among 20 nodes: {ghosts} ghosts, {rows} rows at most")
-
-
-def _figure_grid(console: Console) -> None:
-    title = "Lifeguard's 48 cells, 128 nodes, no streams: verdicts about nodes that were well"
-    table = _table(title, "rules", "deaths", "by those that were well", "suspicions by those", "B/s a node")
-    for name, rules in RULES.items():
-        jobs = [(cell, 1, rules, "io") for cell in experiments.GRID]
-        found = list(track(_parallel(_one_cell, jobs), name, len(jobs), console=console, transient=True))
-        cells = [sum(getattr(one, key) for one in found) for key in ("dead", "dead_by_well", "suspected_by_well")]
-        table.add_row(name, *map(str, cells), f"{statistics.mean(one.bytes_per_s for one in found):.0f}")
-    console.print(table)
-
-
-def _figure_rules(console: Console) -> None:
-    title = "one rule switched off, 12 cells and seeds: what each one buys"
-    table = _table(title, "rules", "mode", "deaths", "by those that were well", "suspicions by those", "B/s a node")
-    corner = [cell for cell in experiments.GRID if cell[0] in (8, 32) and cell[1] in (2.048, 16.384)]
-    for name in ("ours", *(f"without {name}" for name in experiments.OWN_RULES)):
-        for mode in ("io", "stall-timers"):
-            jobs = [(cell, 100 + number, SETTINGS[name], mode) for number, cell in enumerate(corner)]
-            found = list(track(_parallel(_one_cell, jobs), name, len(jobs), console=console, transient=True))
-            cells = [sum(getattr(one, key) for one in found) for key in ("dead", "dead_by_well", "suspected_by_well")]
-            table.add_row(name, mode, *map(str, cells), f"{statistics.mean(one.bytes_per_s for one in found):.0f}")
-    console.print(table)
-
-
-def _one_cell(job: tuple[tuple[int, float, float], int, Any, str]) -> experiments.Accused:
-    cell, seed, rules, mode = job
-    return experiments.lifeguard_cell(cell, seed, rules=rules, streams=False, mode=mode)
-
-
-def _figure_core(console: Console) -> None:
-    for nodes in (10, 1000):
-        console.print(
-            f"the core decides a datagram among {nodes} nodes in {experiments.decision_us(nodes):.1f} us here"
-        )
-
-
-FIGURES: dict[str, Callable[[Console], None]] = {
-    "crash": _figure_crash,
-    "spread": _figure_spread,
-    "idle": _figure_idle,
-    "join": _figure_join,
-    "heal": _figure_heal,
-    "loss": _figure_loss,
-    "restarts": _figure_restarts,
-    "core": _figure_core,
-    "grid": _figure_grid,
-    "rules": _figure_rules,
-    "large": _figure_large,
-}

@@ -11,46 +11,35 @@ lower-case base32, digests 64 of lower-case hex, task ids 32 of lower-case hex.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NewType, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from meshnode.errors import ProtocolError
-
-PROTOCOL_VERSION = 1
-
-NodeId = NewType("NodeId", str)
-Digest = NewType("Digest", str)
-TaskId = NewType("TaskId", str)
-
-Id = Annotated[str, Meta(pattern=r"\A[a-z2-7]{52}\Z")]
-Hex64 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-Task = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
-Name = Annotated[str, Meta(min_length=1, max_length=128)]
-Text = Annotated[str, Meta(max_length=4096)]
-Zone = Annotated[str, Meta(max_length=128)]
-Seconds = Annotated[float, Meta(ge=0, le=1e9)]
-Count = Annotated[int, Meta(ge=0, le=2**53)]
-
-Priority = Literal["low", "normal", "high"]
-
-
-class Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True, kw_only=True):
-    """The base of all messages; subclasses are tagged with their class name in lower case."""
-
-
-class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
-    """One tensor of a body: its name, element type (ONNX's word for it), shape and length in bytes."""
-
-    name: Annotated[str, Meta(max_length=512)]
-    dtype: Annotated[str, Meta(max_length=16)]
-    shape: Annotated[tuple[Count, ...], Meta(max_length=32)]
-    nbytes: Count
-
-
-Tensors = Annotated[tuple[TensorSpec, ...], Meta(max_length=1024)]
-
+from meshnode.wire.looks import Look, LookAsk, ReachAsk, Reached
+from meshnode.wire.tasks import Infer as Infer
+from meshnode.wire.tasks import Inferred as Inferred
+from meshnode.wire.tasks import Plan as Plan
+from meshnode.wire.tasks import Quote as Quote
+from meshnode.wire.tasks import QuoteAsk as QuoteAsk
+from meshnode.wire.tasks import ResultAsk as ResultAsk
+from meshnode.wire.tasks import Submit as Submit
+from meshnode.wire.tasks import Submitted as Submitted
+from meshnode.wire.tasks import Vitals as Vitals
+from meshnode.wire.tasks import VitalsAsk as VitalsAsk
+from meshnode.wire.terms import PROTOCOL_VERSION as PROTOCOL_VERSION
+from meshnode.wire.terms import Count, Task, Text
+from meshnode.wire.terms import Digest as Digest
+from meshnode.wire.terms import Hex64 as Hex64
+from meshnode.wire.terms import Id as Id
+from meshnode.wire.terms import Message as Message
+from meshnode.wire.terms import Name as Name
+from meshnode.wire.terms import NodeId as NodeId
+from meshnode.wire.terms import Objective as Objective
+from meshnode.wire.terms import Priority as Priority
+from meshnode.wire.terms import TaskId as TaskId
+from meshnode.wire.terms import TensorSpec as TensorSpec
 
 # --- opening a link --------------------------------------------------------------------------------------------------
 
@@ -159,83 +148,6 @@ class RelayClose(Message, frozen=True, tag="relay_close"):
     reason: Text = ""
 
 
-# --- the fast facts: asked for when they are needed, never gossiped ------------------------------------------------
-
-
-class VitalsAsk(Message, frozen=True, tag="vitals_ask"):
-    """What is your load right now?"""
-
-
-class Vitals(Message, frozen=True, tag="vitals"):
-    """A node's load at this moment. `available_bytes` is memory; shares are 0..1."""
-
-    in_flight: Count
-    backlog_s: Seconds
-    tasks_done: Count
-    cpu_load: Annotated[float, Meta(ge=0, le=1e6)]
-    available_bytes: Count
-    uptime_s: Seconds
-    gpu_free_bytes: tuple[Count, ...] = ()
-    loaded: Annotated[tuple[Hex64, ...], Meta(max_length=4096)] = ()
-    power_source: str = ""
-    power_percent: float | None = None
-
-
-# --- tasks between agents ------------------------------------------------------------------------------------------
-
-
-class QuoteAsk(Message, frozen=True, tag="quote_ask"):
-    """How soon could you finish this? The answer holds a place for `Quote.hold_s`."""
-
-    task: Task
-    model: Hex64
-    deadline_s: Seconds
-    priority: Priority = "normal"
-    zone: Zone | None = None
-    input_bytes: Count = 0
-
-
-class Quote(Message, frozen=True, tag="quote"):
-    """The wait before the task would start, how long it would run, and what loading or fetching would cost first."""
-
-    backlog_s: Seconds
-    service_s: Seconds
-    slots: Annotated[int, Meta(ge=1, le=4096)]
-    load_s: Seconds = 0.0
-    fetch_bytes: Count = 0
-    hold_s: Seconds = 0.0
-
-
-class Infer(Message, frozen=True, tag="infer"):
-    """Run this. The tensors follow as the body.
-
-    `deaths` counts the workers this task has already killed anywhere in the mesh; `submitter` is the agent that
-    answers to the client.
-    """
-
-    task: Task
-    attempt: Annotated[int, Meta(ge=1, le=16)]
-    model: Hex64
-    deadline_s: Seconds
-    inputs: Tensors
-    priority: Priority = "normal"
-    zone: Zone | None = None
-    outputs: Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=1024)] = ()
-    deaths: Count = 0
-
-
-class Inferred(Message, frozen=True, tag="inferred"):
-    """The answer of `Infer`; the output tensors follow as the body. `checksum` is CRC-32 over that body."""
-
-    outputs: Tensors
-    model: Hex64
-    node: Id
-    queue_s: Seconds
-    run_s: Seconds
-    checksum: Count
-    provider: str = ""
-
-
 # --- models between agents -----------------------------------------------------------------------------------------
 
 
@@ -265,47 +177,6 @@ class PieceList(Message, frozen=True, tag="piece_list"):
 # --- local clients ------------------------------------------------------------------------------------------------
 
 
-class Submit(Message, frozen=True, tag="submit"):
-    """Run this on the best node. The tensors follow as the body; `model` is `name`, `name:version` or a digest."""
-
-    task: Task
-    model: Name
-    inputs: Tensors
-    deadline_s: Seconds
-    priority: Priority = "normal"
-    node: Annotated[str, Meta(max_length=128)] | None = None
-    zone: Zone | None = None
-    outputs: Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=1024)] = ()
-
-
-class Submitted(Message, frozen=True, tag="submitted"):
-    """The one final answer of a task; the output tensors follow as the body.
-
-    `attempts` are [node, name, outcome, seconds, detail]; `seconds` is the agent's time for the whole task.
-    """
-
-    outputs: Tensors
-    model: Hex64
-    node: Id
-    name: Name
-    seconds: Seconds
-    queue_s: Seconds = 0.0
-    run_s: Seconds = 0.0
-    provider: str = ""
-    attempts: tuple[tuple[str, str, str, float, str], ...] = ()
-
-
-class Plan(Message, frozen=True, tag="plan"):
-    """Decide where this task would run, without running it. The answer is a `Document`."""
-
-    model: Name
-    inputs: Tensors
-    deadline_s: Seconds
-    priority: Priority = "normal"
-    node: Annotated[str, Meta(max_length=128)] | None = None
-    zone: Zone | None = None
-
-
 class Ask(Message, frozen=True, tag="ask"):
     """Any verb of the local door that is not a task: `status`, `model.add`, `invite`, … with its arguments.
 
@@ -313,7 +184,7 @@ class Ask(Message, frozen=True, tag="ask"):
     """
 
     verb: Annotated[str, Meta(max_length=64)]
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class Document(Message, frozen=True, tag="document"):
@@ -322,9 +193,11 @@ class Document(Message, frozen=True, tag="document"):
 
 MembershipRequest = ViewAsk | ViewRows | ViewNews | AdvertPull | StreamPing
 RelayRequest = RelayOpen | RelayOffer | RelayData | RelayClose
-TaskRequest = VitalsAsk | QuoteAsk | Infer | PieceAsk | PieceListAsk
-PeerRequest = TrustSync | TrustPush | MembershipRequest | RelayRequest | TaskRequest
-PeerReply = Done | TrustDelta | ViewDigest | ViewNews | Adverts | Vitals | Quote | Inferred | Piece | PieceList
+LookRequest = LookAsk | ReachAsk
+TaskRequest = VitalsAsk | QuoteAsk | Infer | ResultAsk | PieceAsk | PieceListAsk
+PeerRequest = TrustSync | TrustPush | MembershipRequest | RelayRequest | LookRequest | TaskRequest
+TaskReply = Vitals | Quote | Inferred | Piece | PieceList
+PeerReply = Done | TrustDelta | ViewDigest | ViewNews | Adverts | Look | Reached | TaskReply
 LocalRequest = Submit | Plan | Ask
 LocalReply = Submitted | Document
 

@@ -107,7 +107,7 @@ async def test_noise_costs_little_and_leaves_nothing(mesh: list[Mate], caplog: p
         assert length <= tables[name] + 8, f"{name} grew"
     assert GROWTH_BYTES_MAX > process.memory_info().rss - memory
     assert [] == unwell(caplog)
-    sealer = b.membership._datagrams._sealer
+    sealer = b.membership.datagrams._sealer
     began = time.perf_counter()
     for datagram in batch:
         with pytest.raises(ProtocolError):
@@ -180,7 +180,7 @@ async def test_strangers_are_not_heard(mesh: list[Mate], caplog: pytest.LogCaptu
     """Right seals of wrong people: somebody with a key of his own; one who says that he is a member; the same member
     in another mesh, and in an earlier start."""
     a, b, _, _ = mesh
-    epoch, public = b.keeper.boot, b.membership._datagrams.public
+    epoch, public = b.keeper.boot, b.membership.datagrams.public
     mesh_id = b.keeper.statements.mesh_id
     stranger_id = identity.node_id(identity.public_der(Ed25519PrivateKey.generate()))
     said = []
@@ -223,7 +223,7 @@ async def test_who_was_thrown_out_is_not_heard(mesh: list[Mate], caplog: pytest.
         await stranger.throws(b, [a.sealed(b, Gossip((accusation, newer)))])
         assert before == b.picture()
         b.membership._reborn(b.core.oneself.gen + 1)  # as when a copy of its home was heard of
-        d.membership._datagrams._sealer.set_peer(b.id, b.membership._datagrams.epoch, b.membership._datagrams.public)
+        d.membership.datagrams._sealer.set_peer(b.id, b.membership.datagrams.epoch, b.membership.datagrams.public)
         refused = b.refused
         await stranger.throws(b, direct := [d.sealed(b, packet) for packet in packets_of(d, c)])
         assert len(direct) == b.refused - refused

@@ -98,6 +98,44 @@ def test_no_single_accuser_kills() -> None:
     assert "alive" == it.state("a")
 
 
+def test_a_suspect_is_told_again_while_it_does_not_answer() -> None:
+    """The first telling may have been lost with the network: whoever accused it says so every three seconds, once."""
+    it = Detector("a", "b", "c", "d", "e", "f", "g")
+    row = it.core.roster.get(node("a"))
+    assert row is not None
+
+    def told(within_s: float) -> int:
+        """How often it was told."""
+        news = [packet for peer, packet in packets(it.wait(within_s), Gossip) if peer == node("a")]
+        return sum(isinstance(update, Suspect) for packet in news for update in packet.updates)
+
+    it.core.ledger.accuse(it.now, row, [])
+    told(2.9)
+    assert [1, 0, 1] == [told(0.2), told(2.8), told(0.2)]
+    it.hear("a", Gossip((alive("a", inc=1),)))
+    assert "alive" == it.state("a")
+    assert 0 == told(3.2)
+
+
+def test_tables_that_differ_for_long_are_compared_soon_again_once_something_changes() -> None:
+    """Evening out that brought nothing is done ever more seldom; a change here ends that at once."""
+    it = Detector("a", "b", "c", "d")
+
+    def evened_out() -> bool:
+        """Within three and a half seconds in which another's table is heard to differ."""
+        found = []
+        for _ in range(7):
+            found += of(it.hear("a", Ping(1, (), 12345)) + it.wait(0.5), Sync)
+        return Sync(node("a")) in found
+
+    assert evened_out()
+    while evened_out():
+        pass
+    it.hear("b", Gossip((alive("b", inc=1),)))
+    it.core.ledger.news.drop(node("b"))
+    assert evened_out()
+
+
 def test_a_verdict_with_a_second_accuser_halves_the_wait() -> None:
     """Two independent members agree, one of them for its whole suspicion: that shortens ours."""
     ends = []
