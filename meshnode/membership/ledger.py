@@ -283,7 +283,7 @@ class Ledger:
         if not isinstance(update, Suspect | Dead) and not self.roster.genuine(update):
             return False
         accused = isinstance(update, Suspect | Dead) and (update.gen, update.inc) == self.oneself.version
-        if accused and not self._defence.may(update, now):
+        if accused and self.rules.paced and not self._defence.may(update, now):
             return False
         answer = self.oneself.heard(update)
         if answer == "nothing":
@@ -306,6 +306,8 @@ class Ledger:
 
     def _says_slow(self, update: Suspect | Dead, now: float) -> bool:
         """Whether a refuted accusation is one more opinion that this node is hard to reach."""
+        if not self.rules.paced:
+            return True
         return self.roster.genuine(update) and self._defence.counts(update.accuser, now)
 
     def _tomb(self, now: float, node: NodeId) -> None:

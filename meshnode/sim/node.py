@@ -98,6 +98,7 @@ class Node:
         self._armed = math.inf
         self.life = 0
         self.wall_offset_s = 0.0
+        self.said_bytes = 0
         self._inbox: list[Event] = []
         self._outbox: list[Callable[[], None]] = []
         self.core = self._born()
@@ -254,6 +255,12 @@ class Node:
         event = Received(self.core.me, packet)
         for to in self.mesh.at(peer):
             self.mesh.world.send(self.index, to.index, to.receive, event, nbytes)
+
+    def say(self, peer: NodeId, packet: updates.AnyPacket) -> None:
+        """Send a packet that its core knows nothing of."""
+        nbytes = len(updates.encode(packet)) + OVERHEAD_BYTES + UDP_IP_BYTES
+        self.said_bytes += nbytes
+        self._send(peer, packet, nbytes)
 
     # --- streams ---
 
