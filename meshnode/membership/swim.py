@@ -262,9 +262,9 @@ class Swim:
 
     def _try_the_dead(self, now: float, effects: list[Effect]) -> None:
         """A verdict never forbids a dial: one of the dead is tried, by about one node of the whole mesh each time."""
-        dead = sum(row.state == "dead" for row in self.roster)
-        if dead and self._rng.random() * max(1, self.roster.living) < dead:  # serf's rule: the load does not grow
-            effects.extend(Sync(peer) for peer in self.roster.sample(self._rng, 1, lambda row: row.state == "dead"))
+        dead = [row.id for row in self.roster if row.state == "dead"]
+        if dead and self._rng.random() * max(1, self.roster.living) < len(dead):  # serf's rule: the load does not grow
+            effects.append(Sync(dead[self._rng.randrange(len(dead))]))
         self._ears.prune(now)
 
     # --- what speaks against this node itself ---

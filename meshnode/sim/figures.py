@@ -120,6 +120,24 @@ def _troubles(console: Console) -> None:
     console.print(table)
 
 
+def _returns(console: Console) -> None:
+    table = _table(
+        "one node crashes and returns for 300 s, one seed", "nodes", "down / up, s", "B/s a node", "B a turn"
+    )
+    for nodes in (10, 100):
+        for down_s, up_s in ((1.0, 1.0), (2.0, 5.0), (10.0, 10.0), (30.0, 30.0)):
+            found, per_s, per_turn = troubles.returns(nodes, UNSEEN_SEED, down_s=down_s, up_s=up_s)
+            table.add_row(str(nodes), f"{down_s:.0f} / {up_s:.0f}", f"{per_s:,.0f}", f"{per_turn:,.0f}")
+            assert found.deaths == found.suspicions == 0, "nobody else is accused"
+    console.print(table)
+    for nodes in (20, 100):
+        alone = [troubles.found_by_others(nodes, UNSEEN_SEED + number) for number in range(20)]
+        console.print(
+            f"a node of {nodes} restarts and knows nobody: alive for all after {statistics.median(alone):.1f} s "
+            f"(worst of 20 seeds {max(alone):.1f})"
+        )
+
+
 def _wronged(found: Sequence[troubles.Found]) -> tuple[str, str, str]:
     deaths, suspicions = sum(one.deaths for one in found), sum(one.suspicions for one in found)
     return str(deaths), str(suspicions), f"{max(one.longest_s for one in found):.1f}"
@@ -249,6 +267,7 @@ FIGURES: dict[str, Callable[[Console], None]] = {
     "heal": _heal,
     "troubles": _troubles,
     "hostile": _hostile,
+    "returns": _returns,
     "loss": _loss,
     "hours": _hours,
     "restarts": _restarts,
