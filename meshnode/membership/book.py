@@ -124,7 +124,7 @@ class AdvertBook:
         return row is not None and row.state in ("alive", "suspect") and not self._is_current(row)
 
     def take(self, data: bytes) -> None:
-        """Hold an advert when it is signed by its owner and newer than the one that is held."""
+        """Hold an advert when it is signed by its owner, a node that is known, and newer than the one that is held."""
         try:
             advert = adverts.unseal(
                 data,
@@ -136,7 +136,11 @@ class AdvertBook:
             return
         node = NodeId(advert.id)
         held = self.get(node)
-        if node == self.me or (held is not None and (held.boot, held.version) >= (advert.boot, advert.version)):
+        if (
+            self.row(node) is None
+            or node == self.me
+            or (held is not None and (held.boot, held.version) >= (advert.boot, advert.version))
+        ):
             return
         self._held[node] = (advert, data)
         self.learnt(advert)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from meshnode.errors import MeshError, ProtocolError
 from meshnode.links.link import Incoming, Link, Reply
+from meshnode.membership.chores import Chores
 from meshnode.trust.keeper import Keeper
 from meshnode.trust.statements import STATEMENT_BYTES_MAX, Statement
 from meshnode.wire import batches
@@ -45,15 +46,14 @@ class TrustKeeping:
     learnt: Callable[[list[Statement]], None]
     _settling: dict[Link, asyncio.Event] = field(default_factory=dict)
     _evening: set[Link] = field(default_factory=set)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    _stopped: bool = False
+    _chores: Chores = field(default_factory=lambda: Chores("trust statements were not exchanged: ", logging.INFO))
 
     def link_up(self, link: Link) -> None:
         """A link came up; exchange when the roots differ."""
         if link.peer.root == self.keeper.statements.root_hash:
             return
         self._settling[link] = asyncio.Event()
-        self._start(self._even_out(link, 0.0 if self.keeper.id < link.peer.id else TURN_S))
+        self._chores.start(self._even_out, link, 0.0 if self.keeper.id < link.peer.id else TURN_S)
 
     def link_lost(self, link: Link) -> None:
         """Whoever waits for this link need not."""
@@ -74,7 +74,7 @@ class TrustKeeping:
         """Push new statements to every link except the one they came from."""
         for link in self.links():
             if link is not but and not link.peer.local:
-                self._start(self._push(link, statements))
+                self._chores.start(self._push, link, statements)
 
     async def handle(self, incoming: Incoming) -> Reply:
         """Answer TrustSync and TrustPush."""
@@ -100,10 +100,7 @@ class TrustKeeping:
 
     async def stop(self) -> None:
         """End what is under way, and begin nothing more."""
-        self._stopped = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._chores.stop()
 
     async def _even_out(self, link: Link, wait_s: float) -> None:
         """Exchange until it is done or the link is gone."""
@@ -159,17 +156,3 @@ class TrustKeeping:
         event = self._settling.pop(link, None)
         if event is not None:
             event.set()
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._stopped:
-            work.close()
-            return
-        task = asyncio.ensure_future(self._quietly(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except MeshError as error:
-            log.info("trust statements were not exchanged: %s", error)

@@ -25,6 +25,7 @@ KINDS = (
     "loss",
     "disorder",
     "backup",
+    "full",
     "clock",
 )
 
@@ -129,6 +130,24 @@ class Doing:
         node.crash()
         node.disk.write(max(0, node.disk.gen - 2))
         return lambda: None if node.up else node.restart()
+
+    def _full(self, fault: Fault) -> Callable[[], None] | None:
+        """An older home comes back on a full disk: it jumps above its past, which the next start knows nothing of."""
+        node = self._mesh.nodes[fault.nodes[0]]
+        if not node.up or node.disk.full:
+            return None
+        node.crash()
+        node.disk.write(max(0, node.disk.gen - 2))
+        node.restart()
+        node.disk.full = True
+
+        def end() -> None:
+            node.disk.full = False
+            if node.up:
+                node.crash()
+            node.restart()
+
+        return end
 
     def _clock(self, fault: Fault) -> Callable[[], None] | None:
         """The wall clock jumps, up to a year either way; nothing may depend on it."""
