@@ -65,7 +65,7 @@ class Link(asyncio.BufferedProtocol):
         self._reader = FrameReader(side.settings)
         self._writer = FrameWriter(side.settings)
         self._crediting = Crediting(side.settings)
-        self._pump = Pump(self._writer, self._loop, side.machine.stopwatch)
+        self._pump = Pump(self._writer, self._loop, side.machine)
         self._next_stream = 1 if dialled else 2
         self._calls: dict[int, asyncio.Future[Received]] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}

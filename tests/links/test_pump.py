@@ -6,6 +6,7 @@ import asyncio
 import time
 
 from meshnode.config import Links
+from meshnode.links.machine import Machine
 from meshnode.links.pump import Pump
 from meshnode.wire.flow import FrameWriter
 from meshnode.wire.frames import Type
@@ -25,7 +26,7 @@ async def test_what_was_sent_and_what_of_it_arrived_is_known() -> None:
     server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=1024)
     transport, _ = await loop.create_connection(asyncio.Protocol, *server.sockets[0].getsockname())
     writer = FrameWriter(Links(stream_credit_bytes=2**30, connection_credit_bytes=2**30))
-    pump = Pump(writer, loop, time.monotonic)
+    pump = Pump(writer, loop, Machine(stopwatch=time.monotonic))
     assert (0, 0) == pump.sent()
     pump.transport = transport
     transport.set_write_buffer_limits(high=2**40)

@@ -105,7 +105,7 @@ class Life:
         self.keeper = keeper = SimKeeper.open(home)
         self.address: Address = (station.host, PORT)
         self._tasks: set[asyncio.Task[None]] = set()
-        machine = Machine(loop.time, loop.time, rng, station.listening, station.pair)
+        machine = Machine(loop.time, loop.time, rng, station.listening, station.pair, unacknowledged=lambda _: 0)
         source = Source(self._clocks, self._birth, self._epoch_key)
         parts = cast(Parts, self)  # as much of one as is needed here
         self._door, self._meeting = PeerDoor(parts), Meeting(parts)
