@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from meshnode.config import Discovery as Ways
 from meshnode.config import Membership as Settings
@@ -32,6 +31,7 @@ from meshnode.membership.candidates import (
     Links,
     Tried,
 )
+from meshnode.membership.chores import Chores
 from meshnode.membership.clocks import Source
 from meshnode.membership.crowd import Announce, Crowd, Mine, Return, Withdraw
 from meshnode.membership.interfaces import Network, Watcher
@@ -102,7 +102,7 @@ class Discovery:
         self._reopen = asyncio.Event()
         self._counted = [0, 0]
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._chores = Chores("discovery: ", logging.WARNING)
         self._stopped = False
 
     # --- what others may know ---
@@ -145,7 +145,7 @@ class Discovery:
         self._file.read(self._remembered)
         self._tell(Introduced(self._remembered.rows(), "remembered"))
         if self._ways.mdns:
-            self._start(self._keep_multicast())
+            self._chores.start(self._keep_multicast)
             self._reopen.set()
 
     async def stop(self) -> None:
@@ -153,10 +153,7 @@ class Discovery:
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
-        tasks = [*self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._chores.stop()
         await self._close_multicast()
         await self._file.close(write=self._dirty or bool(self._there))
 
@@ -218,7 +215,7 @@ class Discovery:
         for effect in self._candidates.handle(now, event):
             match effect:
                 case Dial():
-                    self._start(self._dial(effect))
+                    self._chores.start(self._dial, effect)
                 case Ask() if self.multicast is not None:
                     self.multicast.ask()
                     self.multicast.announce()
@@ -239,7 +236,7 @@ class Discovery:
                     log.info("many nodes announce themselves here: this one falls silent")
                     self.multicast.withdraw()
                 case Return():
-                    self._start(self.multicast.announce_anew(self.multicast.label))
+                    self._chores.start(self.multicast.announce_anew, self.multicast.label)
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -358,13 +355,3 @@ class Discovery:
             self._remembered.note(node, (), int(self._clocks().wall))
         self._dirty = False
         return self._remembered.pack()
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("discovery: %r", error)
