@@ -265,7 +265,9 @@ class Link(asyncio.BufferedProtocol):
             error = {"code": "refused", "message": f"{len(self._serving)} requests are open on this link, the limit"}
             self._writer.control(Type.ERR, event.stream, messages.encode_error({**error, "retry_after_s": 0.1}))
             return
-        self._serving[event.stream] = self._loop.create_task(self._serve(event))
+        task = self._serving[event.stream] = self._loop.create_task(self._serve(event))
+        # Not in a `finally`: one that is cancelled before its first step never comes to it.
+        task.add_done_callback(lambda _: self._serving.pop(event.stream, None))
         self._beat_soon()
 
     async def _serve(self, event: Message) -> None:
@@ -282,8 +284,6 @@ class Link(asyncio.BufferedProtocol):
             log.exception("a request of %s failed", self._who())
             error_map = MeshError("the other side failed on this request; its log says why").to_wire()
             self._writer.control(Type.ERR, stream, messages.encode_error(error_map))
-        finally:
-            self._serving.pop(stream, None)
         self._pump()
 
     def _control(self, event: Control) -> None:

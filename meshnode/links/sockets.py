@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import ipaddress
 import socket
 import sys
-import termios
 from contextlib import suppress
 
 from meshnode.errors import ListenError
 from meshnode.links.address import Datagrams
+
+if sys.platform.startswith("linux"):
+    import fcntl
+    import termios
 
 USER_TIMEOUT_MS = 20_000
 

@@ -97,7 +97,7 @@ class Discovery:
         self._crowd = Crowd(rng)
         self._watcher = Watcher(now, self.network, ways.poll_s)
         self._remembered = Remembered(settings.remembered_max)
-        self._there: set[NodeId] = set()
+        self._there: dict[NodeId, None] = {}
         self._dirty = False
         self._listen: Address = ("", 0)
         self.multicast: Multicast | None = None
@@ -192,7 +192,7 @@ class Discovery:
 
     def remember(self, view: Sequence[Member]) -> None:
         """Who is there now: kept for the next start."""
-        self._there = {m.id for m in view if m.usable and m.path != "self"}
+        self._there = {m.id: None for m in view if m.usable and m.path != "self"}
         before = self._remembered.rows()
         for member in view:
             if member.path != "self" and member.addresses and member.state != "left":
@@ -205,7 +205,7 @@ class Discovery:
     def forget(self, node: NodeId) -> None:
         """A node is out for good."""
         self._remembered.forget(node)
-        self._there.discard(node)
+        self._there.pop(node, None)
         self._dirty = True
         self._tell(Forget(node))
         self._write_soon()

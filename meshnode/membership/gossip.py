@@ -125,6 +125,7 @@ class Membership:
         self._answers = Answers(self._core, self._adverts, self._contact.age_s, self._feed)
         self._view: tuple[Member, ...] | None = None
         self._heard_until = self._now()
+        self._stopped = False
 
     # --- life ---
 
@@ -141,6 +142,7 @@ class Membership:
             own = self._core.roster.get(self._keeper.id)
             assert own is not None, "a node always holds itself"
             await asyncio.gather(*(tell(link, own.word) for link in self._pool.links()[:64]), return_exceptions=True)
+        self._stopped = True  # links go on for a moment, and what comes over them starts nothing any more
         for handle in (self._timer, self._telling):
             if handle is not None:
                 handle.cancel()
@@ -227,15 +229,15 @@ class Membership:
 
     def link_up(self, link: Link) -> None:
         """A link to a peer came up: it is there, whatever was said; even out the views."""
-        peer = link.peer
-        known = self._knowing(peer.id, "inbound")
+        self._adverts.link_up()
+        peer, known = link.peer, self._knowing(link.peer.id, "inbound")
         known.trouble = ""
         if link.dialled and peer.address is not None:
             known.proven = peer.address
         elif peer.address is not None and peer.port:  # it may have moved since it was last dialled
             known.proven = (peer.address[0], peer.port)
         self._touch()
-        self._start(self._contact.even_out(link))
+        self._start(self._contact.meet(link))
 
     def link_lost(self, link: Link, reason: str) -> None:
         """A peer's link ended: do not use it until it is heard from, and see whether it can be dialled."""
@@ -294,7 +296,7 @@ class Membership:
             self._timer.cancel()
             self._timer = None
         due = self._core.next_deadline()
-        if due is not None:
+        if due is not None and not self._stopped:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, due - self._now()), self._ring)
 
     def _ring(self) -> None:
@@ -349,7 +351,7 @@ class Membership:
 
     def _touch(self) -> None:
         self._view = None
-        if self._telling is None:
+        if self._telling is None and not self._stopped:
             self._telling = asyncio.get_running_loop().call_later(CHANGE_DELAY_S, self._tell_change)
 
     def _tell_change(self) -> None:
@@ -363,12 +365,11 @@ class Membership:
         waking = Waking(self._source.clocks())
         while True:
             await asyncio.sleep(LOOK_S)
-            gone_s = waking.look(clocks := self._source.clocks())
-            tell_if_set(waking.set_s, clocks.wall)
-            if gone_s:
+            if gone_s := waking.look(clocks := self._source.clocks()):
                 log.info("back after %.0f s of sleep", gone_s)
                 self._feed(Woke())
                 self._woke()
+            tell_if_set(waking.set_s, clocks.wall)
             self._contact.hang_up_idle(self._now())
 
     def _advert_learnt(self, advert: Advert) -> None:
@@ -384,6 +385,9 @@ class Membership:
         self._touch()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._stopped:
+            work.close()
+            return
         task = asyncio.ensure_future(self._quietly(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
