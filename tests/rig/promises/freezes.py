@@ -15,7 +15,7 @@ ROUNDS, RATE = 60_000, 6.0
 def keep(stage: Stage, full: bool) -> list[Figure]:
     """SIGSTOP the busiest worker for a while, then SIGCONT; for several whiles."""
     town, figures = stage.town(), list[Figure]()
-    for seconds in (0.5, 3, 30, 120) if full else (0.5, 4):
+    for seconds in (0.5, 3, 30, 120) if full else (0.5, 3):
         did = f"an agent frozen for {seconds:g} s with tasks inside"
         town.until_alive()
         town.mark()

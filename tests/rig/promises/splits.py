@@ -21,7 +21,7 @@ def _trust(town: Town, host: int) -> object:
 
 def keep(stage: Stage, full: bool) -> list[Figure]:
     """Cut four from four, in full until each half holds the other for dead; work and a new model in each; heal."""
-    town, seconds = stage.town(), 60 if full else 4
+    town, seconds = stage.town(), 60 if full else 3
     halves = list(range(HOSTS // 2)), list(range(HOSTS // 2, HOSTS))
     with town.load() as loads:
         town.net.cut(*halves)

@@ -27,7 +27,7 @@ def _refuted(town: Town, did: str) -> list[Figure]:
 def loss(stage: Stage, full: bool) -> list[Figure]:
     """P3: 5 % loss, 20±10 ms, duplicates and disorder on every wire, processors busy; then 30 % loss."""
     town, figures = stage.town(), list[Figure]()
-    for share, delay, seconds in ((0.05, 0.02, 600 if full else 4), (0.3, 0.005, 60 if full else 4)):
+    for share, delay, seconds in ((0.05, 0.02, 600 if full else 3), (0.3, 0.005, 60 if full else 3)):
         did = f"{seconds} s of {share:.0%} loss, {delay * 1000:g} ms, 5 % twice, 5 % early; busy processors"
         town.mark()
         with busy(), town.load() as loads:
