@@ -6,21 +6,19 @@ value out of range is a `ConfigError` that names all such places at once, and no
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
-import math
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from enum import Enum, StrEnum
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import platformdirs
 
 from meshnode.errors import ConfigError
-from meshnode.ranges import Labels, Printable, Within, contradictions, rules
+from meshnode.ranges import Labels, Printable, Within, apply, contradictions
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -160,8 +158,13 @@ class Execution:
     """When a model is added it runs on zeros, to be measured; one that takes longer is refused."""
     cancel_grace_s: Annotated[float, Within(0.01, 3600)] = 2.0
     """A run that ignores its deadline or a cancel for so long has its worker killed."""
+    batch_max: Annotated[int, Within(1, 1024)] = 32
+    """Waiting tasks of one model that run as one, where the model is proven to give each the same answer as alone; 1 =
+    never. Nothing waits for others to come. More raises throughput, and the time that each of them runs."""
     service_prior_s: Annotated[float, Within(1e-6, 1e6)] = 0.05
     """What a run is believed to take before the first measurement."""
+    lent_idle_s: Annotated[float, Within(0.1, 86400)] = 30.0
+    """A worker process for the work of others, beside the owner's, is ended when it had nothing to do for so long."""
     gpu: bool = True
     """Use GPUs whose provider is proven by a run."""
 
@@ -303,65 +306,12 @@ def load(home: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
     if not isinstance(profile, str) or profile not in PROFILES:
         raise ConfigError(f"{path}: profile {profile!r} is not one of {', '.join(PROFILES)}")
     mistakes: list[str] = []
-    settings: Settings = _apply(PROFILES[profile], document, str(path), mistakes)
-    settings = _apply(settings, dict(overrides or {}), "the command line", mistakes)
+    settings: Settings = apply(PROFILES[profile], document, str(path), mistakes)
+    settings = apply(settings, dict(overrides or {}), "the command line", mistakes)
     mistakes = mistakes or contradictions(settings)
     if mistakes:
         raise ConfigError("; ".join(mistakes), hint="every setting is explained in meshnode/config.py")
     return settings
-
-
-def _apply(part: Any, values: Mapping[str, Any], where: str, mistakes: list[str]) -> Any:
-    known = {f.name: getattr(part, f.name) for f in fields(part)}
-    changes: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            mistakes.append(f"{where}: unknown setting {key!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
-        elif is_dataclass(known[key]) and isinstance(value, Mapping):
-            changes[key] = _apply(known[key], value, f"{where}: {key}", mistakes)
-        else:
-            try:
-                changes[key] = _fit(known[key], value)
-                for rule in rules(type(part), key):
-                    rule.check(changes[key])
-            except (TypeError, ValueError) as error:
-                mistakes.append(f"{where}: {key}: {error}")
-    return replace(part, **changes)
-
-
-def _fit(default: Any, value: Any) -> Any:
-    """The value as the type of the default; raises TypeError or ValueError with what was expected."""
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise TypeError(f"expected true or false, not {value!r}")
-        return value
-    if isinstance(default, (int, float)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"expected a number, not {value!r}")
-        if not 0 <= value < math.inf:
-            raise ValueError(f"expected a number >= 0, not {value!r}")
-        if isinstance(default, int) and value != int(value):
-            raise ValueError(f"expected a whole number, not {value!r}")
-        return type(default)(value)
-    if isinstance(default, Enum):
-        try:
-            return type(default)(value)
-        except ValueError:
-            raise ValueError(f"expected one of {', '.join(type(default))}, not {value!r}") from None
-    if isinstance(default, str):
-        if not isinstance(value, str):
-            raise TypeError(f"expected text, not {value!r}")
-        return value
-    if isinstance(default, tuple):
-        if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
-            raise TypeError(f"expected a list of texts, not {value!r}")
-        return tuple(value)
-    if isinstance(default, dict):
-        if not isinstance(value, Mapping) or not all(isinstance(item, str) for item in value.values()):
-            raise TypeError(f"expected a table of texts, not {value!r}")
-        return dict(value)
-    raise TypeError(f"expected a table, not {value!r}")
 
 
 def host_port(text: str, *, default_port: int | None = None) -> tuple[str, int]:

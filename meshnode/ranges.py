@@ -5,8 +5,11 @@ A rule stands beside its setting, in the annotation; what must hold between sett
 
 from __future__ import annotations
 
+import difflib
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from enum import Enum
 from typing import Any, Protocol, get_type_hints
 
 
@@ -94,3 +97,57 @@ def _number(value: float) -> str:
 
 def _short(text: str) -> str:
     return ascii(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def apply(part: Any, values: Mapping[str, Any], where: str, mistakes: list[str]) -> Any:
+    """Settings with `values` in place of theirs, nested as they are; what is wrong is added to `mistakes`."""
+    known = {f.name: getattr(part, f.name) for f in fields(part)}
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            mistakes.append(f"{where}: unknown setting {key!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+        elif is_dataclass(known[key]) and isinstance(value, Mapping):
+            changes[key] = apply(known[key], value, f"{where}: {key}", mistakes)
+        else:
+            try:
+                changes[key] = _fit(known[key], value)
+                for rule in rules(type(part), key):
+                    rule.check(changes[key])
+            except (TypeError, ValueError) as error:
+                mistakes.append(f"{where}: {key}: {error}")
+    return replace(part, **changes)
+
+
+def _fit(default: Any, value: Any) -> Any:
+    """The value as the type of the default; raises TypeError or ValueError with what was expected."""
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise TypeError(f"expected true or false, not {value!r}")
+        return value
+    if isinstance(default, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"expected a number, not {value!r}")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"expected a number >= 0, not {value!r}")
+        if isinstance(default, int) and value != int(value):
+            raise ValueError(f"expected a whole number, not {value!r}")
+        return type(default)(value)
+    if isinstance(default, Enum):
+        try:
+            return type(default)(value)
+        except ValueError:
+            raise ValueError(f"expected one of {', '.join(type(default))}, not {value!r}") from None
+    if isinstance(default, str):
+        if not isinstance(value, str):
+            raise TypeError(f"expected text, not {value!r}")
+        return value
+    if isinstance(default, tuple):
+        if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+            raise TypeError(f"expected a list of texts, not {value!r}")
+        return tuple(value)
+    if isinstance(default, dict):
+        if not isinstance(value, Mapping) or not all(isinstance(item, str) for item in value.values()):
+            raise TypeError(f"expected a table of texts, not {value!r}")
+        return dict(value)
+    raise TypeError(f"expected a table, not {value!r}")

@@ -44,7 +44,10 @@ class Said(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
 
 
 class Run(Said, frozen=True, tag="run"):
-    """Run a model that lies at `path`, loading it first when need be. `free` are outbound blocks that were read."""
+    """Run a model that lies at `path`, loading it first when need be. `free` are outbound blocks that were read.
+
+    `rows`: the inputs are those of several tasks, one after the other, with so many rows each.
+    """
 
     id: int
     digest: str
@@ -54,6 +57,7 @@ class Run(Said, frozen=True, tag="run"):
     body: bytes = b""
     place: Place | None = None
     free: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
 
 
 class Load(Said, frozen=True, tag="load"):
@@ -70,6 +74,16 @@ class Probe(Said, frozen=True, tag="probe"):
     id: int
     path: str
     run_s: float
+
+
+class Prove(Said, frozen=True, tag="prove"):
+    """Find out within `limit_s` whether tasks whose inputs look like these may run as one."""
+
+    id: int
+    digest: str
+    path: str
+    inputs: tuple[TensorSpec, ...]
+    limit_s: float
 
 
 class Unload(Said, frozen=True, tag="unload"):
@@ -99,7 +113,8 @@ class Up(Said, frozen=True, tag="up"):
 
 
 class Ran(Said, frozen=True, tag="ran"):
-    """A run ended well. `loaded_bytes` is the growth of memory when the model was loaded for it."""
+    """A run ended well. `loaded_bytes` is the growth of memory when the model was loaded for it; `precision` is the
+    widest float type among the model's inputs and weights."""
 
     id: int
     outputs: tuple[TensorSpec, ...]
@@ -107,6 +122,7 @@ class Ran(Said, frozen=True, tag="ran"):
     body: bytes = b""
     place: Place | None = None
     loaded_bytes: int | None = None
+    precision: str = ""
 
 
 class Described(Said, frozen=True, tag="described"):
@@ -118,6 +134,13 @@ class Described(Said, frozen=True, tag="described"):
     memory_bytes: int
     run_s: float | None = None
     metadata: dict[str, str] = {}
+
+
+class Proved(Said, frozen=True, tag="proved"):
+    """The answer to Prove: why not, or "" when they may."""
+
+    id: int
+    why_not: Annotated[str, Meta(max_length=8192)] = ""
 
 
 class Unloaded(Said, frozen=True, tag="unloaded"):
@@ -135,8 +158,8 @@ class Failed(Said, frozen=True, tag="failed"):
     hint: Annotated[str, Meta(max_length=8192)] = ""
 
 
-ToWorker = Run | Load | Probe | Unload | Terminate | Free
-FromWorker = Up | Ran | Described | Unloaded | Failed
+ToWorker = Run | Load | Probe | Prove | Unload | Terminate | Free
+FromWorker = Up | Ran | Described | Proved | Unloaded | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker = msgspec.msgpack.Decoder(ToWorker)

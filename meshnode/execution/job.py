@@ -20,7 +20,11 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A task to run here; `deadline` is monotonic seconds."""
+    """A task to run here; `deadline` is monotonic seconds.
+
+    `max_wait_s`: it is to begin within that, or be refused. `provider`: on this one, or not at all. `once`: it must
+    never be run a second time.
+    """
 
     task: TaskId
     model: ModelFile
@@ -31,17 +35,27 @@ class Job:
     priority: Priority = "normal"
     foreign: bool = False
     deaths: int = 0
+    max_wait_s: float | None = None
+    provider: str = ""
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a job brought: the outputs' specs and bytes."""
+    """What a job brought: the outputs' specs and bytes.
+
+    `batch` is how many tasks ran as one, `precision` the widest float type that the model computes in, `backlog_s` the
+    work that waits here now.
+    """
 
     specs: tuple[TensorSpec, ...]
     body: Buffer
     queue_s: float
     run_s: float
     provider: str
+    precision: str = ""
+    batch: int = 1
+    backlog_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,9 @@ class WorkerProcess:
     """See the module's docstring.
 
     Args:
+        idle: run in the lowest scheduling class, on what nobody else wants.
         changed: told True when a process became ready and False when it died.
+        died: told the exit code and the last words of one that was ready, before what was open fails.
     """
 
     def __init__(
@@ -62,6 +64,8 @@ class WorkerProcess:
         address_space_bytes: int | None,
         folder: Path,
         changed: Callable[[bool], None],
+        died: Callable[[int, str], None] = lambda code, why: None,
+        idle: bool = False,
     ) -> None:
         self.provider = provider
         self.runtime = ""
@@ -71,6 +75,8 @@ class WorkerProcess:
         self._address_space_bytes = address_space_bytes
         self._folder = folder
         self._changed = changed
+        self._tell_death = died
+        self._idle = idle
         self._life: Incarnation | None = None
         self._ids = 0
         self._stopping = False
@@ -81,7 +87,8 @@ class WorkerProcess:
         self.failure = ""
 
     def start(self) -> None:
-        """Begin; `changed(True)` follows when it is ready."""
+        """Begin, also anew after a stop; `changed(True)` follows when it is ready."""
+        self._stopping = False
         self._tending = asyncio.ensure_future(self._tend())
 
     async def stop(self) -> None:
@@ -90,8 +97,20 @@ class WorkerProcess:
         if self._tending is not None:
             self._tending.cancel()
             await asyncio.gather(self._tending, return_exceptions=True)
-        if self._life is not None:
-            self._end(self._life, "the agent is stopping")
+            self._tending = None
+        was_ready = self._ready.is_set()
+        self._ready.clear()
+        if was_ready:
+            self._changed(False)
+        if (life := self._life) is not None:
+            life.process.kill()
+            await asyncio.to_thread(life.process.wait)  # the kernel takes a large one apart for a while
+            self._end(life, "it was told to stop")
+
+    @property
+    def started(self) -> bool:
+        """Whether it was told to begin, and not to stop since."""
+        return self._tending is not None and not self._stopping
 
     @property
     def life(self) -> Incarnation | None:
@@ -166,9 +185,11 @@ class WorkerProcess:
             was_ready = self._ready.is_set()
             self._ready.clear()
             self.deaths += 1
-            why = await asyncio.to_thread(_last_words, life.process)
             if was_ready:
-                self._changed(False)
+                self._changed(False)  # before anything else is given to it
+            code, why = await asyncio.to_thread(_last_words, life.process)
+            if was_ready:
+                self._tell_death(code, why)
             self._end(life, why)
             log.warning("the %s worker died: %s", self.provider, why)
             if not was_ready:
@@ -192,6 +213,7 @@ class WorkerProcess:
                 folder=self._folder,
                 fds=fds,
                 address_space_bytes=self._address_space_bytes,
+                idle=self._idle,
             )
             life = Incarnation(
                 process,
@@ -283,8 +305,8 @@ class WorkerProcess:
             self._life = None
 
 
-def _last_words(process: subprocess.Popen[bytes]) -> str:
-    """How the process ended, and the last line it wrote."""
+def _last_words(process: subprocess.Popen[bytes]) -> tuple[int, str]:
+    """The exit code; how the process ended, and the last line it wrote."""
     try:
         code = process.wait(5)
     except subprocess.TimeoutExpired:
@@ -294,5 +316,5 @@ def _last_words(process: subprocess.Popen[bytes]) -> str:
     last = text.splitlines()[-1][:300] if text else ""
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"
-        return f"signal {-code} ({name})" + (f": {last}" if last else "")
-    return f"exit {code}" + (f": {last}" if last else "")
+        return code, f"signal {-code} ({name})" + (f": {last}" if last else "")
+    return code, f"exit {code}" + (f": {last}" if last else "")

@@ -21,6 +21,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from meshnode.errors import ExecutionFailed, InvalidInput, MeshError, ModelRefused, OutOfMemory
 from meshnode.execution.control import TensorInfo
+from meshnode.execution.precision import widest
 from meshnode.wire.tensors import DTYPES, STRING, Array, word_of
 
 _TENSOR = re.compile(r"tensor\((\w+)\)")
@@ -87,6 +88,7 @@ class Session:
         }
         self._declared = {info.name: info for info in self.outputs}
         self._plain = all(info.dtype in _NATIVE for info in (*self._accepted.values(), *self.outputs))
+        self.precision = widest([info.dtype for info in self._accepted.values()], path)
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], options: ort.RunOptions) -> dict[str, Array]:

@@ -23,7 +23,8 @@ import psutil
 from meshnode.errors import ExecutionFailed, InvalidInput, MeshError, ModelRefused, OutOfMemory
 from meshnode.execution import control
 from meshnode.execution.arena import LARGE_BYTES, Arena, fill, memory_file
-from meshnode.execution.control import INLINE_BYTES, Described, Failed, Place, Ran, Run, Unloaded, Up
+from meshnode.execution.control import INLINE_BYTES, Described, Failed, Place, Proved, Ran, Run, Unloaded, Up
+from meshnode.execution.proof import why_not_together
 from meshnode.execution.session import Session, first_runs
 from meshnode.wire import tensors
 from meshnode.wire.messages import TensorSpec
@@ -89,6 +90,8 @@ class Worker:
                     self._answer(message.id, lambda: self._load(message))  # noqa: B023 - called at once
                 case control.Probe():
                     self._answer(message.id, lambda: self._probe(message))  # noqa: B023 - called at once
+                case control.Prove():
+                    self._answer(message.id, lambda: self._prove(message))  # noqa: B023 - called at once
                 case control.Unload():
                     with self._lock:
                         self._sessions.pop(message.digest, None)
@@ -130,11 +133,13 @@ class Worker:
             run_s = time.perf_counter() - began
         finally:
             del self._running[message.id]
+        if message.rows:
+            _check_rows(results, sum(message.rows))
         specs, parts = tensors.encode(results)
         self._check_size(specs, sum(map(len, parts)))
         body, place, out = self._place(parts)
         grown = None if before is None else max(0, _rss() - before)
-        return Ran(message.id, specs, run_s, body, place, grown), out
+        return Ran(message.id, specs, run_s, body, place, grown, session.precision), out
 
     def _inputs(self, message: Run, fd: int | None) -> dict[str, Array]:
         """Views of the inputs, wherever they lie."""
@@ -205,6 +210,10 @@ class Worker:
         session = self._session(message.digest, message.path)
         return Described(message.id, session.inputs, session.outputs, max(0, _rss() - before)), None
 
+    def _prove(self, message: control.Prove) -> tuple[Proved, None]:
+        session = self._session(message.digest, message.path)
+        return Proved(message.id, why_not_together(session, message.inputs, message.limit_s)), None
+
     def _probe(self, message: control.Probe) -> tuple[Described, None]:
         before = _rss()
         session = Session(Path(message.path), self._provider, self._threads)
@@ -221,6 +230,13 @@ class Worker:
             Described(message.id, session.inputs, session.outputs, max(0, _rss() - before), run_s, session.metadata),
             None,
         )
+
+
+def _check_rows(results: dict[str, Array], rows: int) -> None:
+    """What several tasks asked for together must come apart again."""
+    for name, array in results.items():
+        if array.shape[:1] != (rows,):
+            raise ExecutionFailed(f"output {name!r} of {rows} rows has shape {list(array.shape)}")
 
 
 def _rss() -> int:

@@ -58,7 +58,11 @@ class Serving:
         hold_s = self.hold_s if rtt_s is None else min(self.hold_s, max(2 * rtt_s, HOLD_MIN_S))
         missing = not self.on_disk(manifest.digest)
         quote = self.execution.quote(
-            ask, fetch_bytes=manifest.size if missing else 0, size_bytes=manifest.size, hold_s=hold_s
+            ask,
+            fetch_bytes=manifest.size if missing else 0,
+            size_bytes=manifest.size,
+            hold_s=hold_s,
+            foreign=submitter != self.self_id,
         )
         return Reply(quote, ())
 
@@ -82,6 +86,9 @@ class Serving:
                 priority=message.priority,
                 foreign=submitter != self.self_id,
                 deaths=message.deaths,
+                max_wait_s=message.max_wait_s,
+                provider=message.provider,
+                once=message.once,
             )
         )
         return Reply(
@@ -93,6 +100,9 @@ class Serving:
                 run_s=ran.run_s,
                 checksum=0 if submitter == self.self_id else await checksum((ran.body,)),
                 provider=ran.provider,
+                precision=ran.precision,
+                batch=ran.batch,
+                backlog_s=ran.backlog_s,
             ),
             (ran.body,),
         )

@@ -1,0 +1,390 @@
+"""One worker process and its queue: what the queue decides is done, and every job gets one end.
+
+A job waits for one future at a time: for its turn, then for what its run brings, which may be the run of several jobs.
+A slot is free again when the worker lets go of it, not when its job stopped waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+from meshnode.config import Execution as Settings
+from meshnode.errors import DeadlineExceeded, ExecutionFailed, MeshError, OutOfMemory, ProtocolError, WorkerCrashed
+from meshnode.execution import control
+from meshnode.execution.batching import cut, key_of, rows_of, stack
+from meshnode.execution.control import Proved, Ran, Run
+from meshnode.execution.events import (
+    Again,
+    Effect,
+    Event,
+    Expired,
+    Finished,
+    Offer,
+    Overdue,
+    Prove,
+    Proven,
+    Ready,
+    Start,
+    Withdraw,
+)
+from meshnode.execution.handover import Answer, Outlet, hand_over, lay_down
+from meshnode.execution.job import Done, Job, ModelFile
+from meshnode.execution.process import WorkerProcess
+from meshnode.execution.quarantine import Quarantine
+from meshnode.execution.queue import TaskQueue, too_long
+from meshnode.execution.runs import Loaded, Open, Running, fail
+from meshnode.wire.messages import Digest, TaskId, TensorSpec
+from meshnode.wire.tensors import Buffer
+
+log = logging.getLogger(__name__)
+
+PROOF_S = 1.0
+"""The proof that tasks of a model may run as one takes no longer; a model that needs more gains nothing by it."""
+OUTSIDERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""A process does not get these by its own fault."""
+
+
+class Device:
+    """See the module's docstring.
+
+    Args:
+        changed: told when the worker came or went, or what it has loaded changed.
+        idle: its work gets the processor time that nobody else wants.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        provider: str,
+        slots: int,
+        *,
+        folder: Path,
+        answer_bytes_max: int,
+        address_space_bytes: int | None,
+        quarantine: Quarantine,
+        changed: Callable[[], None],
+        idle: bool = False,
+    ) -> None:
+        self.provider = provider
+        self.queue = TaskQueue(settings, slots)
+        self.loaded: dict[Digest, Loaded] = {}
+        self.process = WorkerProcess(
+            provider=provider,
+            threads=settings.threads,
+            slots=slots,
+            arena_bytes=settings.arena_bytes,
+            answer_bytes_max=answer_bytes_max,
+            address_space_bytes=address_space_bytes,
+            folder=folder,
+            changed=self._up,
+            died=self._died,
+            idle=idle,
+        )
+        self._settings = settings
+        self._quarantine = quarantine
+        self._changed = changed
+        self._outlet = Outlet(self.process, answer_bytes_max, settings.arena_bytes // 8)
+        self._open: dict[TaskId, Open] = {}
+        self._runs: dict[int, Running] = {}
+        self._work: set[asyncio.Task[None]] = set()
+        self._proofs = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+
+    async def stop(self, error: MeshError) -> None:
+        """End the worker; what waits or runs ends with the error. `process.start` begins anew."""
+        self.give_up(error)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        await self.process.stop()
+        await asyncio.gather(*self._work, return_exceptions=True)
+
+    def give_up(self, error: MeshError, *, foreign_only: bool = False) -> int:
+        """End jobs with the error, now; how many there were. What runs is stopped."""
+        given_up = [it for it in self._open.values() if it.job.foreign or not foreign_only]
+        for it in given_up:
+            it.unwanted = type(error)(str(error), hint=error.hint, retry_after_s=error.retry_after_s)
+            fail(it, it.unwanted)
+            self._left(it)
+        return len(given_up)
+
+    async def run(self, job: Job) -> Done:
+        """Run a job in its turn; raises what `Execution.run` raises."""
+        if job.task in self._open:
+            raise ExecutionFailed("this task is already running here")
+        it = Open(job, time.monotonic(), asyncio.get_running_loop().create_future())
+        self._open[job.task] = it
+        try:
+            self.apply(
+                Offer(
+                    job.task,
+                    job.model.digest,
+                    job.deadline,
+                    job.priority,
+                    alone=job.deaths > 0,
+                    foreign=job.foreign,
+                    key=key_of(job) if self._settings.batch_max > 1 and not job.deaths else None,
+                    nbytes=len(job.body),
+                    max_wait_s=job.max_wait_s,
+                )
+            )
+            while (done := await it.turn) is None:
+                if it.unwanted is not None:
+                    raise it.unwanted
+                it.turn = asyncio.get_running_loop().create_future()
+                if (done := await self._alone(it)) is not None:
+                    break
+            return done
+        finally:
+            del self._open[job.task]
+            self._left(it)
+            if it.owes:
+                self.apply(Finished(job.task, None))
+            if it.answer is not None:
+                self._outlet.discard(it.answer)
+
+    def apply(self, event: Event | None) -> None:
+        """Tell the queue, and do what it wants."""
+        for effect in self.queue.handle(time.monotonic(), event):
+            self._do(effect)
+        due = self.queue.next_deadline()
+        if due is None or (self._timer is not None and self._timer_at <= due):
+            return  # a timer that comes too early costs less than one that is set anew for each task
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = due
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, due - time.monotonic()), self._tick)
+
+    def note_loaded(self, digest: Digest, nbytes: int) -> None:
+        """A model is in memory now."""
+        self.loaded[digest] = Loaded(nbytes, time.monotonic())
+        self._changed()
+
+    # --- the queue's wishes ---
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.apply(None)
+
+    def _do(self, effect: Effect) -> None:
+        it = self._open.get(effect.task)
+        match effect:
+            case Start(task, mates):
+                jobs = [known for each in (task, *mates) if (known := self._open.get(each)) is not None]
+                if mates:
+                    self._together(jobs)
+                elif it is not None:
+                    it.owes = True
+                    if not it.turn.done():
+                        it.turn.set_result(None)
+                else:
+                    self.apply(Finished(task, None))
+            case Expired():
+                fail(it, DeadlineExceeded("the task's time ran out while it waited at this node; it was not run"))
+            case Overdue(_, backlog_s):
+                if it is not None:
+                    fail(it, too_long(it.job.max_wait_s or 0.0, backlog_s))
+            case Prove(_, model):
+                if it is not None:
+                    self._go(self._prove(it.job, model))
+
+    def _up(self, up: bool) -> None:
+        if not up:
+            self.loaded.clear()
+            self._outlet.forget()
+        self.apply(Ready(up))
+        self._changed()
+
+    def _left(self, it: Open) -> None:
+        """A job does not wait any more: it leaves the queue, and a run that nobody waits for is stopped."""
+        self.apply(Withdraw(it.job.task))
+        run = it.run
+        if run is not None and run.id in self._runs and all(other.turn.done() for other in run.jobs):
+            self._abandon(run)
+
+    # --- runs ---
+
+    async def _alone(self, it: Open) -> Done | None:
+        """Run one job; None when its worker was gone before it began, and it waits again."""
+        job, life = it.job, self.process.life
+        if life is None:
+            self._wait_again(it)
+            return None
+        body, place, fd = await hand_over(life.inbound, job.body)
+        try:
+            if self.process.life is not life:
+                self._wait_again(it)
+                return None
+            run = Running(self.process.next_id(), [it], life, place)
+            self._ask(run, job, job.inputs, body, fd)
+        finally:
+            if fd is not None:
+                os.close(fd)
+        queue_s = run.began - it.arrived
+        await it.turn
+        answer, it.answer = it.answer, None
+        assert answer is not None
+        ran = answer.message
+        data = await self._outlet.take(answer)
+        return self._done(ran, ran.outputs, data, queue_s, 1)
+
+    def _wait_again(self, it: Open) -> None:
+        it.owes = False
+        self.apply(Again(it.job.task, alone=False))
+
+    def _together(self, jobs: list[Open]) -> None:
+        """Run several jobs as one."""
+        life = self.process.life
+        assert life is not None, "the queue starts nothing while the worker is away"
+        asked = [it.job for it in jobs]
+        rows = rows_of(asked)
+        specs, parts = stack(asked, rows)
+        laid = lay_down(life.inbound, parts)
+        if laid is None:
+            self.apply(Again(asked[0].task, alone=False))
+            return
+        run = Running(self.process.next_id(), jobs, life, laid[1], rows)
+        self._ask(run, asked[0], specs, laid[0], None)
+
+    def _ask(self, run: Running, job: Job, specs: tuple[TensorSpec, ...], body: bytes, fd: int | None) -> None:
+        for it in run.jobs:
+            it.run, it.owes = run, False
+        self._runs[run.id] = run
+        frees = self._outlet.given_back()
+        message = Run(
+            run.id, job.model.digest, str(job.model.path), specs, job.outputs, body, run.place, frees, run.rows
+        )
+        answer = self.process.ask(run.id, message, fd)
+        answer.add_done_callback(lambda it: self._ended(run, it))
+        self._watch(run)
+        if all(it.turn.done() for it in run.jobs):
+            self._abandon(run)
+
+    def _watch(self, run: Running) -> None:
+        """Be there when the time of the most urgent that still waits is up."""
+        left = [it.job.deadline for it in run.jobs if not it.turn.done()]
+        if left:
+            delay_s = max(0.0, min(left) - time.monotonic())
+            run.due = asyncio.get_running_loop().call_later(delay_s, self._overdue, run)
+
+    def _overdue(self, run: Running) -> None:
+        now = time.monotonic()
+        for it in run.jobs:
+            if it.job.deadline <= now:
+                fail(it, DeadlineExceeded("the task's time ran out while the model ran; it was stopped"))
+        self._watch(run)
+
+    def _abandon(self, run: Running) -> None:
+        """Stop a run; a worker that ignores that for too long is killed."""
+        if run.abandoned:
+            return
+        run.abandoned = True
+        self.process.tell(control.Terminate(run.id))
+        grace_s = self._settings.cancel_grace_s
+        run.insist = asyncio.get_running_loop().call_later(
+            grace_s, self.process.kill, f"a run ignored its end for {grace_s:g} s"
+        )
+
+    def _ended(self, run: Running, answer: asyncio.Future[tuple[control.FromWorker, int | None]]) -> None:
+        """The worker let go of a run, one way or another."""
+        del self._runs[run.id]
+        for timer in (run.due, run.insist):
+            if timer is not None:
+                timer.cancel()
+        if run.place is not None and run.place.offset >= 0:
+            run.life.inbound.free(run.place.offset)
+        first = run.jobs[0].job
+        error = answer.exception()
+        if error is not None:
+            if isinstance(error, OutOfMemory):
+                self.loaded.pop(first.model.digest, None)
+            if run.rows:
+                # Who is to blame shows when each runs on its own; a dead worker's tasks with nothing beside them.
+                self.apply(Again(first.task, alone=isinstance(error, WorkerCrashed)))
+                return
+            self.apply(Finished(first.task, None))
+            if isinstance(error, MeshError):
+                fail(run.jobs[0], error)
+            return
+        message, fd = answer.result()
+        assert isinstance(message, Ran)
+        self._note_used(first.model.digest, message)
+        self.apply(Finished(first.task, message.run_s))
+        got = Answer(message, fd, run.life)
+        if run.rows:
+            self._go(self._share(run, got))
+        elif run.jobs[0].turn.done():
+            self._outlet.discard(got)
+        else:
+            run.jobs[0].answer = got
+            run.jobs[0].turn.set_result(None)
+
+    async def _share(self, run: Running, got: Answer) -> None:
+        """Give each job of a batch its own outputs."""
+        ran = got.message
+        try:
+            data = await self._outlet.take(got)
+            answers = cut(ran.outputs, data, run.rows)
+        except MeshError as error:
+            for it in run.jobs:
+                fail(it, WorkerCrashed(str(error)) if isinstance(error, ProtocolError) else error)
+            return
+        for it, (specs, body) in zip(run.jobs, answers, strict=True):
+            if not it.turn.done():
+                it.turn.set_result(self._done(ran, specs, body, run.began - it.arrived, len(run.jobs)))
+
+    def _done(self, ran: Ran, specs: tuple[TensorSpec, ...], body: Buffer, queue_s: float, batch: int) -> Done:
+        backlog_s = self.queue.backlog_s(time.monotonic())
+        return Done(specs, body, queue_s, ran.run_s, self.provider, ran.precision, batch, backlog_s)
+
+    def _note_used(self, digest: Digest, ran: Ran) -> None:
+        known = self.loaded.get(digest)
+        if known is None:
+            self.note_loaded(digest, ran.loaded_bytes or 0)
+        else:
+            known.used_at = time.monotonic()
+
+    # --- what is found out about models ---
+
+    async def _prove(self, job: Job, model: Digest) -> None:
+        self._proofs += 1
+        try:
+            why_not = await self.prove(job.model, job.inputs)
+        except MeshError as error:
+            why_not = str(error)
+        finally:
+            self._proofs -= 1
+        log.info("model %s %s", model[:12], f"runs task by task: {why_not}" if why_not else "runs tasks as one")
+        self.apply(Proven(model, not why_not))
+
+    async def prove(self, model: ModelFile, inputs: tuple[TensorSpec, ...]) -> str:
+        """Why tasks with inputs like these may not run as one, or "". Raises what a run raises."""
+        id = self.process.next_id()
+        message = control.Prove(id, model.digest, str(model.path), inputs, PROOF_S)
+        answer, _ = await self.process.ask(id, message)
+        assert isinstance(answer, Proved)
+        return answer.why_not
+
+    def _died(self, code: int, why: str) -> None:
+        """The worker is dead: when one task ran and nobody outside ended the process, its model is to blame."""
+        running = [it for run in self._runs.values() for it in run.jobs]
+        if len(running) != 1 or self._proofs or -code in OUTSIDERS:
+            return
+        job = running[0].job
+        inputs = hashlib.sha256(repr(job.inputs).encode())
+        inputs.update(job.body)
+        if self._quarantine.crashed(time.monotonic(), job.model.digest, inputs.digest(), why):
+            log.warning("model %s is not run here for a while: it keeps killing its worker", job.model.digest[:12])
+
+    def _go(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
