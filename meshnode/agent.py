@@ -19,7 +19,7 @@ from meshnode.catalog.store import Store
 from meshnode.config import Manners, Settings, host_port
 from meshnode.edge.advertising import Advertiser, content
 from meshnode.edge.events import Events
-from meshnode.edge.learning import learn, refresh_catalog, unwilling
+from meshnode.edge.learning import learn, refresh_catalog, set_aside, unwilling
 from meshnode.edge.local import LocalDoor
 from meshnode.edge.meeting import Meeting
 from meshnode.edge.node import Control, Node
@@ -42,7 +42,10 @@ from meshnode.owner.watch import Watch
 from meshnode.routing.estimates import Estimates
 from meshnode.tasks.choosing import Chooser
 from meshnode.tasks.dispatcher import Dispatcher
+from meshnode.tasks.explaining import Explaining
 from meshnode.tasks.finding import find_member
+from meshnode.tasks.knowing import Knowing
+from meshnode.tasks.pursuit import Means
 from meshnode.tasks.serving import Serving
 from meshnode.trust import invites
 from meshnode.trust.joining import Inviter, enter
@@ -134,28 +137,28 @@ class Agent:
             ensure=fetcher.ensure,
             willing=lambda: unwilling(self.node, stopping=self._leaving),
         )
-        estimates = Estimates(settings.routing)
+        estimates = Estimates(settings.routing, rng)
+        knowing = Knowing(
+            keeper.id, estimates, membership.view, pool.get, may_work=lambda node: "worker" in self._roles_of(node)
+        )
         chooser = Chooser(
             self_id=keeper.id,
             settings=settings.routing,
             rng=rng,
             estimates=estimates,
-            view=membership.view,
+            knowing=knowing,
+            explaining=Explaining(knowing.name),
             quote_here=lambda ask: serving.quote(ask, keeper.id),
             link=self._link_to,
             linked=pool.get,
             find=lambda wanted: find_member(membership.view(), wanted),
-            may_work=lambda node: "worker" in self._roles_of(node),
         )
         dispatcher = Dispatcher(
-            self_id=keeper.id,
+            means=Means(keeper.id, chooser, self._link_to, serving.infer, membership.failed),
             settings=settings,
             rng=rng,
             resolve=catalog.resolve,
-            chooser=chooser,
-            link=self._link_to,
-            run_here=serving.infer,
-            failed=membership.failed,
+            set_aside=lambda peer, why: set_aside(self.node, estimates, peer, why),
         )
         listen_host, _ = host_port(settings.listen)
         self.node = Node(
@@ -242,6 +245,7 @@ class Agent:
         node = self.node
         self._leaving = True
         node.dispatcher.draining = True
+        node.serving.hand_back("it is stopping")
         node.discovery.remember(node.membership.view())
         goodbye = asyncio.ensure_future(node.membership.stop("stop"))
         end = time.monotonic() + DRAIN_S
@@ -264,6 +268,7 @@ class Agent:
         for outcome in await asyncio.gather(*parts, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 log.error("while stopping: %r", outcome)
+        await node.serving.runs.stop()
 
     def ready(self) -> dict[str, Any]:
         """The first thing that is announced."""

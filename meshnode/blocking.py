@@ -17,7 +17,7 @@ from meshnode.client import options
 from meshnode.client.options import Inputs, TaskOptions
 from meshnode.client.pacing import cancelled
 from meshnode.client.result import Result
-from meshnode.client.task import AsyncClient
+from meshnode.client.task import AsyncClient, Home
 from meshnode.errors import AgentUnavailable
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class _Background:
 class Client:
     """The mesh, from any program: the same names as `AsyncClient`, blocking. Safe to use from several threads."""
 
-    def __init__(self, home: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, home: Home | None = None) -> None:
         self._client = AsyncClient(home)
         self._background = _Background(self._client)
         self._finalizer = weakref.finalize(self, self._background.end)

@@ -118,7 +118,13 @@ class Routing:
 
     candidates: Annotated[int, Within(1, 64)] = 3
     """Peers asked for a quote per task (d). 3 is the knee: more costs messages, fewer costs tail latency."""
+    rounds_max: Annotated[int, Within(1, 16)] = 2
+    """As many peers again are asked while the task would wait…"""
+    round_worth_rtts: Annotated[float, Within(0, 1e6)] = 8.0
+    """…so many round trips at the best so far."""
     quote_timeout_s: Annotated[float, Within(0.001, 60)] = 0.1
+    unasked_bytes_max: Annotated[int, Within(0, 2**40)] = 64 * KIB
+    """From this size on a task's tensors are sent only after a quote: a refused one costs the time of the transfer."""
     hold_s: Annotated[float, Within(0, 60)] = 0.05
     """How long a quoting node keeps the place; at most 2 RTT is used."""
     hysteresis: Annotated[float, Within(0, 10)] = 0.10
@@ -286,10 +292,19 @@ LOOPBACK = replace(
 PROFILES = {"lan": LAN, "wan": WAN, "loopback": LOOPBACK}
 
 
+def default_homes() -> tuple[Path, ...]:
+    """`MESHNODE_HOME`, or the platform's folder for user data.
+
+    The variable may name several homes, as PATH does; a client goes to the next when the agent of one went away.
+    """
+    chosen = [text for text in os.environ.get("MESHNODE_HOME", "").split(os.pathsep) if text]
+    homes = tuple(Path(text).expanduser().absolute() for text in chosen)
+    return homes or (Path(platformdirs.user_data_dir("meshnode")),)
+
+
 def default_home() -> Path:
-    """`MESHNODE_HOME`, or the platform's folder for user data."""
-    chosen = os.environ.get("MESHNODE_HOME")
-    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_data_dir("meshnode"))
+    """The first of them: that of an agent or a command, which has one."""
+    return default_homes()[0]
 
 
 def load(home: Path, overrides: Mapping[str, Any] | None = None) -> Settings:

@@ -36,6 +36,7 @@ class MeshError(Exception):
         code: the stable name of the error, the same in every language and version.
         fault: whose it is: the caller's, a peer's, ours, the network's, or a policy said no.
         retry_elsewhere: whether another node might still answer the same task.
+        untouched: as a node's answer to a task: it was not begun there.
         hint: what to do about it, or "".
         attempts: for a task, every try that was made.
         retry_after_s: when the same request may succeed, in seconds, or None.
@@ -44,6 +45,7 @@ class MeshError(Exception):
     code: ClassVar[str] = "mesh_error"
     fault: ClassVar[Fault] = "us"
     retry_elsewhere: ClassVar[bool] = False
+    untouched: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -84,6 +86,7 @@ class ModelNotFound(MeshError):
 
     code = "model_not_found"
     fault = "caller"
+    untouched = True
 
 
 class ModelRefused(MeshError):
@@ -91,6 +94,7 @@ class ModelRefused(MeshError):
 
     code = "model_refused"
     fault = "caller"
+    untouched = True
 
 
 class InvalidInput(MeshError):
@@ -119,6 +123,7 @@ class Refused(NoCapacity):
     """One node will not take this task now; `retry_after_s` says when it might."""
 
     code = "refused"
+    untouched = True
 
 
 class NoNodeInZone(MeshError):
@@ -126,6 +131,7 @@ class NoNodeInZone(MeshError):
 
     code = "no_node_in_zone"
     fault = "policy"
+    untouched = True
 
 
 class PoisonTask(MeshError):
@@ -140,6 +146,7 @@ class PermissionDenied(MeshError):
 
     code = "permission_denied"
     fault = "policy"
+    untouched = True
 
 
 class Revoked(PermissionDenied):
@@ -212,6 +219,7 @@ class TransferFailed(MeshError):
     code = "transfer_failed"
     fault = "peer"
     retry_elsewhere = True
+    untouched = True
 
 
 class PeerLost(MeshError):
@@ -232,6 +240,30 @@ class PeerSilent(PeerLost):
     """A peer stopped answering heartbeats while a request was open; its connection is still there."""
 
     code = "peer_silent"
+
+
+class OutcomeUnknown(PeerLost):
+    """A task that must not run twice was with a node that cannot be asked any more: it may have run, or not."""
+
+    code = "outcome_unknown"
+    retry_elsewhere = False
+
+
+class UnknownTask(MeshError):
+    """The node that was asked for a result has not begun that task, and will not begin it any more."""
+
+    code = "unknown_task"
+    fault = "peer"
+    retry_elsewhere = True
+    untouched = True
+
+
+class ResultLost(MeshError):
+    """The task was at the node that was asked for its result, and the result is not kept there any more."""
+
+    code = "result_lost"
+    fault = "peer"
+    retry_elsewhere = True
 
 
 class Cancelled(MeshError):

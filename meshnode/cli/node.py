@@ -170,7 +170,11 @@ def ps() -> None:
     context.show(rows, lambda rows: render.processes(rows, context.console().width))
 
 
-def doctor() -> None:
+def doctor(
+    peer: Annotated[
+        str | None, typer.Option(metavar="NAME|ID", help="The way to one node and back, step by step.")
+    ] = None,
+) -> None:
     """What is wrong with this machine and network, each with its fix; exit code 1 when something is.
 
     Without a running agent: what can be told without one, and exit code 3.
@@ -178,7 +182,7 @@ def doctor() -> None:
     code = 0
     try:
         with context.client() as client:
-            rows = client.ask("doctor")
+            rows = client.ask("doctor", **({} if peer is None else {"peer": peer}))
     except AgentUnavailable as error:
         rows = without_agent(context.current.home, error)
         code = 3

@@ -1,4 +1,4 @@
-"""Commands of the machine's owner: pause, resume."""
+"""Commands of the machine's owner: pause, resume, drain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from meshnode.cli.mesh import seconds
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (pause, resume):
+    for command in (pause, resume, drain):
         app.command()(command)
 
 
@@ -47,3 +47,20 @@ def _resumed(answer: dict[str, Any]) -> str:
     if answer["paused"]:
         return f"the pause by hand is over; still no work of other nodes is taken: {answer['paused']}"
     return "work of other nodes is taken again"
+
+
+def drain() -> None:
+    """Take no more work of other nodes, hand back what waits, and wait until what runs has ended; then it may stop.
+
+    It is a pause: `meshnode resume` ends it, a restart of the agent does not.
+    """
+    with context.client() as client:
+        answer = client.ask("drain")
+    context.show(answer, _drained)
+
+
+def _drained(answer: dict[str, Any]) -> str:
+    return (
+        f"no work of other nodes is left here; {answer['handed_back']} waiting tasks went elsewhere; "
+        "`meshnode resume` takes work again"
+    )

@@ -16,6 +16,7 @@ NAME_MAX = 11
 ZONE_MAX = 8
 LAST_MIN = 14
 """A last column that would be narrower, or break a word, stands on lines of its own, below the row."""
+ISOLATED = "nobody in the mesh is heard any more; `meshnode doctor` says what to look at"
 Cell = str | Text
 
 
@@ -102,6 +103,8 @@ def status(document: Mapping[str, Any], width: int = WIDTH) -> Text:
         [
             Text(f"{mesh['name']} ({mesh['id'][:8]}): {counts}"),
             *([Text(f"{out}; `meshnode up TOKEN` joins anew", style="bold")] if (out := document["revoked"]) else []),
+            *([Text(f"this node: {copied}", style="bold")] if (copied := document.get("copied")) else []),
+            *([Text(ISOLATED, style="bold")] if document.get("isolated") else []),
             table(columns, rows, right=("load", "work", "ms"), width=width),
             Text("< this node · work: in flight/done · ms: round trip · * in memory", style="dim"),
         ]
@@ -225,13 +228,15 @@ def doctor(rows: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Text:
     marks = {True: Text("ok  ", "green"), False: Text("FAIL", "red"), None: Text("--  ", "dim")}
     lines = []
     for row in rows:
-        wrapped = textwrap.wrap(f"{row['check']}: {row['detail']}", width - 6)
+        wrapped = textwrap.wrap(f"{row['check']}: {row['detail']}", width - 6, break_on_hyphens=False)
         lines.append(Text.assemble(marks[row["ok"]], GAP, wrapped[0]))
         lines += [Text(" " * 6 + text) for text in wrapped[1:]]
         if row["fix"]:
             lines += [
                 Text(text)
-                for text in textwrap.wrap(row["fix"], width, initial_indent="      -> ", subsequent_indent=" " * 9)
+                for text in textwrap.wrap(
+                    row["fix"], width, initial_indent="      -> ", subsequent_indent=" " * 9, break_on_hyphens=False
+                )
             ]
     return Text("\n").join(lines)
 
@@ -249,6 +254,35 @@ def plan(document: Mapping[str, Any], width: int = WIDTH) -> Text:
         Text(f"not {label(row['name'], row['node'])}: {row['detail'] or row['reason']}") for row in document["excluded"]
     ]
     return Text("\n").join(lines)
+
+
+def why(document: Mapping[str, Any], width: int = WIDTH) -> Text:
+    """Each decision of a task: how it was made, who was considered, and what came of it."""
+    bound = "".join(f", zone {document['zone']}" if document["zone"] else "")
+    title = f"task {document['task']}: {document['model']}, priority {document['priority']}{bound}"
+    parts = [Text(title, style="bold")]
+    for number, decision in enumerate(document["decisions"], 1):
+        choice = decision["choice"]
+        chosen = "nobody" if choice is None else label(choice["name"], choice["node"])
+        parts.append(Text(f"{number}. {KINDS[decision['kind']]} -> {chosen}: {_outcome(decision)}"))
+        parts.append(plan(decision, width))
+    return Text("\n").join(parts)
+
+
+KINDS = {
+    "local": "nobody else could have been done sooner",
+    "go": "sent unasked: asking would have taken longer, or there was one candidate",
+    "ask": "candidates were drawn by capacity and asked",
+    "none": "nobody could be asked",
+}
+
+
+def _outcome(decision: Mapping[str, Any]) -> str:
+    outcome, expected_s, actual_s = decision["outcome"], decision["expected_s"], decision["actual_s"]
+    said = outcome or ("still with it" if decision["choice"] else "no attempt")
+    if actual_s is not None:
+        said += f" after {actual_s * 1000:.1f} ms, expected {expected_s * 1000:.1f}"
+    return said
 
 
 def day(seconds: float) -> str:

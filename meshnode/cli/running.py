@@ -1,4 +1,5 @@
-"""Commands that run models: `meshnode run` and `meshnode demo`."""
+"""Commands that run models, and tell where they ran: `meshnode run`, `why`, `bench`, `top`
+and `demo`."""
 
 from __future__ import annotations
 
@@ -10,8 +11,10 @@ import numpy as np
 import typer
 
 from meshnode.cli import context, files, render
+from meshnode.cli.bench import bench
 from meshnode.cli.completion import node_names
 from meshnode.cli.models import ModelName
+from meshnode.cli.top import top
 from meshnode.client import Result
 from meshnode.wire.tensors import Array, word_of
 
@@ -31,6 +34,9 @@ class Urgency(StrEnum):
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command()(run)
+    app.command()(why)
+    app.command()(bench)
+    app.command()(top)
     app.command()(demo)
 
 
@@ -49,6 +55,12 @@ def run(
     zone: Annotated[str | None, typer.Option(help="Run it in this zone only.")] = None,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds until it fails.")] = TIMEOUT_S,
     priority: Annotated[Urgency, typer.Option(help="Who goes first where tasks wait.")] = Urgency.normal,
+    exact: Annotated[bool, typer.Option("--exact", help="With ONNX Runtime's CPU provider only.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Never run it twice, whatever happens; it may end without an answer.")
+    ] = False,
+    hedge: Annotated[bool, typer.Option("--hedge", help="A second copy may run when the first is late.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Run it on two nodes and compare.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show where it would run, and why, without running.")
     ] = False,
@@ -65,6 +77,7 @@ def run(
     the channels are; a batch axis of 1 is put in front.
     """
     options: dict[str, Any] = {"node": node, "zone": zone, "timeout": timeout, "priority": priority.value}
+    options["exact"] = exact
     named = dict(_named(text) for text in input)
     if output is not None:
         files.check_writable(output)
@@ -81,13 +94,25 @@ def run(
             plan = client.plan(wanted, inputs, **options)
             context.show(plan, lambda plan: render.plan(plan, context.console().width))
             return
-        result = client.infer(wanted, inputs, **options)
+        result = client.infer(wanted, inputs, **options, idempotent=not once, hedge=hedge, verify=float(verify))
     if output is not None:
         files.write_outputs(output, result)
     if context.current.json:
         context.emit(_document(document, result, with_outputs=output is None))
     else:
         _print(document, result, output)
+
+
+def why(
+    task: Annotated[str, typer.Argument(help="A task's id, or the beginning of one.")] = "",
+    last: Annotated[bool, typer.Option("--last", help="The newest task of this agent.")] = False,
+) -> None:
+    """Why a task ran where it ran: who was asked, what each promised, and why the others were not asked."""
+    if last == bool(task):
+        raise typer.BadParameter("give a task's id, or --last")
+    with context.client() as client:
+        document = client.ask("why", task=task)
+    context.show(document, lambda it: render.why(it, context.console().width))
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -104,6 +129,9 @@ def _document(model: dict[str, Any], result: Result, *, with_outputs: bool) -> d
         "node": result.node,
         "node_name": result.node_name,
         "provider": result.provider,
+        "precision": result.precision or None,
+        "batch": result.batch,
+        "quoted_seconds": result.quoted_seconds,
         "seconds": result.seconds,
         "queue_seconds": result.queue_seconds,
         "run_seconds": result.run_seconds,
@@ -125,13 +153,14 @@ def _print(model: dict[str, Any], result: Result, output: Path | None) -> None:
     for attempt in result.attempts[:-1]:
         line = f"tried {attempt.name} ({attempt.node[:8]}): {attempt.outcome} after {attempt.seconds:.3f} s"
         typer.echo(context.printable(line))
-    typer.echo(
-        context.printable(
-            f"{model['name']}:{model['version']} on {result.node_name} ({result.node[:8]}), "
-            f"{result.provider.removesuffix('ExecutionProvider')}: {result.seconds * 1000:.1f} ms "
-            f"(waited {result.queue_seconds * 1000:.1f}, ran {result.run_seconds * 1000:.2f})"
-        )
-    )
+    how = " ".join(word for word in (result.provider.removesuffix("ExecutionProvider"), result.precision) if word)
+    times = f"waited {result.queue_seconds * 1000:.1f}, ran {result.run_seconds * 1000:.2f}"
+    if result.batch > 1:
+        times += f" in a batch of {result.batch}"
+    if result.quoted_seconds is not None:
+        times += f", expected {result.quoted_seconds * 1000:.1f}"
+    where = f"{model['name']}:{model['version']} on {result.node_name} ({result.node[:8]})"
+    typer.echo(context.printable(f"{where}, {how}: {result.seconds * 1000:.1f} ms ({times})"))
 
 
 def summary(name: str, array: Array) -> str:

@@ -28,6 +28,9 @@ class TaskOptions(TypedDict, total=False):
 
     timeout: seconds until it fails with DeadlineExceeded (30 when not given). node: run it on this node only, by name
     or id. zone: run it in this zone only. priority: "low", "normal" or "high". outputs: those that are wanted.
+    idempotent: False for a model that must not run twice, which then may end as OutcomeUnknown. exact: on the CPU
+    provider only. hedge: a second copy may run when the first is late. verify: the share of tasks, 0 to 1, that a
+    second node repeats, to compare the results.
     """
 
     timeout: float
@@ -35,6 +38,10 @@ class TaskOptions(TypedDict, total=False):
     zone: str | None
     priority: Priority
     outputs: Sequence[str]
+    idempotent: bool
+    exact: bool
+    hedge: bool
+    verify: float
 
 
 def checked_seconds(value: float, name: str = "timeout") -> float:
@@ -50,6 +57,27 @@ def checked_count(value: int, name: str) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise InvalidInput(f"{name} is a whole number, at least 1, not {_short(value)}")
     return int(value)
+
+
+def checked_share(value: float, name: str) -> float:
+    """Raises InvalidInput for what is no share of a whole."""
+    number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    if not number or not 0 <= value <= 1:
+        raise InvalidInput(f"{name} is a share, a number from 0 to 1, not {_short(value)}")
+    return float(value)
+
+
+def check_flags(*, idempotent: bool, exact: bool, hedge: bool, verify: float) -> None:
+    """Raises InvalidInput for what is neither True nor False, and for what contradicts itself."""
+    for name, value in (("idempotent", idempotent), ("exact", exact), ("hedge", hedge)):
+        if not isinstance(value, bool | np.bool_):
+            raise InvalidInput(f"{name} is True or False, not {_short(value)}")
+    checked_share(verify, "verify")
+    if not idempotent and (hedge or verify):
+        raise InvalidInput(
+            "a task that must not run twice cannot be hedged or verified",
+            hint="leave hedge= and verify= out, or idempotent=False",
+        )
 
 
 def checked_text(value: str | None, name: str) -> str:

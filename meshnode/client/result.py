@@ -19,6 +19,9 @@ class Result(Mapping[str, Array]):
         seconds: from submission to result, as the agent saw it.
         run_seconds, queue_seconds: at the node that ran it.
         provider: the ONNX Runtime provider that ran it.
+        precision: the widest float type of the model's inputs and weights, "" when it has none.
+        batch: how many tasks ran as one.
+        quoted_seconds: what was expected of the attempt that brought it; None when nothing was.
         model: the digest of the model.
         index: of a result of `map` or `stream`, which input it belongs to, from 0.
     """
@@ -26,12 +29,15 @@ class Result(Mapping[str, Array]):
     __slots__ = (
         "_outputs",
         "attempts",
+        "batch",
         "index",
         "model",
         "node",
         "node_name",
+        "precision",
         "provider",
         "queue_seconds",
+        "quoted_seconds",
         "run_seconds",
         "seconds",
     )
@@ -47,6 +53,9 @@ class Result(Mapping[str, Array]):
         self.run_seconds = message.run_s
         self.queue_seconds = message.queue_s
         self.provider = message.provider
+        self.precision = message.precision
+        self.batch = message.batch
+        self.quoted_seconds = message.quoted_s
         self.attempts = tuple(Attempt(*row) for row in message.attempts)
         self.index = 0
 

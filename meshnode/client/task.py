@@ -15,14 +15,14 @@ import msgspec
 
 from meshnode import config
 from meshnode.client import options
+from meshnode.client.doors import Doors
 from meshnode.client.options import DEFAULT_TIMEOUT_S, Inputs, TaskOptions
 from meshnode.client.pacing import cancelled, pace
 from meshnode.client.result import Result
-from meshnode.errors import AgentUnavailable, PeerLost, ProtocolError, Refused
-from meshnode.links.link import Link
-from meshnode.links.local import connect
+from meshnode.errors import AgentUnavailable, InvalidInput, OutcomeUnknown, PeerLost, ProtocolError, Refused
 from meshnode.wire.messages import Ask, Document, Plan, Priority, Submit, Submitted
 
+Home = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 GRACE_S = 1.0
 """The agent ends a task at its deadline; the client only when the agent does not."""
 RETRY_S = 0.1
@@ -33,15 +33,19 @@ class AsyncClient:
     """The mesh, from a program with an event loop.
 
     Args:
-        home: the agent's home; `MESHNODE_HOME` or the platform's folder when it is left out.
+        home: the agent's home, or those of several agents on this machine; `MESHNODE_HOME` or the platform's folder
+            when it is left out. When the agent of one goes away, its tasks go to the next with the same task ids.
 
     Every method raises the errors of `meshnode.errors`; `AgentUnavailable` when no agent answers.
     """
 
-    def __init__(self, home: str | os.PathLike[str] | None = None) -> None:
-        self.home = config.default_home() if home is None else _absolute(home)
-        self._link: Link | None = None
-        self._connecting: asyncio.Task[Link] | None = None
+    def __init__(self, home: Home | None = None) -> None:
+        self._doors = Doors(_homes(home))
+
+    @property
+    def home(self) -> Path:
+        """The home of the agent that is spoken to."""
+        return self._doors.home
 
     async def __aenter__(self) -> AsyncClient:
         await self.connect()
@@ -52,17 +56,11 @@ class AsyncClient:
 
     async def connect(self) -> None:
         """Reach the agent now rather than with the first request. Raises AgentUnavailable."""
-        await self._connected()
+        await self._doors.link()
 
     async def close(self) -> None:
         """Let go of the agent; what is still open is cancelled there."""
-        if self._connecting is not None:
-            await cancelled([self._connecting])
-            self._connecting = None
-        if self._link is not None:
-            self._link.abort("the client is done")
-            await self._link.closed.wait()
-            self._link = None
+        await self._doors.close()
 
     async def infer(
         self,
@@ -74,6 +72,10 @@ class AsyncClient:
         zone: str | None = None,
         priority: Priority = "normal",
         outputs: Sequence[str] = (),
+        idempotent: bool = True,
+        exact: bool = False,
+        hedge: bool = False,
+        verify: float = 0.0,
     ) -> Result:
         """Run a model on the node that will finish first and return its outputs.
 
@@ -84,7 +86,14 @@ class AsyncClient:
             node: run it on this node only (a name or an id).
             zone: run it in this zone only.
             outputs: the outputs that are wanted; all when empty.
+            idempotent: False for a model that must not run twice, whatever happens: when nobody can tell whether it
+                ran, the task ends as OutcomeUnknown.
+            exact: run it with ONNX Runtime's CPU provider only, on any node.
+            hedge: when the first copy is late, a second one may run on another node; the first result counts.
+            verify: the share of such tasks, 0 to 1, that a second node repeats. Where the two results differ a third
+                node decides, and the one that stands alone is set aside.
         """
+        options.check_flags(idempotent=idempotent, exact=exact, hedge=hedge, verify=verify)
         deadline = time.monotonic() + options.checked_seconds(timeout)
         wanted = _check(model, node, zone, priority, outputs)
         specs, body = options.encode(inputs)
@@ -100,26 +109,39 @@ class AsyncClient:
                 node=node,
                 zone=zone,
                 outputs=wanted,
+                exact=bool(exact),
+                once=not idempotent,
+                hedge=bool(hedge),
+                verify=verify,
             )
+            link = None
             try:
-                link = await self._connected()
+                link = await self._doors.link()
                 received = await link.call(request, body, timeout_s=remaining_s + GRACE_S)
             except (AgentUnavailable, PeerLost) as error:
-                # The agent went away: wait for its restart, and ask again with the same task id. One that was never
-                # there is not waited for, and an error with attempts is the agent's answer about its peers.
-                if error.attempts or self._link is None:
+                # The agent went away: go to another, or wait for its restart, and ask again with the same task id. One
+                # that was never there is not waited for, and an error with attempts is its answer about its peers.
+                if error.attempts or not self._doors.reached:
                     raise
+                if not idempotent and isinstance(error, PeerLost) and error.sent:
+                    raise OutcomeUnknown(
+                        f"the agent of {self.home} went away with the task: it may have run, or not ({error})",
+                        hint="it is not sent again because idempotent=False forbids that",
+                    ) from error
                 if time.monotonic() + RETRY_S >= deadline:
                     raise AgentUnavailable(
                         f"the agent of {self.home} went away and did not come back in time: {error}",
                         hint="start it with `meshnode up`",
                     ) from error
-                await asyncio.sleep(RETRY_S)
+                if isinstance(error, AgentUnavailable) or len(self._doors.homes) == 1:
+                    await asyncio.sleep(RETRY_S)
             except Refused as error:
                 # The agent itself is full or stopping, and says when to come again.
                 if error.attempts or error.retry_after_s is None or time.monotonic() + error.retry_after_s >= deadline:
                     raise
-                await asyncio.sleep(error.retry_after_s)
+                if link is not None:
+                    self._doors.leave(link)
+                await asyncio.sleep(error.retry_after_s / len(self._doors.homes))
             else:
                 if not isinstance(received.message, Submitted):
                     raise ProtocolError(f"a task was answered with {type(received.message).__name__}")
@@ -200,12 +222,15 @@ class AsyncClient:
         zone: str | None = None,
         priority: Priority = "normal",
         outputs: Sequence[str] = (),
+        exact: bool = False,
     ) -> dict[str, Any]:
         """Where a task would run, with every candidate's estimate and every exclusion's reason; nothing is run."""
         _check(model, node, zone, priority, outputs)
         specs, _ = options.encode(inputs)
         deadline_s = options.checked_seconds(timeout)
-        request = Plan(model=model, inputs=specs, deadline_s=deadline_s, node=node, zone=zone, priority=priority)
+        request = Plan(
+            model=model, inputs=specs, deadline_s=deadline_s, node=node, zone=zone, priority=priority, exact=exact
+        )
         document: dict[str, Any] = await self._document(request)
         return document
 
@@ -246,7 +271,7 @@ class AsyncClient:
     # --- inside ---
 
     async def _document(self, request: Ask | Plan) -> Any:
-        link = await self._connected()
+        link = await self._doors.link()
         try:
             received = await link.call(request)
         except PeerLost as error:
@@ -256,20 +281,6 @@ class AsyncClient:
         if not isinstance(received.message, Document):
             raise ProtocolError(f"{type(request).__name__} was answered with {type(received.message).__name__}")
         return msgspec.json.decode(received.body)
-
-    async def _connected(self) -> Link:
-        """The link to the agent; callers that come together share one attempt."""
-        if self._link is not None and self._link.usable:
-            return self._link
-        if self._connecting is None:
-            self._connecting = asyncio.ensure_future(connect(self.home, config.Links()))
-        connecting = self._connecting
-        try:
-            self._link = await asyncio.shield(connecting)
-        finally:
-            if connecting.done() and self._connecting is connecting:
-                self._connecting = None
-        return self._link
 
     async def _indexed(self, index: int, model: str, inputs: Inputs, task: TaskOptions) -> Result:
         result = await self.infer(model, inputs, **task)
@@ -320,6 +331,16 @@ def _check(
             options.checked_text(value, name)
     options.checked_choice(priority, "priority", options.PRIORITIES)
     return options.checked_outputs(outputs)
+
+
+def _homes(home: Home | None) -> tuple[Path, ...]:
+    """Raises InvalidInput."""
+    if home is None:
+        return config.default_homes()
+    homes = (home,) if isinstance(home, str | os.PathLike) else tuple(home)
+    if not homes:
+        raise InvalidInput("home names no home", hint="leave it out for that of MESHNODE_HOME")
+    return tuple(_absolute(path) for path in homes)
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:

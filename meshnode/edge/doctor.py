@@ -1,53 +1,84 @@
-"""What is wrong with this machine and its network, each with the fix. A check says yes, no, or cannot tell."""
+"""What is wrong with this machine and its network, each with the fix. A check says yes, no, or cannot tell.
+
+`looking` finds out, `judging` and `peerjudging` judge; here is what is asked of whom, all at once.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-import time
-from typing import Any
 
+from meshnode.edge import judging, looking, peerjudging
+from meshnode.edge.judging import Row, row
 from meshnode.edge.node import Node
-from meshnode.errors import MeshError, WorkerCrashed
-from meshnode.wire.messages import StreamPing
+from meshnode.errors import WorkerCrashed
+from meshnode.membership.view import Member
 
-CLOCK_S = 24 * 3600
-WORKER_S = 10.0
+WORKER_S = 8.0
+PEERS_MAX = 16
+"""Of larger meshes only so many peers are tried, those first with which something seems wrong."""
+BACK_MAX = 3
+"""So many peers are asked to dial this node, and those that are reached through a member."""
 
 
-def _row(check: str, ok: bool | None, detail: str, fix: str = "") -> dict[str, Any]:
-    return {"check": check, "ok": ok, "detail": detail, "fix": fix if ok is not True else ""}
-
-
-async def examine(node: Node) -> list[dict[str, Any]]:
-    """All checks, in the order in which they matter."""
-    rows = [await _worker(node), _gpu(node), _disk(node), _clock(node), _listener(node), _mdns(node)]
-    rows += [_owner(node), *_alone(node), *_out(node)]
-    rows += await asyncio.gather(*(_peer(node, m.id) for m in node.membership.view() if m.id != node.keeper.id))
+async def examine(node: Node) -> list[Row]:
+    """All checks, in the order in which they matter. Takes ten seconds at most."""
+    here = looking.here(node)
+    others = [m for m in node.membership.view() if m.id != node.keeper.id]
+    others.sort(key=lambda m: (m.state == "left", m.usable and m.path == "direct"))
+    tried = others[:PEERS_MAX]
+    (worker, disk), peers = await asyncio.gather(
+        asyncio.gather(_worker(node), looking.disk(node.home, node.settings.catalog.disk_reserve_bytes)),
+        asyncio.gather(*(looking.look_at(node, here, m, back=back) for m, back in _asked(tried))),
+    )
+    here = looking.here(node)  # by now the links that are dead are known
+    reach = [*dict.fromkeys((*node.discovery.network.announced, *node.discovery.addresses))]
+    rows = [worker, _gpu(node), judging.disk(disk), judging.clock(looking.clock(node), peers)]
+    rows += [judging.address(here, node.address[0], reach), *judging.inbound(here, peers)]
+    rows += [judging.multicast(looking.hearing(node), here, peers), _owner(node), *_alone(node), *_out(node)]
+    rows += judging.network(node.membership.isolated, here, peers)
+    rows += [*judging.isolation(here, peers), *(peerjudging.summary(here, peer) for peer in peers)]
+    if len(others) > len(tried):
+        rest = f"{len(others) - len(tried)} more were not tried; `meshnode doctor --peer NAME` looks at one"
+        rows.append(row("peers", None, rest))
     return rows
 
 
-def _out(node: Node) -> list[dict[str, Any]]:
+async def examine_peer(node: Node, member: Member) -> list[Row]:
+    """All about the way to one peer and back. Takes ten seconds at most."""
+    if member.id == node.keeper.id:
+        return [row("found", None, f"{member.name} is this node; `meshnode doctor` looks at it")]
+    here = looking.here(node)
+    peer = await looking.look_at(node, here, member, back=True)
+    return peerjudging.judge(looking.here(node), peer)
+
+
+def _asked(members: list[Member]) -> list[tuple[Member, bool]]:
+    """Each with whether it is asked to dial this node."""
+    able = [m.id for m in members if m.usable][-BACK_MAX:]
+    return [(m, m.id in able or m.path.startswith("relay")) for m in members]
+
+
+def _out(node: Node) -> list[Row]:
     out = node.keeper.out
-    return [] if out is None else [_row("membership", False, str(out), out.hint)]
+    return [] if out is None else [row("membership", False, str(out), out.hint)]
 
 
-async def _worker(node: Node) -> dict[str, Any]:
+async def _worker(node: Node) -> Row:
     try:
         async with asyncio.timeout(WORKER_S):
             await node.execution.ready()
     except (WorkerCrashed, TimeoutError) as error:
-        return _row("worker", False, str(error) or "not ready yet", "the agent's log says why: `meshnode logs`")
-    return _row("worker", True, f"runs models on {', '.join(node.execution.providers)}")
+        return row("worker", False, str(error) or "not ready yet", "the agent's log says why: `meshnode logs`")
+    return row("worker", True, f"runs models on {', '.join(node.execution.providers)}")
 
 
-def _gpu(node: Node) -> dict[str, Any]:
+def _gpu(node: Node) -> Row:
     gpus = node.devices.gpus
     if not gpus:
-        return _row("gpu", None, "no NVIDIA GPU is seen by its driver", "")
+        return row("gpu", None, "no NVIDIA GPU is seen by its driver", "")
     if "CUDAExecutionProvider" in node.execution.providers:
-        return _row("gpu", True, f"{gpus[0].name}: a run on CUDA worked")
-    return _row(
+        return row("gpu", True, f"{gpus[0].name}: a run on CUDA worked")
+    return row(
         "gpu",
         False,
         f"{gpus[0].name} is there, and no run on CUDA worked; only the CPU is advertised",
@@ -55,97 +86,22 @@ def _gpu(node: Node) -> dict[str, Any]:
     )
 
 
-def _alone(node: Node) -> list[dict[str, Any]]:
+def _alone(node: Node) -> list[Row]:
     """What membership says about this node itself, when it is not well."""
     rows = []
     if node.membership.copied:
-        rows.append(_row("identity", False, node.membership.copied, "here: `meshnode leave`, then `meshnode up TOKEN`"))
-    if node.membership.isolated:
-        fix = "look at cable, Wi-Fi and firewall: UDP and TCP of the agent's port must pass both ways"
-        rows.append(_row("network", False, "nobody in the mesh is heard any more", fix))
+        rows.append(row("identity", False, node.membership.copied, "here: `meshnode leave`, then `meshnode up TOKEN`"))
     return rows
 
 
-def _disk(node: Node) -> dict[str, Any]:
-    free = shutil.disk_usage(node.home).free
-    reserve = node.settings.catalog.disk_reserve_bytes
-    ok = free > 4 * reserve
-    return _row(
-        "disk", ok, f"{free / 1e9:.1f} GB free at {node.home}", f"make room: {reserve / 1e6:.0f} MB stay in reserve"
-    )
-
-
-def _clock(node: Node) -> dict[str, Any]:
-    newest = max((grant.granted_at for grant in node.keeper.statements.members()), default=0)
-    behind_s = newest - time.time()
-    ok = behind_s < CLOCK_S
-    return _row(
-        "clock", ok, time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()), "set the clock: it is behind the mesh's"
-    )
-
-
-def _listener(node: Node) -> dict[str, Any]:
-    host, port = node.address
-    addresses = dict.fromkeys((*node.discovery.network.announced, *node.discovery.addresses))
-    loopback = all(a.startswith("127.") or a == "::1" for a in addresses)
-    if loopback:
-        return _row(
-            "address",
-            None,
-            f"listens on {host}:{port}: only this machine can reach it",
-            "start with --listen 0.0.0.0:7433 to take part in a network",
-        )
-    return _row("address", True, f"others reach this node at {', '.join(addresses)}, TCP and UDP port {port}")
-
-
-def _mdns(node: Node) -> dict[str, Any]:
-    if not node.settings.discovery.mdns:
-        return _row("multicast", None, "multicast discovery is switched off", "")
-    seed = "name a node with --seed HOST:PORT; tokens and seeds need no multicast"
-    it = node.discovery
-    if it.multicast_error:
-        return _row("multicast", False, it.multicast_error, seed)
-    skipped = ", ".join(f"{name} ({reason})" for name, reason in it.interfaces_skipped)
-    if not it.interfaces_used:
-        return _row("multicast", None, f"no interface to use; left out: {skipped or 'none'}", seed)
-    found = sum(m.found_by == "mdns" for m in node.membership.view())
-    detail = (
-        f"on {', '.join(it.interfaces_used)}; heard {it.packets_heard} responses of others and {it.own_packets_heard} "
-        f"own; {found} nodes were found by it" + (f"; left out: {skipped}" if skipped else "")
-    )
-    if not it.own_packets_heard:
-        return _row("multicast", None, detail, f"let UDP port 5353 in and out in this machine's firewall, or {seed}")
-    return _row("multicast", True if found else None, detail, "" if it.packets_heard else seed)
-
-
-def _owner(node: Node) -> dict[str, Any]:
+def _owner(node: Node) -> Row:
     owner = node.owner
     unknown = ", ".join(owner.unknown())
     aside = f"; this machine does not tell: {unknown}" if unknown else ""
     if not owner.reason:
         where = "with" if owner.reading.display else "without"
-        return _row("owner", True, f"takes foreign work ({owner.manners}, {where} a display session){aside}")
+        return row("owner", True, f"takes foreign work ({owner.manners}, {where} a display session){aside}")
     fix = (
         "`meshnode resume` ends it" if owner.by_hand else 'set manners = "free" in config.toml to lend it nevertheless'
     )
-    return _row("owner", None, f"takes no foreign work: {owner.reason}{aside}", fix)
-
-
-async def _peer(node: Node, peer: Any) -> dict[str, Any]:
-    member = node.membership.member(peer)
-    assert member is not None, "the view was read a moment ago"
-    name = f"peer {member.name}"
-    if member.state == "left":
-        return _row(name, None, member.reason)
-    try:
-        began = time.monotonic()
-        link = await node.pool.link(member.id, member.addresses)
-        await link.call(StreamPing(), timeout_s=2.0)
-    except MeshError as error:
-        where = ", ".join(f"{h}:{p}" for h, p in member.addresses) or "no known address"
-        return _row(
-            name, False, str(error), f"is its agent running, and does its firewall let TCP and UDP in at {where}?"
-        )
-    return _row(
-        name, True, f"answers over its link in {(time.monotonic() - began) * 1000:.1f} ms; found by {member.found_by}"
-    )
+    return row("owner", None, f"takes no foreign work: {owner.reason}{aside}", fix)

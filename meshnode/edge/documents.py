@@ -32,6 +32,8 @@ async def status(node: Node) -> dict[str, Any]:
         "self": node.keeper.id,
         "mesh": {"id": node.keeper.statements.mesh_id, "name": node.keeper.statements.mesh_name, "nodes": counts},
         "revoked": str(out) if (out := node.keeper.out) is not None else None,
+        "isolated": node.membership.isolated,
+        "copied": node.membership.copied or None,
         "nodes": [_node(node, member, vitals.get(member.id), by_digest) for member in view],
         "models": [
             model_document(manifest, on_disk=holders.get(manifest.digest, []), loaded=loaders.get(manifest.digest, []))
@@ -77,6 +79,7 @@ def _node(node: Node, member: Member, vitals: Vitals | None, manifests: dict[Dig
         "memory": None,
         "gpus": [],
         "providers": [],
+        "slots": None,
         "power": None,
         "in_flight": vitals.in_flight if vitals else None,
         "backlog_s": vitals.backlog_s if vitals else None,
@@ -103,6 +106,7 @@ def _node(node: Node, member: Member, vitals: Vitals | None, manifests: dict[Dig
             for i, gpu in enumerate(advert.gpus)
         ],
         "providers": list(advert.providers),
+        "slots": advert.slots,
         "power": {
             "source": vitals.power_source if vitals else advert.power.source,
             "percent": vitals.power_percent if vitals else advert.power.percent,

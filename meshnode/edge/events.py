@@ -1,7 +1,7 @@
 """What changed in the mesh, as seen from here: the last thousand changes, each with a number and a reason.
 
-Changes are found by comparing two views; nothing has to report them. A name or a number of milliseconds is no event, a
-node that comes, goes, is doubted, pauses, or is reached in another way, is one.
+Changes are found by comparing two views; nothing has to report them, but what only a task can show. A name or a number
+of milliseconds is no event, a node that comes, goes, is doubted, pauses, or is reached in another way, is one.
 """
 
 from __future__ import annotations
@@ -74,20 +74,17 @@ class Events:
                 continue
             now = Seen.of(member)
             for event, why in differences(self._seen.get(member.id), now):
-                self._number += 1
-                self._kept.append(
-                    {
-                        "number": self._number,
-                        "at": self.clock(),
-                        "event": event,
-                        "node": member.id,
-                        "name": now.name,
-                        "why": why,
-                    }
-                )
+                self.note(event, member.id, now.name, why)
             self._seen[member.id] = now
         for gone in self._seen.keys() - {member.id for member in view}:
             del self._seen[gone]
+
+    def note(self, event: str, node: NodeId, name: str, why: str) -> None:
+        """Something happened with a node."""
+        self._number += 1
+        self._kept.append(
+            {"number": self._number, "at": self.clock(), "event": event, "node": node, "name": name, "why": why}
+        )
 
     def after(self, number: int) -> list[dict[str, Any]]:
         """Those after a number, oldest first."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from meshnode.edge.node import Node
+from meshnode.routing.estimates import Estimates
 from meshnode.trust.statements import Statement
+from meshnode.wire.messages import NodeId
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,17 @@ def learn(node: Node, statements: list[Statement]) -> None:
         node.membership.revoked(member.id)
         node.discovery.forget(member.id)
         node.pool.drop(member.id, refusal.code, str(refusal), refusal.statement)
+
+
+def set_aside(node: Node, estimates: Estimates, peer: NodeId, why: str) -> None:
+    """A peer gave a wrong result: leave it out for a while, and say why. Nobody else is told."""
+    member = node.membership.member(peer)
+    name = member.name if member is not None else peer[:8]
+    log.warning("%s (%s) is set aside: %s", name, peer[:8], why)
+    node.events.note("set aside", peer, name, why)
+    now = time.monotonic()
+    while peer != node.keeper.id and not estimates.ejected(peer, now):
+        estimates.failed(peer, now)
 
 
 def unwilling(node: Node, *, stopping: bool) -> str:

@@ -4,7 +4,7 @@ Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and a
 
     status {} · models {} · model.show {model} · model.add {path, name?, version?} · model.remove {model} · members {}
     invite {expires_s?, role?, zone?} · join {token} · revoke {node, reason?} · leave {} · ps {} · ping {node, count?}
-    doctor {} · version {} · stop {} · pause {duration_s?} · resume {}
+    doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {} · drain {} · why {task?} · work {}
 
 Arguments are checked by type before anything happens.
 """
@@ -22,12 +22,12 @@ import msgspec
 
 from meshnode.catalog.manifest import Manifest, Tensor, model_name
 from meshnode.edge import documents
-from meshnode.edge.doctor import examine
+from meshnode.edge.doctor import examine, examine_peer
 from meshnode.edge.node import Node
 from meshnode.errors import InvalidInput, PermissionDenied
 from meshnode.links.link import Incoming, Reply
-from meshnode.tasks.choosing import Wanted
 from meshnode.tasks.finding import find_member
+from meshnode.tasks.wanted import Wanted
 from meshnode.trust.invites import parse
 from meshnode.wire.messages import Ask, Document, Plan, StreamPing, Submit
 
@@ -37,6 +37,12 @@ JSON = Any
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A verb without arguments."""
+
+
+class DoctorFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`peer` is a name or an id; without it the whole machine is looked at."""
+
+    peer: str | None = None
 
 
 class ModelName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +91,12 @@ class PauseFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Without `duration_s`, until `resume`."""
 
     duration_s: float | None = None
+
+
+class WhichTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A task's id or the beginning of one; the last task when it is empty."""
+
+    task: str = ""
 
 
 class After(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -284,8 +296,10 @@ async def _ping(node: Node, args: PingNode) -> JSON:
     return rows
 
 
-async def _doctor(node: Node, _: Nothing) -> JSON:
-    return await examine(node)
+async def _doctor(node: Node, args: DoctorFor) -> JSON:
+    if args.peer is None:
+        return await examine(node)
+    return await examine_peer(node, find_member(node.membership.view(), args.peer))
 
 
 async def _events(node: Node, args: After) -> JSON:
@@ -302,6 +316,17 @@ async def _resume(node: Node, _: Nothing) -> JSON:
     return node.owner.document()
 
 
+async def _drain(node: Node, _: Nothing) -> JSON:
+    """A pause; what waits is handed back by it, and this ends when nothing of others runs any more."""
+    waited = len(node.serving.runs.tasks)
+    node.execution.patient = True
+    node.owner.pause(None)
+    handed_back = waited - len(node.serving.runs.tasks)
+    while node.serving.runs.tasks:  # noqa: ASYNC110 - watched for as long as a run takes: an event would tell no more
+        await asyncio.sleep(0.02)
+    return node.owner.document() | {"handed_back": handed_back}
+
+
 async def _version(node: Node, _: Nothing) -> JSON:
     return {"version": node.version, "id": node.keeper.id}
 
@@ -309,6 +334,15 @@ async def _version(node: Node, _: Nothing) -> JSON:
 async def _stop(node: Node, _: Nothing) -> JSON:
     node.control.stop()
     return {}
+
+
+async def _why(node: Node, args: WhichTask) -> JSON:
+    return node.dispatcher.chooser.explaining.why(args.task)
+
+
+async def _work(node: Node, _: Nothing) -> JSON:
+    counters = msgspec.to_builtins(node.dispatcher.means.counters)
+    return {**node.dispatcher.recent.document(time.monotonic()), "open": node.dispatcher.open, "since_start": counters}
 
 
 VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
@@ -324,10 +358,13 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "leave": (Nothing, _leave),
     "ps": (Nothing, _ps),
     "ping": (PingNode, _ping),
-    "doctor": (Nothing, _doctor),
+    "doctor": (DoctorFor, _doctor),
     "events": (After, _events),
     "pause": (PauseFor, _pause),
     "resume": (Nothing, _resume),
+    "why": (WhichTask, _why),
+    "work": (Nothing, _work),
+    "drain": (Nothing, _drain),
     "version": (Nothing, _version),
     "stop": (Nothing, _stop),
 }

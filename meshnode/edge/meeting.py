@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 
 from meshnode.edge.node import Node
 from meshnode.errors import MeshError
@@ -35,7 +34,7 @@ class Meeting:
         if peer is not None and (node.pool.get(peer) is not None or node.keeper.statements.revoked(peer) is not None):
             return node.pool.get(peer) is not None
         member = node.membership.member(peer) if peer is not None else None
-        if member is not None and member.state == "left" and time.monotonic() - member.since < LEAVING_S:
+        if member is not None and member.state == "left" and node.pool.machine.now() - member.since < LEAVING_S:
             return False  # it drains and still listens: a link now would only be cut
         if found_by == "mdns" and linked and any(m.usable and address in m.addresses for m in node.membership.view()):
             return True  # a member that needs no finding

@@ -7,11 +7,13 @@ tasks and models wait until the trust sets of both sides agree on this link, and
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from meshnode.edge.looking import Looker
 from meshnode.edge.node import Node
 from meshnode.errors import PermissionDenied, ProtocolError
 from meshnode.links.link import Incoming, Reply
+from meshnode.wire.looks import LookAsk, ReachAsk
 from meshnode.wire.messages import (
     AdvertPull,
     Digest,
@@ -25,6 +27,7 @@ from meshnode.wire.messages import (
     RelayData,
     RelayOffer,
     RelayOpen,
+    ResultAsk,
     StreamPing,
     TrustPush,
     TrustSync,
@@ -40,6 +43,10 @@ class PeerDoor:
     """Answers the requests of peers."""
 
     node: Node
+    looker: Looker = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "looker", Looker(self.node))
 
     async def handle(self, incoming: Incoming) -> Reply:
         """Raises MeshError, which the link sends as the answer."""
@@ -56,9 +63,15 @@ class PeerDoor:
             case QuoteAsk():
                 return node.serving.quote(request, peer, incoming.link.rtt_s)
             case Infer():
-                return await node.serving.infer(request, incoming.body, peer)
+                return await node.serving.infer_for(request, incoming.body, peer, incoming.link.closed.is_set)
+            case ResultAsk():
+                return await node.serving.result(request, peer, incoming.link.closed.is_set)
             case RelayData() | RelayOpen() | RelayOffer() | RelayClose():
                 return await node.pool.relay.handle(incoming)
+            case LookAsk():
+                return self.looker.look(request, peer)
+            case ReachAsk():
+                return await self.looker.reach(peer)
             case VitalsAsk():
                 return Reply(node.vitals(), ())
             case PieceListAsk():

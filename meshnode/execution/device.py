@@ -16,10 +16,18 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 from meshnode.config import Execution as Settings
-from meshnode.errors import DeadlineExceeded, ExecutionFailed, MeshError, OutOfMemory, ProtocolError, WorkerCrashed
+from meshnode.errors import (
+    DeadlineExceeded,
+    ExecutionFailed,
+    MeshError,
+    OutOfMemory,
+    ProtocolError,
+    ResultLost,
+    WorkerCrashed,
+)
 from meshnode.execution import control
 from meshnode.execution.batching import cut, key_of, rows_of, stack
-from meshnode.execution.control import Proved, Ran, Run
+from meshnode.execution.control import Ran, Run
 from meshnode.execution.events import (
     Again,
     Effect,
@@ -35,8 +43,9 @@ from meshnode.execution.events import (
     Withdraw,
 )
 from meshnode.execution.handover import Answer, Outlet, hand_over, lay_down
-from meshnode.execution.job import Done, Job, ModelFile
+from meshnode.execution.job import Done, Job
 from meshnode.execution.process import WorkerProcess
+from meshnode.execution.proving import Prover
 from meshnode.execution.quarantine import Quarantine
 from meshnode.execution.queue import TaskQueue, too_long
 from meshnode.execution.runs import Loaded, Open, Running, fail
@@ -45,8 +54,6 @@ from meshnode.wire.tensors import Buffer
 
 log = logging.getLogger(__name__)
 
-PROOF_S = 1.0
-"""The proof that tasks of a model may run as one takes no longer; a model that needs more gains nothing by it."""
 OUTSIDERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """A process does not get these by its own fault."""
 
@@ -90,11 +97,11 @@ class Device:
         self._settings = settings
         self._quarantine = quarantine
         self._changed = changed
+        self.prover = Prover(self.process)
         self._outlet = Outlet(self.process, answer_bytes_max, settings.arena_bytes // 8)
         self._open: dict[TaskId, Open] = {}
         self._runs: dict[int, Running] = {}
         self._work: set[asyncio.Task[None]] = set()
-        self._proofs = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
@@ -107,11 +114,14 @@ class Device:
         await self.process.stop()
         await asyncio.gather(*self._work, return_exceptions=True)
 
-    def give_up(self, error: MeshError, *, foreign_only: bool = False) -> int:
-        """End jobs with the error, now; how many there were. What runs is stopped."""
-        given_up = [it for it in self._open.values() if it.job.foreign or not foreign_only]
+    def give_up(self, error: MeshError, which: Callable[[Open], bool] = lambda it: True) -> int:
+        """End these jobs with the error, now; how many there were. What runs is stopped."""
+        given_up = [it for it in self._open.values() if which(it)]
         for it in given_up:
-            it.unwanted = type(error)(str(error), hint=error.hint, retry_after_s=error.retry_after_s)
+            if it.job.once and it.begun and error.untouched:
+                it.unwanted = ResultLost(f"the run was ended here before it was done: {error}")
+            else:
+                it.unwanted = type(error)(str(error), hint=error.hint, retry_after_s=error.retry_after_s)
             fail(it, it.unwanted)
             self._left(it)
         return len(given_up)
@@ -194,7 +204,9 @@ class Device:
                     fail(it, too_long(it.job.max_wait_s or 0.0, backlog_s))
             case Prove(_, model):
                 if it is not None:
-                    self._go(self._prove(it.job, model))
+                    self._go(self._prove(it.job))
+                else:
+                    self.apply(Proven(model, None))
 
     def _up(self, up: bool) -> None:
         if not up:
@@ -354,29 +366,13 @@ class Device:
 
     # --- what is found out about models ---
 
-    async def _prove(self, job: Job, model: Digest) -> None:
-        self._proofs += 1
-        try:
-            why_not = await self.prove(job.model, job.inputs)
-        except MeshError as error:
-            why_not = str(error)
-        finally:
-            self._proofs -= 1
-        log.info("model %s %s", model[:12], f"runs task by task: {why_not}" if why_not else "runs tasks as one")
-        self.apply(Proven(model, not why_not))
-
-    async def prove(self, model: ModelFile, inputs: tuple[TensorSpec, ...]) -> str:
-        """Why tasks with inputs like these may not run as one, or "". Raises what a run raises."""
-        id = self.process.next_id()
-        message = control.Prove(id, model.digest, str(model.path), inputs, PROOF_S)
-        answer, _ = await self.process.ask(id, message)
-        assert isinstance(answer, Proved)
-        return answer.why_not
+    async def _prove(self, job: Job) -> None:
+        self.apply(await self.prover.judge(job.model, job.inputs))
 
     def _died(self, code: int, why: str) -> None:
         """The worker is dead: when one task ran and nobody outside ended the process, its model is to blame."""
         running = [it for run in self._runs.values() for it in run.jobs]
-        if len(running) != 1 or self._proofs or -code in OUTSIDERS:
+        if len(running) != 1 or self.prover.busy or -code in OUTSIDERS:
             return
         job = running[0].job
         inputs = hashlib.sha256(repr(job.inputs).encode())

@@ -65,10 +65,10 @@ class Withdraw:
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """Tasks of the model may (True) or may not (False) run as one."""
+    """Tasks of the model may (True) or may not (False) run as one; None when nobody found out."""
 
     model: Digest
-    ok: bool
+    ok: bool | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,11 @@ class Open:
     """The queue counts it as running, and no run of the worker will end that."""
     unwanted: MeshError | None = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether it is with the worker, or on its way there."""
+        return self.owes or self.run is not None
+
 
 @dataclass(eq=False, slots=True)
 class Running:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from meshnode.config import Execution as Settings
 from meshnode.config import Links
-from meshnode.errors import MeshError, ModelRefused, Refused, WorkerCrashed
+from meshnode.errors import ModelRefused, Refused, WorkerCrashed
 from meshnode.execution import control
 from meshnode.execution.control import Described
 from meshnode.execution.device import Device
@@ -23,6 +23,7 @@ from meshnode.execution.devices import Devices
 from meshnode.execution.events import Hold
 from meshnode.execution.job import Done, Job, LoadedModel, ModelFile, ProbeReport
 from meshnode.execution.quarantine import Quarantine
+from meshnode.execution.runs import Open
 from meshnode.wire.messages import Digest, Quote, QuoteAsk, TaskId
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ LOAD_BYTES_S = 500e6
 START_S = 0.5
 """What starting a worker process is believed to take."""
 ADDRESS_SPACE_SLACK = 16 * 1024**3
+ONCE_S = 8.0
+"""When the owner is back, a run that must not be repeated may go on for so long, in the lowest scheduling class."""
 AGAIN_S = 1.0
 """When a submitter whose work was sent away may ask again."""
 
@@ -70,6 +73,8 @@ class Execution:
         self._idle: dict[str, asyncio.TimerHandle] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._closed = ""
+        self.patient = False
+        """The owner waits until what runs of others' has ended by itself: a drain."""
         self._stopping = False
 
     async def start(self) -> None:
@@ -147,18 +152,26 @@ class Execution:
             if device.queue.in_flight == 0 and not self._stopping:
                 self._end_lent(device, self._settings.lent_idle_s)
 
+    def hand_back(self, error: Refused) -> int:
+        """Give up what others' tasks wait here and have not begun; how many."""
+        return sum(device.give_up(error, lambda it: it.job.foreign and not it.begun) for device in self._all)
+
     # --- the owner comes and goes ---
 
     def welcome(self, reason: str) -> None:
         """Foreign work is taken ("") or, for this reason, not: what is here of it then ends now, to run elsewhere."""
         self._closed = reason
+        if not reason:
+            self.patient = False
         if not reason or self._stopping:
             return
         error = _sent_away(reason)
-        gone = sum(device.give_up(error, foreign_only=True) for device in self._own)
+        gone = self.hand_back(error)
+        if not self.patient:
+            gone += sum(device.give_up(error, _may_go) for device in self._all)
         for device in self._lent.values():
-            gone += device.give_up(error)
-            self._end_lent(device, 0.0)
+            if not (self.patient and device.queue.in_flight):
+                self._end_lent(device, ONCE_S if device.queue.in_flight else 0.0)
         if gone:
             log.info("%d foreign tasks were sent away: %s", gone, reason)
 
@@ -309,5 +322,10 @@ class Execution:
         return device
 
 
-def _sent_away(reason: str) -> MeshError:
+def _may_go(it: Open) -> bool:
+    """Whether another node can run it: not what must not run twice, and has begun."""
+    return it.job.foreign and not (it.job.once and it.begun)
+
+
+def _sent_away(reason: str) -> Refused:
     return Refused(f"this node takes no foreign work: {reason}", retry_after_s=AGAIN_S)

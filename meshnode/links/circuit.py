@@ -30,13 +30,21 @@ class Circuit:
         relay: who carries it.
         peer: who is at the other end; the TLS inside proves it.
         send: asks the relay to carry a chunk, and returns when it was taken.
+        pair: two sockets that are joined.
     """
 
-    def __init__(self, id: str, relay: Peer, peer: NodeId, send: Callable[[RelayData, bytes], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        id: str,
+        relay: Peer,
+        peer: NodeId,
+        send: Callable[[RelayData, bytes], Awaitable[None]],
+        pair: tuple[socket.socket, socket.socket],
+    ) -> None:
         self.id = id
         self.relay = relay
         self.peer = peer
-        self.socket, self._ours = socket.socketpair()
+        self.socket, self._ours = pair
         for one in (self.socket, self._ours):
             one.setblocking(False)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES // 2)  # Linux doubles it

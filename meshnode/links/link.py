@@ -12,7 +12,6 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from time import monotonic
 from typing import Any, cast
 
 from meshnode.errors import DeadlineExceeded, MeshError, PeerSilent, PermissionDenied, ProtocolError, from_wire
@@ -52,6 +51,7 @@ class Link(asyncio.BufferedProtocol):
         self.close_reason = ""
         self._side = side
         self._settings = side.settings
+        self._now = side.machine.now
         self._prove = prove
         self._features = features
         self._on_opened = opened
@@ -65,14 +65,14 @@ class Link(asyncio.BufferedProtocol):
         self._reader = FrameReader(side.settings)
         self._writer = FrameWriter(side.settings)
         self._crediting = Crediting(side.settings)
-        self._pump = Pump(self._writer, self._loop)
+        self._pump = Pump(self._writer, self._loop, side.machine.stopwatch)
         self._next_stream = 1 if dialled else 2
         self._calls: dict[int, asyncio.Future[Received]] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
         self._closing = False
         self._going_away = False
         self._beat: asyncio.TimerHandle | None = None
-        self._heartbeat = Heartbeat(side.settings, monotonic())
+        self._heartbeat = Heartbeat(side.settings, self._now())
 
     # --- for callers ---
 
@@ -200,7 +200,7 @@ class Link(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came."""
-        self._heartbeat.heard(monotonic())
+        self._heartbeat.heard(self._now())
         self.silent = False
         try:
             for event in () if self._closing else self._reader.received(nbytes):  # who was refused says no HELLO
@@ -307,7 +307,7 @@ class Link(asyncio.BufferedProtocol):
             case Type.PING:
                 self._writer.control(Type.PONG, aux=event.aux)
             case Type.PONG:
-                self._heartbeat.pong(event.aux, monotonic())
+                self._heartbeat.pong(event.aux, self._now())
             case Type.GOAWAY:
                 self._going_away = True
                 self.close_reason = self.close_reason or "the peer is leaving"
@@ -367,7 +367,7 @@ class Link(asyncio.BufferedProtocol):
 
     def _beat_soon(self) -> None:
         """Something is open now: the next beat must not be an idle one."""
-        if not self._side.local and self._heartbeat.wake(monotonic()):
+        if not self._side.local and self._heartbeat.wake(self._now()):
             self._arm()
 
     def _arm(self) -> None:
@@ -376,7 +376,7 @@ class Link(asyncio.BufferedProtocol):
         self._beat = self._loop.call_at(self._heartbeat.due_at, self._on_beat)
 
     def _on_beat(self) -> None:
-        quiet_s, nonce = self._heartbeat.beat(monotonic(), open=self.in_flight > 0)
+        quiet_s, nonce = self._heartbeat.beat(self._now(), open=self.in_flight > 0)
         if quiet_s is not None:
             self._fall_silent(quiet_s)
         if nonce is not None:

@@ -23,12 +23,12 @@ from meshnode.links.link import DRAIN_S, Link
 from meshnode.links.reach import Reach
 from meshnode.links.relay import Knowledge, Relay
 from meshnode.links.side import Prove, Side, lost
-from meshnode.links.sockets import listening, tune
+from meshnode.links.sockets import tune
 from meshnode.wire.messages import NodeId, StreamPing
 
 log = logging.getLogger(__name__)
 
-__all__ = ["BULK", "Address", "Pool", "listening"]
+__all__ = ["BULK", "Address", "Pool"]
 
 BULK = "bulk"
 RELAYED_HIGH_WATER_BYTES = 64 * 1024
@@ -82,8 +82,9 @@ class Pool:
     ) -> None:
         known = known or Knowledge()
         settings = side.settings
-        self.relay = Relay(credentials.id, settings, known, direct=self._direct, offered=self._offered)
-        self._reach = Reach(self, settings, known, leave=lambda dial: self._start(_quietly(dial)))
+        self.machine = side.machine
+        self.relay = Relay(credentials.id, settings, known, side.machine, direct=self._direct, offered=self._offered)
+        self._reach = Reach(self, settings, known, side.machine.rng, leave=lambda dial: self._start(_quietly(dial)))
         patience = settings.heartbeat_misses * RELAYED_PATIENCE
         relayed = replace(settings, high_water_bytes=RELAYED_HIGH_WATER_BYTES, heartbeat_misses=patience)
         self._relayed_side = replace(side, settings=relayed)
@@ -94,7 +95,7 @@ class Pool:
         self._on_silent = silent
         self._on_rival = rival
         self._links: dict[tuple[NodeId, str], Link] = {}
-        self._all: set[Link] = set()
+        self._all: dict[Link, None] = {}  # in the order in which they came
         self._dials: dict[tuple[NodeId, str], asyncio.Task[Link]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
@@ -107,7 +108,7 @@ class Pool:
         """Listen; returns the address with the real port. Raises ListenError when it cannot be had."""
         self.refresh()
         loop = asyncio.get_running_loop()
-        listener = await listening(host, port, socket.SOCK_STREAM)
+        listener = await self.machine.listening(host, port, socket.SOCK_STREAM)
         listener.listen(BACKLOG)
         self._sockets.append(listener)
         accepting = asyncio.ensure_future(self._accept(loop, listener))
@@ -201,7 +202,7 @@ class Pool:
 
     def _discard(self, link: Link, reason: str) -> None:
         link.abort(reason)
-        self._all.discard(link)
+        self._all.pop(link, None)
 
     def unlisten(self) -> None:
         """Close the listening sockets; links stay."""
@@ -299,7 +300,7 @@ class Pool:
             lost=self._lost,
             silent=self._on_silent,
         )
-        self._all.add(link)
+        self._all[link] = None
         if circuit is not None:
             circuit.taken, circuit.on_end = True, link.abort
         return link
@@ -359,7 +360,7 @@ class Pool:
 
     def _lost(self, link: Link, reason: str) -> None:
         if link.closed.is_set():
-            self._all.discard(link)
+            self._all.pop(link, None)
         for key in [key for key, held in self._links.items() if held is link]:
             del self._links[key]
             if key[1] == "":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Callable
 
 from meshnode.wire.flow import FrameWriter
 
@@ -14,11 +14,12 @@ TURN_S = 0.001
 class Pump:
     """Call it when there may be something to write."""
 
-    def __init__(self, writer: FrameWriter, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, writer: FrameWriter, loop: asyncio.AbstractEventLoop, stopwatch: Callable[[], float]) -> None:
         self.transport: asyncio.Transport | None = None
         self.paused = False
         self._writer = writer
         self._loop = loop
+        self._stopwatch = stopwatch
         self._busy = False
 
     def __call__(self) -> None:
@@ -31,7 +32,7 @@ class Pump:
         try:
             while not self.paused and (data := self._writer.next_bytes()) is not None:
                 transport.write(data)
-                now = time.perf_counter()
+                now = self._stopwatch()
                 if ends is None:
                     ends = now + TURN_S
                 elif now > ends:

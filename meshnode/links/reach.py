@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -18,6 +17,7 @@ from meshnode.links.link import Link
 from meshnode.links.relay import Knowledge
 from meshnode.links.side import lost
 from meshnode.wire.messages import NodeId
+from meshnode.wire.rng import Rng
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +60,14 @@ class Reach:
         pool: Dialling,
         settings: Links,
         known: Knowledge,
+        rng: Rng,
         *,
         leave: Callable[[Awaitable[Link]], object],
     ) -> None:
         self._pool = pool
         self._settings = settings
         self._known = known
+        self._rng = rng
         self._leave = leave
         self._relayed: dict[NodeId, NodeId] = {}
 
@@ -138,7 +140,7 @@ class Reach:
     def _members(self, peer: NodeId) -> list[Link]:
         """Who may relay: members with a direct link, the last that did first, then at random."""
         links = [link for link in self._pool.links() if link.via is None and not link.silent and link.peer.id != peer]
-        random.shuffle(links)
+        self._rng.shuffle(links)
         links.sort(key=lambda link: link.peer.id != self._relayed.get(peer))
         return links[:MEMBERS_ASKED]
 
@@ -155,7 +157,7 @@ class Reach:
         """While this relayed link is the one in use, try the direct way now and then."""
         peer, wait_s = link.peer.id, self._settings.relay_retry_s
         while True:
-            await asyncio.sleep(wait_s * random.uniform(0.75, 1.25))
+            await asyncio.sleep(wait_s * self._rng.uniform(0.75, 1.25))
             wait_s = min(wait_s * 2, self._settings.relay_retry_max_s)
             if self._pool.get(peer) is not link:
                 return

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from meshnode.errors import MeshError, PermissionDenied, ProtocolError, Refused
 from meshnode.links.circuit import Circuit
 from meshnode.links.ledger import Ledger
 from meshnode.links.link import Link
+from meshnode.links.machine import Machine
 from meshnode.links.side import Incoming, Peer, Reply
 from meshnode.wire.messages import Done, NodeId, RelayClose, RelayData, RelayOffer, RelayOpen
 
@@ -56,6 +56,7 @@ class Relay:
         me: NodeId,
         settings: Links,
         known: Knowledge,
+        machine: Machine,
         *,
         direct: Callable[[NodeId], Link | None],
         offered: Callable[[Circuit], None],
@@ -63,9 +64,10 @@ class Relay:
         self._me = me
         self._settings = settings
         self._known = known
+        self._machine = machine
         self._direct = direct
         self._offered = offered
-        self._ledger = Ledger(settings, time.monotonic())
+        self._ledger = Ledger(settings, machine.now())
         self._ends: dict[tuple[NodeId, str], Circuit] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -143,7 +145,7 @@ class Relay:
         link = self._direct(target)
         if link is None or link.silent:
             raise Refused(f"this node has no direct link to node {target[:8]}")
-        self._ledger.open(self._now(), circuit, source, target)
+        self._ledger.open(self._machine.now(), circuit, source, target)
         try:
             await link.call(RelayOffer(circuit=circuit, source=source), timeout_s=OFFER_S)
         except MeshError as error:
@@ -157,7 +159,7 @@ class Relay:
         circuit = request.circuit
         mine = self._ledger.has(circuit, sender)
         try:
-            step = self._ledger.carry(self._now(), circuit, sender, len(body))
+            step = self._ledger.carry(self._machine.now(), circuit, sender, len(body))
             try:
                 if step.wait_s > 0:
                     await asyncio.sleep(step.wait_s)
@@ -199,7 +201,7 @@ class Relay:
                 raise Refused(f"the link to {relay.name}, which relays, is gone")
             await link.call(message, (data,))
 
-        end = Circuit(name, relay, peer, send)
+        end = Circuit(name, relay, peer, send, self._machine.pair())
         self._ends[relay.id, name] = end
         self._start(self._run(end))
         return end
@@ -230,9 +232,6 @@ class Relay:
     async def _tell(self, link: Link, circuit: str, reason: str) -> None:
         with suppress(MeshError):
             await link.call(RelayClose(circuit=circuit, reason=reason[:4096]), timeout_s=CLOSE_S)
-
-    def _now(self) -> float:
-        return time.monotonic()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)

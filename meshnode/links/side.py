@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from meshnode.config import Links
 from meshnode.errors import PeerLost
 from meshnode.links.address import Address, plain
+from meshnode.links.machine import Machine
 from meshnode.wire.flow import Buffer
 from meshnode.wire.messages import Hello, LocalReply, LocalRequest, NodeId, PeerReply, PeerRequest
 
@@ -79,6 +80,7 @@ class Side:
     local: bool = False
     told: Callable[[dict[str, Any]], None] = lambda _: None
     """Hears why the other side hangs up, as `closing` says it."""
+    machine: Machine = field(default_factory=Machine)
 
 
 def closing(code: str, text: str, statement: bytes) -> dict[str, Any]:

@@ -1,9 +1,13 @@
-"""The clocks of this machine, for those that are told the time."""
+"""The clocks of this machine, and the names and keys that are new with each start."""
 
 from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from meshnode.membership.waking import Clocks
 
@@ -17,3 +21,12 @@ def read_clocks() -> Clocks:
 def birth() -> int:
     """A name for this start of the agent: later starts have greater ones."""
     return int(time.time() * 1000) << 16 | secrets.randbits(16)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where all this comes from; the simulator gives another."""
+
+    clocks: Callable[[], Clocks] = read_clocks
+    birth: Callable[[], int] = birth
+    epoch_key: Callable[[], X25519PrivateKey] = X25519PrivateKey.generate

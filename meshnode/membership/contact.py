@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -27,6 +26,7 @@ log = logging.getLogger(__name__)
 
 REDIALS = 3
 TELL_S, CALL_S, IDLE_S = 0.5, 5.0, 90.0
+RIVAL_LOOKS, RIVAL_LOOK_S = 20, 0.1
 LINKED_MAX = 32
 """Meshes up to this size keep a link between every two nodes; larger ones dial when there is something to say."""
 
@@ -44,6 +44,7 @@ class Contact:
     Args:
         addresses: where a node may be reached, what worked last first.
         barred: whether a node was revoked.
+        now: the monotonic clock.
         feed: tells the failure detector.
         trouble: notes why a peer is not used.
     """
@@ -55,6 +56,7 @@ class Contact:
     rng: Rng
     addresses: Callable[[NodeId], tuple[Address, ...]]
     barred: Callable[[NodeId], bool]
+    now: Callable[[], float]
     feed: Callable[[Event], None]
     trouble: Callable[[NodeId, str], None]
     _dialling: set[NodeId] = field(default_factory=set)
@@ -136,6 +138,18 @@ class Contact:
         if given.told:
             await link.call(ViewNews(), (entropy.encode(given),), timeout_s=CALL_S)
 
+    async def tell_rival(self, link: Link) -> None:
+        """A later start of the peer has a link too: let this earlier one hear the later one's word, if it still lives.
+
+        When both go on raising their start counters, that is a copied home (see `meshnode.membership.oneself`).
+        """
+        for _ in range(RIVAL_LOOKS):
+            row = self.core.roster.get(link.peer.id)
+            if row is not None and row.gen > link.peer.boot:
+                await tell(link, row.word)
+                return
+            await asyncio.sleep(RIVAL_LOOK_S)
+
     def hang_up_idle(self, now: float) -> None:
         """In a mesh too large for a link between every two, those that said nothing for a while are closed."""
         if self.core.roster.living > LINKED_MAX:
@@ -145,4 +159,4 @@ class Contact:
 
     def age_s(self, node: NodeId) -> float:
         """How long a node has been dead or gone here."""
-        return self.core.ledger.age_s(node, time.monotonic())
+        return self.core.ledger.age_s(node, self.now())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +33,7 @@ from meshnode.membership.candidates import (
     Links,
     Tried,
 )
+from meshnode.membership.clocks import Source
 from meshnode.membership.crowd import Announce, Crowd, Mine, Return, Withdraw
 from meshnode.membership.interfaces import Network, Watcher
 from meshnode.membership.multicast import Multicast, today
@@ -62,6 +62,7 @@ class Discovery:
     Args:
         attempt: dials an address.
         alone: whether this node has no link to anybody.
+        source: of the clocks. `read`: what the machine's network is.
         moved: called when this machine's addresses changed for good, with the network as it is now.
     """
 
@@ -76,7 +77,11 @@ class Discovery:
         attempt: Try,
         alone: Callable[[], bool],
         moved: Callable[[Network], None] = lambda network: None,
+        source: Source | None = None,
+        read: Callable[[str, tuple[str, ...]], Network] = reading.now,
     ) -> None:
+        self._clocks = (source or Source()).clocks
+        self._read = read
         self.multicast_error = ""
         self.network = Network()
         self._file = home / "peers"
@@ -86,7 +91,7 @@ class Discovery:
         self._attempt = attempt
         self._alone = alone
         self._moved = moved
-        now = time.monotonic()
+        now = self._clocks().monotonic
         places = tuple(host_port(seed, default_port=DEFAULT_PORT) for seed in ways.seeds)
         self._candidates = Candidates(rng, now=now, seeds=places, retry_s=settings.seed_retry_s)
         self._crowd = Crowd(rng)
@@ -95,7 +100,7 @@ class Discovery:
         self._there: set[NodeId] = set()
         self._dirty = False
         self._listen: Address = ("", 0)
-        self._multicast: Multicast | None = None
+        self.multicast: Multicast | None = None
         self._reopen = asyncio.Event()
         self._counted = [0, 0]
         self._timer: asyncio.TimerHandle | None = None
@@ -124,20 +129,20 @@ class Discovery:
     @property
     def packets_heard(self) -> int:
         """Multicast DNS responses of others, of any device, since the start."""
-        return self._counted[0] + (self._multicast.responses_heard if self._multicast else 0)
+        return self._counted[0] + (self.multicast.responses_heard if self.multicast else 0)
 
     @property
     def own_packets_heard(self) -> int:
         """This node's own announcements as they came back: none says that multicast is blocked in this machine."""
-        return self._counted[1] + (self._multicast.own_heard if self._multicast else 0)
+        return self._counted[1] + (self.multicast.own_heard if self.multicast else 0)
 
     # --- life ---
 
     def survey(self, listen: Address) -> None:
         """Look at the machine's network; what follows knows where this node is reached."""
         self._listen = listen
-        self.network = reading.now(listen[0], self._ways.interfaces)
-        self._watcher = Watcher(time.monotonic(), self.network, self._ways.poll_s)
+        self.network = self._read(listen[0], self._ways.interfaces)
+        self._watcher = Watcher(self._clocks().monotonic, self.network, self._ways.poll_s)
 
     async def start(self) -> None:
         """Begin to look, in the background. `survey` comes first."""
@@ -181,7 +186,7 @@ class Discovery:
     def introduce(self, peers: Sequence[candidates.Row]) -> None:
         """Peers that an inviter named: they are tried like remembered ones, before them."""
         for node, addresses in reversed(peers):
-            self._remembered.note(node, addresses, int(time.time()))
+            self._remembered.note(node, addresses, int(self._clocks().wall))
             self._dirty = True
         self._tell(Introduced(tuple(peers), "token"))
 
@@ -191,7 +196,7 @@ class Discovery:
         before = self._remembered.rows()
         for member in view:
             if member.path != "self" and member.addresses and member.state != "left":
-                self._remembered.note(member.id, member.addresses, int(time.time()) if member.usable else 0)
+                self._remembered.note(member.id, member.addresses, int(self._clocks().wall) if member.usable else 0)
         if (rows := self._remembered.rows()) != before:
             self._dirty = True
             self._tell(Introduced(rows, "remembered"))
@@ -210,32 +215,32 @@ class Discovery:
     def _tell(self, event: candidates.Event | None) -> None:
         if self._stopped:
             return
-        now = time.monotonic()
+        now = self._clocks().monotonic
         for effect in self._candidates.handle(now, event):
             match effect:
                 case Dial():
                     self._start(self._dial(effect))
-                case Ask() if self._multicast is not None:
-                    self._multicast.ask()
-                    self._multicast.announce()
+                case Ask() if self.multicast is not None:
+                    self.multicast.ask()
+                    self.multicast.announce()
         if event is None or isinstance(event, Heard | Gone | Links):
             self._tell_crowd(event)
         self._arm()
 
     def _tell_crowd(self, event: crowd.Event | None) -> None:
-        for effect in self._crowd.handle(time.monotonic(), event):
-            if self._multicast is None:
+        for effect in self._crowd.handle(self._clocks().monotonic, event):
+            if self.multicast is None:
                 continue
             match effect:
-                case Announce() if self._multicast.day != today():
+                case Announce() if self.multicast.day != today():
                     self._reopen.set()  # a new day's tag under a new label: nobody shall link the two
                 case Announce():
-                    self._multicast.announce()
+                    self.multicast.announce()
                 case Withdraw():
                     log.info("many nodes announce themselves here: this one falls silent")
-                    self._multicast.withdraw()
+                    self.multicast.withdraw()
                 case Return():
-                    self._start(self._multicast.announce_anew(self._multicast.label))
+                    self._start(self.multicast.announce_anew(self.multicast.label))
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -243,10 +248,10 @@ class Discovery:
         if not self._stopped:
             dues = (self._candidates.next_deadline(), self._crowd.next_deadline(), self._watcher.next_deadline())
             due = min(due for due in dues if due is not None)
-            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - time.monotonic()), self._tick)
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - self._clocks().monotonic), self._tick)
 
     def _tick(self) -> None:
-        if self._watcher.next_deadline() <= time.monotonic():
+        if self._watcher.next_deadline() <= self._clocks().monotonic:
             self._look()
         self.links_changed()
         self._tell(None)
@@ -255,7 +260,9 @@ class Discovery:
         """Read the machine's interfaces."""
         if not self._listen[0]:
             return  # a link was faster than the start
-        for change in self._watcher.handle(time.monotonic(), reading.now(self._listen[0], self._ways.interfaces)):
+        for change in self._watcher.handle(
+            self._clocks().monotonic, self._read(self._listen[0], self._ways.interfaces)
+        ):
             names = ", ".join(it.name for it in change.now.used) or "none"
             log.info("the network changed: interfaces %s, addresses %s", names, ", ".join(change.now.reach) or "none")
             self.network = change.now
@@ -309,7 +316,7 @@ class Discovery:
         """Have multicast on the network as it is now; when it fails, try again, for ever."""
         failures = 0
         while True:
-            again = self.multicast_error or (self._multicast and not self._multicast.complete)
+            again = self.multicast_error or (self.multicast and not self.multicast.complete)
             pause = min(REOPEN_MAX_S, REOPEN_S * 2.0 ** min(failures, 10)) * self._rng.uniform(0.5, 1.0)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause if again and self.network.used else None):
@@ -321,7 +328,7 @@ class Discovery:
                 self.multicast_error = ""
                 continue
             multicast = Multicast(self._mesh_id, self.network, self._listen[1], heard=self._tell)
-            self._multicast = multicast
+            self.multicast = multicast
             try:
                 await multicast.open()
             except Exception as error:  # sockets, interfaces, name clashes: whatever it is, the mesh works without it
@@ -341,7 +348,7 @@ class Discovery:
             self._arm()
 
     async def _close_multicast(self) -> None:
-        multicast, self._multicast = self._multicast, None
+        multicast, self.multicast = self.multicast, None
         if multicast is not None:
             self._counted[0] += multicast.responses_heard
             self._counted[1] += multicast.own_heard
@@ -359,14 +366,14 @@ class Discovery:
 
     def _packed(self) -> bytes:
         for node in self._there:
-            self._remembered.note(node, (), int(time.time()))
+            self._remembered.note(node, (), int(self._clocks().wall))
         self._dirty = False
-        self._written = time.monotonic()
+        self._written = self._clocks().monotonic
         return self._remembered.pack()
 
     def _write_soon(self) -> None:
         if self._dirty and self._writing is None and not self._stopped:
-            wait = max(0.0, self._written + WRITE_S - time.monotonic())
+            wait = max(0.0, self._written + WRITE_S - self._clocks().monotonic)
             self._writing = asyncio.get_running_loop().call_later(wait, self._write_now)
 
     def _write_now(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -21,7 +20,7 @@ from meshnode.membership import advert as adverts
 from meshnode.membership.advert import Advert, Content
 from meshnode.membership.answers import Answers
 from meshnode.membership.book import AdvertBook
-from meshnode.membership.clocks import birth, read_clocks
+from meshnode.membership.clocks import Source
 from meshnode.membership.contact import LINKED_MAX, Contact, tell
 from meshnode.membership.datagrams import Datagrams
 from meshnode.membership.events import (
@@ -54,7 +53,6 @@ from meshnode.wire.rng import Rng
 log = logging.getLogger(__name__)
 
 CHANGE_DELAY_S = 0.05
-RIVAL_LOOKS, RIVAL_LOOK_S = 20, 0.1
 
 
 class Membership:
@@ -63,6 +61,7 @@ class Membership:
     Args:
         changed: called, a moment later and once for many, when the view is not what it was.
         woke: called when the machine has slept, or this process stood still.
+        source: of the clocks and of fresh keys.
     """
 
     def __init__(
@@ -75,32 +74,37 @@ class Membership:
         name: str,
         changed: Callable[[], None],
         woke: Callable[[], None] = lambda: None,
+        source: Source | None = None,
     ) -> None:
         self._keeper = keeper
         self._pool = pool
+        self._source = source or Source()
+        self._now = pool.machine.now
         self._settings = settings
         self._rng = rng
         self._name = name
         self._changed = changed
         self._woke = woke
         self._key = keeper.spki[len(SPKI_PREFIX) :]
-        self._datagrams = Datagrams(
+        self.datagrams = Datagrams(
             keeper.id,
             keeper.statements.mesh_id,
             keeper.boot,
+            pool.machine,
             bytes_max=settings.datagram_bytes,
             received=self._received,
+            new_key=self._source.epoch_key,
         )
         self._core = Swim(
-            Oneself(self._key, keeper.boot, birth(), keeper.key.sign),
+            Oneself(self._key, keeper.boot, self._source.birth(), keeper.key.sign),
             settings=settings,
             rng=rng,
             verify=identity.verify,
             id_text=identity.id_text,
-            now=time.monotonic(),
+            now=self._now(),
         )
         self._adverts = AdvertBook(keeper.id, pool, rng, row=self._core.roster.get, learnt=self._advert_learnt)
-        self._known: dict[NodeId, Known] = {keeper.id: Known(found_by="self")}
+        self._known: dict[NodeId, Known] = {keeper.id: Known(self._now(), "self")}
         self._version = 0
         self._content: Content | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -114,18 +118,19 @@ class Membership:
             rng=rng,
             addresses=self.addresses,
             barred=lambda node: keeper.statements.revoked(node) is not None,
+            now=self._now,
             feed=self._feed,
             trouble=self._trouble,
         )
         self._answers = Answers(self._core, self._adverts, self._contact.age_s, self._feed)
         self._view: tuple[Member, ...] | None = None
-        self._heard_until = time.monotonic()
+        self._heard_until = self._now()
 
     # --- life ---
 
     async def start(self, host: str, port: int) -> None:
         """Open the UDP port, which is the TCP port's twin. Raises ListenError when it is taken."""
-        await self._datagrams.open(host, port)
+        await self.datagrams.open(host, port)
         self._feed(None)
         self._start(self._watch())
 
@@ -142,7 +147,7 @@ class Membership:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._datagrams.close()
+        self.datagrams.close()
 
     # --- the view ---
 
@@ -172,13 +177,16 @@ class Membership:
         grant = statements.grant(row.id) if held is None else None
         return member_of(
             row,
-            self._known.setdefault(row.id, Known()),
+            self._knowing(row.id),
             held,
             self.addresses(row.id),
             path="self" if is_self else path_of(link) if link is not None else "none",
             granted_name=grant.name if grant is not None else None,
             revoked=statements.revoked(row.id) is not None,
         )
+
+    def _knowing(self, node: NodeId, found_by: FoundBy = "gossip") -> Known:
+        return self._known.setdefault(node, Known(self._now(), found_by))
 
     @property
     def isolated(self) -> bool:
@@ -203,8 +211,8 @@ class Membership:
             key=self._key,
             boot=self._core.oneself.gen,
             version=self._version,
-            epoch=self._datagrams.epoch,
-            epoch_key=self._datagrams.public,
+            epoch=self.datagrams.epoch,
+            epoch_key=self.datagrams.public,
         )
         self._content = content
         self._adverts.put_own(advert, adverts.seal(advert, self._keeper.key.sign))
@@ -212,7 +220,7 @@ class Membership:
 
     def found(self, node: NodeId, found_by: FoundBy) -> None:
         """How a peer was found; the first answer stays."""
-        known = self._known.setdefault(node, Known(found_by=found_by))
+        known = self._knowing(node, found_by)
         if known.found_by == "gossip":
             known.found_by = found_by
         self._touch()
@@ -220,7 +228,7 @@ class Membership:
     def link_up(self, link: Link) -> None:
         """A link to a peer came up: it is there, whatever was said; even out the views."""
         peer = link.peer
-        known = self._known.setdefault(peer.id, Known(found_by="inbound"))
+        known = self._knowing(peer.id, "inbound")
         known.trouble = ""
         if link.dialled and peer.address is not None:
             known.proven = peer.address
@@ -237,16 +245,8 @@ class Membership:
             self._start(self._contact.redial(node))
 
     async def tell_rival(self, link: Link) -> None:
-        """A later start of the peer has a link too: let this earlier one hear the later one's word, if it still lives.
-
-        When both go on raising their start counters, that is a copied home (see `meshnode.membership.oneself`).
-        """
-        for _ in range(RIVAL_LOOKS):
-            row = self._core.roster.get(link.peer.id)
-            if row is not None and row.gen > link.peer.boot:
-                await tell(link, row.word)
-                return
-            await asyncio.sleep(RIVAL_LOOK_S)
+        """A later start of the peer has a link too."""
+        await self._contact.tell_rival(link)
 
     def link_silent(self, link: Link) -> None:
         """A peer stopped answering heartbeats."""
@@ -261,7 +261,7 @@ class Membership:
 
     def revoked(self, node: NodeId) -> None:
         """A node is out: nothing of it is opened any more."""
-        self._datagrams.forget(node)
+        self.datagrams.forget(node)
         self._touch()
 
     # --- requests over links ---
@@ -285,7 +285,7 @@ class Membership:
     # --- the core ---
 
     def _feed(self, event: Event | None) -> None:
-        for effect in self._core.handle(time.monotonic(), event):
+        for effect in self._core.handle(self._now(), event):
             self._do(effect)
         self._arm()
 
@@ -295,12 +295,12 @@ class Membership:
             self._timer = None
         due = self._core.next_deadline()
         if due is not None:
-            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - time.monotonic()), self._ring)
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - self._now()), self._ring)
 
     def _ring(self) -> None:
         """A deadline. What has come by then is heard first."""
-        self._datagrams.read()
-        now = time.monotonic()
+        self.datagrams.read()
+        now = self._now()
         heard = [link.peer.id for link in self._pool.links() if link.last[0] > self._heard_until and not link.silent]
         self._heard_until = now
         if heard:
@@ -312,7 +312,7 @@ class Membership:
             case Send(peer, packet):
                 address = next(iter(self.addresses(peer)), None)
                 if address is not None:
-                    self._datagrams.send(peer, packet, address)
+                    self.datagrams.send(peer, packet, address)
             case PingStream(peer, accusation):
                 self._start(self._contact.ping(peer, accusation))
             case Sync(peer):
@@ -327,9 +327,9 @@ class Membership:
 
     def _row_changed(self, row: Row, before: State | None) -> None:
         if row.id != self._keeper.id:
-            known = self._known.setdefault(row.id, Known())
+            known = self._knowing(row.id)
             if row.state != before:
-                known.since = time.monotonic()
+                known.since = self._now()
                 held = self._adverts.get(row.id)
                 name = f"{held.name} ({row.id[:8]})" if held is not None else row.id[:8]
                 log.info("%s is %s%s", name, row.state, f" ({row.reason})" if row.reason else "")
@@ -343,7 +343,7 @@ class Membership:
         """This start counts as a later one from now on: new keys, a new advert, and the next start comes after."""
         log.warning("another start of this node was heard of; this one continues as number %d", gen)
         self._keeper.raise_boot(gen)
-        self._datagrams.renew(gen, self._adverts.adverts())
+        self.datagrams.renew(gen, self._adverts.adverts())
         if self._content is not None:
             self.advertise(self._content)
 
@@ -360,26 +360,26 @@ class Membership:
 
     async def _watch(self) -> None:
         """Look at the clocks each second, and hang up links that a large mesh need not keep."""
-        waking = Waking(read_clocks())
+        waking = Waking(self._source.clocks())
         while True:
             await asyncio.sleep(LOOK_S)
-            gone_s = waking.look(read_clocks())
+            gone_s = waking.look(self._source.clocks())
             if gone_s:
                 log.info("back after %.0f s of sleep", gone_s)
                 self._feed(Woke())
                 self._woke()
-            self._contact.hang_up_idle(time.monotonic())
+            self._contact.hang_up_idle(self._now())
 
     def _advert_learnt(self, advert: Advert) -> None:
         node = NodeId(advert.id)
         if self._keeper.statements.revoked(node) is None:
-            self._datagrams.know(advert)
+            self.datagrams.know(advert)
         self._touch()
         if self._core.roster.living <= LINKED_MAX:
             self._start(self._contact.connect(node))
 
     def _trouble(self, node: NodeId, why: str) -> None:
-        self._known.setdefault(node, Known()).trouble = why[:200]
+        self._knowing(node).trouble = why[:200]
         self._touch()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

@@ -38,6 +38,9 @@ RESOLVING_MAX = 16
 RESOLVE_MS = 3000
 NAMES_TRIED = 3
 CLOSE_S = 1.0
+SPEAK_AGAIN_S, SPEAK_EVERY_S = 0.5, 1.0
+"""Who is asked to be heard says it twice, for one may be lost; and not more often than this."""
+LABELS_MAX = 256
 QUESTION, POINTER, INTERNET = 0, 12, 1
 """DNS: the flags of a question, the PTR type, the IN class."""
 
@@ -66,6 +69,9 @@ class Multicast(RecordUpdateListener):
         self.day = today()
         self.responses_heard = 0
         self.own_heard = 0
+        self.heard_at: dict[str, float] = {}
+        """When each label was last heard, monotonic; the newest last."""
+        self._spoke_at = float("-inf")
         self._mesh_id = mesh_id
         self._network = network
         self._port = port
@@ -149,6 +155,19 @@ class Multicast(RecordUpdateListener):
             it = self._zeroconf.zeroconf
             it.async_send(it.generate_service_broadcast(self._info, None))
 
+    @property
+    def speaks_as(self) -> str:
+        """The label under which this node announces itself; empty while it does not."""
+        return self.label if self._info is not None else ""
+
+    def speak_up(self) -> None:
+        """Say that this node is here to somebody who listens now, to see whether it arrives."""
+        now = time.monotonic()
+        if now - self._spoke_at >= SPEAK_EVERY_S:
+            self._spoke_at = now
+            self.announce()
+            asyncio.get_running_loop().call_later(SPEAK_AGAIN_S, self.announce)
+
     def withdraw(self) -> None:
         """Take the announcement back, in one packet, and answer no more questions."""
         if self._zeroconf is not None and self._info is not None:
@@ -183,10 +202,17 @@ class Multicast(RecordUpdateListener):
                     self._taken_back.add(label)
                 else:
                     self._said.add(label)
+                    self._note(label)
         if own:
             self.own_heard += 1
         elif fresh:
             self.responses_heard += 1
+
+    def _note(self, label: str) -> None:
+        self.heard_at.pop(label, None)
+        self.heard_at[label] = time.monotonic()
+        if len(self.heard_at) > LABELS_MAX:
+            del self.heard_at[next(iter(self.heard_at))]
 
     def async_update_records_complete(self) -> None:
         """The records of the response are in the cache."""

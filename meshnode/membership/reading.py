@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Iterator
 from contextlib import suppress
+from fnmatch import fnmatchcase
 
 import psutil
 
-from meshnode.membership.interfaces import Interface, Network, Reading, network
+from meshnode.membership.interfaces import VIRTUAL, Interface, Network, Reading, network
 
 
 def read() -> Reading:
@@ -49,3 +51,16 @@ def _address(text: str, name: str) -> str:
 def now(host: str, wanted: tuple[str, ...] = ()) -> Network:
     """What counts of the machine's network for an agent that listens on `host`."""
     return network(read(), host=host, wanted=wanted)
+
+
+def subnets() -> Iterator[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, str]]:
+    """The subnets of this machine's addresses, each with its interface; not the loopback and networks inside it."""
+    for name, rows in psutil.net_if_addrs().items():
+        if any(fnmatchcase(name, pattern) for pattern in VIRTUAL):
+            continue
+        for row in rows:
+            with suppress(ValueError):  # a MAC address is a row as well; Windows tells no IPv6 netmasks
+                it = ipaddress.ip_address(row.address.partition("%")[0])
+                if not it.is_loopback:
+                    bits = int(ipaddress.ip_address(row.netmask or "")).bit_count()
+                    yield ipaddress.ip_network((it, bits), strict=False), name

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from meshnode.links.pool import Address
@@ -41,10 +40,10 @@ class Member:
 class Known:
     """What is remembered of a peer beside its row."""
 
+    since: float
     found_by: FoundBy = "gossip"
     proven: Address | None = None
     trouble: str = ""
-    since: float = field(default_factory=time.monotonic)
 
 
 COPIED = (

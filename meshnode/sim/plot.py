@@ -8,12 +8,12 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 900, 480, 70, 50, 30, 60
-COLOURS = ("#1b6ca8", "#d1495b", "#66a182", "#edae49")
+COLOURS = ("#1b6ca8", "#d1495b", "#66a182", "#edae49", "#8d5a97", "#3bb7b0", "#a26b3a", "#6c757d", "#111111")
 INK, PALE = "#222222", "#dddddd"
 
 
 def plot(path: Path, title: str, curves: Mapping[str, Sequence[float]], *, of: int, until: float) -> None:
-    """Draw, for each name, the share of `of` nodes that had come to something by each second, as a PNG."""
+    """Draw, for each name, the share of `of` that had come to something by each second, as a PNG."""
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(image)
 

@@ -8,52 +8,37 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from meshnode.catalog.manifest import Manifest
 from meshnode.config import Routing
-from meshnode.errors import InvalidInput, MeshError, NoCapacity, NoNodeInZone, PeerLost
+from meshnode.errors import DeadlineExceeded, InvalidInput, MeshError, NoCapacity, NoNodeInZone, PeerLost, Refused
 from meshnode.links.link import Link, Reply
 from meshnode.membership.view import Member
 from meshnode.routing import policy
 from meshnode.routing.estimates import Estimates
-from meshnode.routing.policy import Decision, PeerFacts, Ranked, TaskFacts
-from meshnode.tasks.zones import in_zone
-from meshnode.wire.messages import Inferred, NodeId, Plan, Priority, Quote, QuoteAsk, Submit
+from meshnode.routing.facts import Decision, PeerFacts, Ranked, TaskFacts
+from meshnode.tasks.explaining import Decided, Explaining
+from meshnode.tasks.knowing import Knowing
+from meshnode.tasks.wanted import Wanted
+from meshnode.wire.messages import Digest, Inferred, NodeId, Quote, QuoteAsk
 from meshnode.wire.rng import Rng
 
-SERVICE_PRIOR_S = 0.05
 QUOTE_FIRST_S = 1.0
 """A quote to a peer without a link may take a handshake more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A task as routing sees it."""
-
-    task: str
-    manifest: Manifest
-    input_bytes: int
-    priority: Priority
-    zone: str | None
-    node: str | None
-
-    @classmethod
-    def of(cls, request: Submit | Plan, manifest: Manifest) -> Wanted:
-        """Of a client's request."""
-        task = request.task if isinstance(request, Submit) else "0" * 32
-        nbytes = sum(spec.nbytes for spec in request.inputs)
-        return cls(task, manifest, nbytes, request.priority, request.zone, request.node)
-
-
-@dataclass(frozen=True, slots=True)
 class Choice:
-    """Where an attempt goes."""
+    """Where an attempt goes; `quoted_s` is how long it should take there, `max_wait_s` how long it may
+    wait.
+    """
 
     node: NodeId
     name: str
+    quoted_s: float | None = field(default=None, compare=False)
+    max_wait_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)
@@ -61,87 +46,97 @@ class Chooser:
     """See the module's docstring.
 
     Args:
-        view: the members.
+        knowing: the facts of all members.
+        explaining: is told of each decision.
         quote_here: this node's own quote; raises MeshError.
         link: the connection to a peer; raises PeerLost.
         linked: the live link to a peer, when there is one.
         find: a member by name or id; raises InvalidInput.
-        may_work: whether a node's grant has the role `worker`.
+        now: the monotonic clock.
     """
 
     self_id: NodeId
     settings: Routing
     rng: Rng
     estimates: Estimates
-    view: Callable[[], tuple[Member, ...]]
+    knowing: Knowing
+    explaining: Explaining
     quote_here: Callable[[QuoteAsk], Reply]
     link: Callable[[NodeId], Awaitable[Link]]
     linked: Callable[[NodeId], Link | None]
     find: Callable[[str], Member]
-    may_work: Callable[[NodeId], bool]
-    _expected: dict[tuple[str, NodeId], float] = field(default_factory=dict)
+    now: Callable[[], float] = time.monotonic
+    _expected: dict[tuple[str, NodeId], tuple[float, bool]] = field(default_factory=dict)
+    _output_bytes: dict[Digest, int] = field(default_factory=dict)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def choose(self, wanted: Wanted, exclude: frozenset[NodeId], remaining_s: float) -> Choice:
         """The node for the next attempt.
 
-        Raises NoNodeInZone, InvalidInput for an unknown node, NoCapacity (with `retry_after_s`) when nobody takes it.
+        Raises NoNodeInZone, InvalidInput for an unknown node, DeadlineExceeded when nobody would be done in time,
+        NoCapacity (with `retry_after_s`) when nobody takes it.
         """
-        decision, ranked, refusals = await self._decide(wanted, exclude, remaining_s)
-        if ranked:
-            best = ranked[0]
-            self._expected[wanted.task, best.peer.id] = best.estimate_s
-            return Choice(best.peer.id, self._name(best.peer.id))
-        raise self._nobody(wanted, decision, refusals)
+        task, decided = await self._decide(wanted, exclude, remaining_s)
+        self.explaining.decided(wanted, decided)
+        if not decided.ranked:
+            raise self._nobody(wanted, decided.decision, decided.refusals)
+        best = decided.ranked[0]
+        if wanted.node is None and all(policy.hopeless(task, ranked) for ranked in decided.ranked):
+            raise self._too_late(wanted, task, best)
+        node, now = best.peer.id, self.now()
+        self._expected[wanted.task, node] = (best.estimate_s, best.terms["fetch_s"] > 0)
+        self.estimates.sent(node, wanted.manifest.digest, now)
+        max_wait_s = decided.decision.max_wait_s
+        offset_s = self.estimates.offset_s(node, wanted.manifest.digest)
+        return Choice(node, self.knowing.name(node), max(0.0, best.estimate_s + offset_s), max_wait_s)
 
     async def plan(self, wanted: Wanted, remaining_s: float) -> dict[str, Any]:
         """The decision as a document, without running anything; holds run out by themselves."""
-        decision, ranked, refusals = await self._decide(wanted, frozenset(), remaining_s, ask_all=True)
-        return {
-            "model": wanted.manifest.digest,
-            "kind": decision.kind,
-            "choice": None if not ranked else {"node": ranked[0].peer.id, "name": self._name(ranked[0].peer.id)},
-            "candidates": [
-                {
-                    "node": r.peer.id,
-                    "name": self._name(r.peer.id),
-                    "estimate_s": r.estimate_s,
-                    "loaded": r.peer.loaded,
-                    **r.terms,
-                }
-                for r in ranked
-            ],
-            "excluded": [
-                {"node": node, "name": self._name(node), "reason": why.reason, "detail": why.detail}
-                for node, why in decision.excluded.items()
-            ]
-            + [
-                {"node": node, "name": self._name(node), "reason": error.code, "detail": str(error)}
-                for node, error in refusals.items()
-            ],
-        }
+        _, decided = await self._decide(wanted, frozenset(), remaining_s, ask_all=True)
+        return {"model": wanted.manifest.digest, **self.explaining.document(decided)}
 
     def succeeded(self, wanted: Wanted, node: NodeId, actual_s: float, message: Inferred) -> None:
         """An attempt brought a result."""
-        quoted_s = self._expected.pop((wanted.task, node), None)
-        if node != self.self_id:
-            self.estimates.succeeded(
-                node, wanted.manifest.digest, quoted_s=quoted_s, actual_s=actual_s, run_s=message.run_s
-            )
+        now = self.now()
+        expected_s, loading = self._expected.pop((wanted.task, node), (None, True))
+        self.explaining.ended(wanted.task, node, "ok", actual_s)
+        output_bytes = sum(spec.nbytes for spec in message.outputs)
+        self._output_bytes[wanted.manifest.digest] = output_bytes
+        if expected_s is not None:
+            self.estimates.came(node, wanted.manifest.digest, estimate_s=expected_s, actual_s=actual_s)
+        if node == self.self_id:
+            return
+        link = self.linked(node)
+        self.estimates.succeeded(
+            node,
+            wanted.manifest.digest,
+            now=now,
+            quoted_s=expected_s,
+            actual_s=actual_s,
+            run_s=message.run_s,
+            queue_s=message.queue_s,
+            nbytes=0 if loading else wanted.input_bytes + output_bytes,
+            rtt_s=(link.rtt_s or 0.0) if link is not None else 0.0,
+        )
+        self.estimates.told(node, message.backlog_s, now)
 
     def failed(self, wanted: Wanted, node: NodeId, error: MeshError) -> None:
         """An attempt failed."""
+        now = self.now()
         self._expected.pop((wanted.task, node), None)
+        self.explaining.ended(wanted.task, node, error.code)
         if isinstance(error, PeerLost):
-            self.estimates.failed(node, time.monotonic())
+            self.estimates.failed(node, now)
+        elif isinstance(error, Refused) and error.retry_after_s is not None and node != self.self_id:
+            self.estimates.told(node, error.retry_after_s, now)
 
     # --- deciding ---
 
     async def _decide(
         self, wanted: Wanted, exclude: frozenset[NodeId], remaining_s: float, *, ask_all: bool = False
-    ) -> tuple[Decision, list[Ranked], dict[NodeId, MeshError]]:
+    ) -> tuple[TaskFacts, Decided]:
         task = self._task(wanted, remaining_s)
-        peers = self._peers(wanted)
+        peers = self.knowing.peers(wanted, self.now())
         ask = QuoteAsk(
             task=wanted.task,
             model=wanted.manifest.digest,
@@ -149,26 +144,32 @@ class Chooser:
             priority=wanted.priority,
             zone=wanted.zone,
             input_bytes=wanted.input_bytes,
+            provider=wanted.provider,
         )
         own, refusals = self._own_quote(ask, peers, exclude)
         settings = self.settings
-        decision = policy.route(task, peers, own, self.rng, settings, exclude)
-        if decision.kind == "local" and not ask_all:
-            assert own is not None, "only a node with a quote is chosen for itself"
-            return decision, [policy.estimate(task, decision.candidates[0], own)], refusals
-        here = any(peer.id == self.self_id for peer in decision.candidates)
-        quotes = {self.self_id: own} if own is not None and here else {}
-        others = [peer.id for peer in decision.candidates if peer.id != self.self_id]
+        decision = policy.route(task, peers, own, self.rng, settings, exclude, ask=ask_all or bool(exclude))
+        quotes: dict[NodeId, Quote] = {}
+        if own is not None and any(peer.is_self for peer in decision.candidates):
+            quotes[self.self_id] = own
+        if decision.kind == "go":
+            quotes[decision.candidates[0].id] = policy.believed(task, decision.candidates[0])
+        elif decision.kind == "ask":
+            await self._ask(ask, _others(decision.candidates), quotes, refusals)
         if ask_all and decision.kind == "local":
-            others = [peer.id for peer in peers if peer.id not in decision.excluded and peer.id != self.self_id]
-        if len(decision.candidates) == 1 and others and not ask_all and not exclude:
-            # The only candidate is not asked whether it will: it says so when the task comes, or refuses with a hint.
-            belief = self.estimates.of(others[0])
-            believed_s = belief.service_s.get(wanted.manifest.digest, SERVICE_PRIOR_S)
-            quotes[others[0]] = Quote(backlog_s=0.0, service_s=believed_s, slots=1)
-            return decision, policy.pick(task, quotes, peers, self.rng, settings), refusals
-        await self._ask(ask, others, quotes, refusals)
-        return decision, policy.pick(task, quotes, peers, self.rng, settings), refusals
+            fit = [peer for peer in peers if peer.id not in decision.excluded]
+            await self._ask(ask, _others(fit), quotes, refusals)
+        ranked = policy.pick(task, quotes, peers, self.rng, settings)
+        rounds = 1
+        while decision.kind == "ask" and policy.ask_more(ranked, rounds, settings):
+            asked = frozenset(quotes) | frozenset(refusals) | {self.self_id}
+            more = policy.route(task, peers, None, self.rng, settings, exclude | asked, ask=True)
+            if not more.candidates:
+                break
+            await self._ask(ask, _others(more.candidates), quotes, refusals)
+            ranked = policy.pick(task, quotes, peers, self.rng, settings)
+            rounds += 1
+        return task, Decided(decision, ranked, refusals)
 
     def _own_quote(
         self, ask: QuoteAsk, peers: list[PeerFacts], exclude: frozenset[NodeId]
@@ -198,17 +199,18 @@ class Chooser:
                 task.cancel()
             raise
         for task in late:
-            self.estimates.failed(asking[task], time.monotonic())
+            self.estimates.failed(asking[task], self.now())
             refusals[asking[task]] = PeerLost(f"no quote within {limit_s:.3g} s")
             task.cancel()
         for task in done:
             error = task.exception()
             if error is None:
-                quotes[asking[task]] = task.result()
+                quote = quotes[asking[task]] = task.result()
+                self.estimates.told(asking[task], quote.backlog_s, self.now())
             elif isinstance(error, MeshError):
                 refusals[asking[task]] = error
                 if isinstance(error, PeerLost):
-                    self.estimates.failed(asking[task], time.monotonic())
+                    self.estimates.failed(asking[task], self.now())
             else:
                 raise error
 
@@ -230,52 +232,28 @@ class Chooser:
         member = self.find(wanted.node) if wanted.node is not None else None
         if member is not None and member.state == "left":
             raise InvalidInput(f"node {member.name} is not in the mesh any more: {member.reason or 'it left'}")
-        node = member.id if member is not None else None
         manifest = wanted.manifest
-        return TaskFacts(wanted.input_bytes, remaining_s, manifest.size, manifest.memory_bytes, wanted.zone, node)
-
-    def _peers(self, wanted: Wanted) -> list[PeerFacts]:
-        now = time.monotonic()
-        return [self._facts(member, wanted, now) for member in self.view()]
-
-    def _facts(self, member: Member, wanted: Wanted, now: float) -> PeerFacts:
-        advert = member.advert
-        is_self = member.id == self.self_id
-        if advert is None:
-            return PeerFacts(member.id, is_self=is_self, alive=False)
-        digest = wanted.manifest.digest
-        held = next((model for model in advert.models if model.digest == digest), None)
-        belief = self.estimates.of(member.id)
-        advertised_s = held.service_s if held is not None else None
-        known_s = belief.service_s.get(digest, advertised_s)
-        link = None if is_self else self.linked(member.id)
-        return PeerFacts(
-            member.id,
-            is_self=is_self,
-            alive=is_self or member.usable,
-            suspect=belief.suspect_until > now,
-            draining=advert.draining,
-            paused=advert.paused,
-            worker=self.may_work(member.id),
-            in_zone=wanted.zone is None or in_zone(advert.zone, wanted.zone),
-            can_run=bool(advert.providers),
-            loaded=held is not None and held.loaded,
-            on_disk=held is not None,
-            battery=advert.power.source == "battery",
-            battery_percent=advert.power.percent,
-            slots=advert.slots,
-            service_s=SERVICE_PRIOR_S if known_s is None else known_s,
-            rtt_s=0.0 if is_self else link.rtt_s if link is not None else None,
-            weight=self.estimates.weight(member.id),
-            shortfall_s=self.estimates.shortfall_s(member.id),
-            ejected=self.estimates.ejected(member.id, now),
-            correction=belief.correction,
+        return TaskFacts(
+            wanted.input_bytes,
+            remaining_s,
+            manifest.size,
+            manifest.memory_bytes,
+            wanted.zone,
+            node=member.id if member is not None else None,
+            output_bytes=self._output_bytes.get(manifest.digest, 0),
+            provider=wanted.provider,
+            objective=wanted.objective,
         )
 
-    def _name(self, node: NodeId) -> str:
-        return next((member.name for member in self.view() if member.id == node), node[:8])
+    def _too_late(self, wanted: Wanted, task: TaskFacts, best: Ranked) -> MeshError:
+        """Nobody would be done in time: better said now than when the time is up."""
+        return DeadlineExceeded(
+            f"no node would be done with {wanted.manifest.name!r} in the {task.remaining_s:.3g} s that are left; "
+            f"the soonest, {self.knowing.name(best.peer.id)}, in {best.estimate_s:.3g} s",
+            hint="allow more time with timeout=, submit less at once, or add a node",
+        )
 
-    def _nobody(self, wanted: Wanted, decision: Decision, refusals: dict[NodeId, MeshError]) -> MeshError:
+    def _nobody(self, wanted: Wanted, decision: Decision, refusals: Mapping[NodeId, MeshError]) -> MeshError:
         """Why nobody takes the task, as the error that the client would see."""
         reasons = {node: why.reason for node, why in decision.excluded.items()}
         considered = [node for node, reason in reasons.items() if reason != "node"]
@@ -286,10 +264,17 @@ class Chooser:
                 f"no live node in zone {wanted.zone!r} can run {wanted.manifest.name!r}",
                 hint="`meshnode status` shows the zones; a task never leaves the zone that it names",
             )
+        if not refusals and considered and all(reasons[node] == "deadline" for node in considered):
+            return DeadlineExceeded(
+                f"no node could run {wanted.manifest.name!r} in the time that is left, were it idle",
+                hint="allow more time with timeout=",
+            )
         waits = [error.retry_after_s for error in refusals.values() if error.retry_after_s is not None]
-        details = [f"{self._name(node)}: {error}" for node, error in refusals.items()]
+        details = [f"{self.knowing.name(node)}: {error}" for node, error in refusals.items()]
         details += [
-            f"{self._name(node)}: {why.detail}" for node, why in decision.excluded.items() if why.reason != "node"
+            f"{self.knowing.name(node)}: {why.detail}"
+            for node, why in decision.excluded.items()
+            if why.reason != "node"
         ]
         text = "; ".join(details[:6]) or "no node is there"
         return NoCapacity(
@@ -301,3 +286,7 @@ class Chooser:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _others(peers: Sequence[PeerFacts]) -> list[NodeId]:
+    return [peer.id for peer in peers if not peer.is_self]

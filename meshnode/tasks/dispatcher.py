@@ -1,62 +1,33 @@
 """Tasks that this agent answers for: from a client's submission to its one answer.
 
-The shell around `meshnode.tasks.lifecycle`. It routes by `meshnode.tasks.choosing`, sends attempts over links or to
-this node's own execution, and waits; what happens next is the core's decision. Running other agents' tasks is
-`meshnode.tasks.serving`.
+A task's way to a result is `meshnode.tasks.pursuit`; here tasks are opened, shared by those who ask for the same one,
+compared when their client wants that, and counted. Running other agents' tasks is `meshnode.tasks.serving`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from meshnode.catalog.manifest import Manifest
 from meshnode.config import Settings
-from meshnode.errors import Attempt, MeshError, NoCapacity, ProtocolError, Refused
-from meshnode.links.link import Link, Reply
+from meshnode.errors import Attempt, MeshError, Refused
+from meshnode.links.link import Reply
+from meshnode.tasks.agreement import agree
 from meshnode.tasks.checksum import checksum
-from meshnode.tasks.choosing import Chooser, Wanted
-from meshnode.tasks.lifecycle import (
-    Abandon,
-    Answer,
-    Begin,
-    Chosen,
-    Event,
-    Fail,
-    Failed,
-    Lifecycle,
-    Replied,
-    Route,
-    Send,
-    Unroutable,
-)
-from meshnode.wire.messages import Infer, Inferred, NodeId, Submit, Submitted, TaskId
+from meshnode.tasks.choosing import Chooser
+from meshnode.tasks.lifecycle import Lifecycle
+from meshnode.tasks.pursuit import Counters, Means, Outcome, Pursuit
+from meshnode.tasks.recent import Recent
+from meshnode.tasks.wanted import Wanted
+from meshnode.wire.messages import NodeId, Submit, Submitted, TaskId
 from meshnode.wire.rng import Rng
 
-Buffer = bytes | bytearray | memoryview
-RunHere = Callable[[Infer, memoryview, NodeId], Awaitable[Reply]]
-"""Run an attempt on this node, as for a peer: the message, its body and who submits it."""
+log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What an attempt brought: the executing node's message and the tensors' bytes."""
-
-    message: Inferred
-    body: tuple[Buffer, ...]
-
-
-@dataclass(slots=True)
-class Counters:
-    """What happened to tasks since the start."""
-
-    submitted: int = 0
-    answered: int = 0
-    failed: int = 0
-    rerouted: int = 0
-    late: int = 0
+Answered = tuple[Outcome, tuple[Attempt, ...]]
 
 
 @dataclass(slots=True)
@@ -64,25 +35,29 @@ class Dispatcher:
     """Every open task of this agent's clients.
 
     Args:
-        self_id: this node.
+        means: what all tasks share.
         resolve: a model's name to its manifest; raises ModelNotFound.
-        chooser: picks the node of an attempt.
-        link: the connection to a peer, dialled when there is none; raises PeerLost.
-        run_here: this node's own execution.
-        failed: told about each peer that failed an attempt.
+        set_aside: told about a peer whose result two others did not agree with, and the evidence.
     """
 
-    self_id: NodeId
+    means: Means
     settings: Settings
     rng: Rng
     resolve: Callable[[str], Manifest]
-    chooser: Chooser
-    link: Callable[[NodeId], Awaitable[Link]]
-    run_here: RunHere
-    failed: Callable[[NodeId, MeshError], None]
-    counters: Counters = field(default_factory=Counters)
+    set_aside: Callable[[NodeId, str], None]
     draining: bool = False
+    recent: Recent = field(default_factory=Recent)
     _open: dict[TaskId, asyncio.Future[Reply]] = field(default_factory=dict)
+
+    @property
+    def counters(self) -> Counters:
+        """What happened to tasks since the start."""
+        return self.means.counters
+
+    @property
+    def chooser(self) -> Chooser:
+        """Picks the node of an attempt."""
+        return self.means.chooser
 
     @property
     def open(self) -> int:
@@ -113,8 +88,9 @@ class Dispatcher:
         try:
             reply = await self._live(wanted, request, body)
         except BaseException as error:
-            self.counters.failed += isinstance(error, MeshError)
             if isinstance(error, MeshError):
+                self.counters.failed += 1
+                self.recent.failed(self.means.now())
                 answer.set_exception(error)
                 answer.exception()  # whoever attached reads it; nobody has to
             else:
@@ -123,102 +99,89 @@ class Dispatcher:
         finally:
             del self._open[task]
         self.counters.answered += 1
+        assert isinstance(reply.message, Submitted)
+        self.recent.answered(self.means.now(), NodeId(reply.message.node), reply.message.seconds)
         answer.set_result(reply)
         return reply
 
     async def _live(self, wanted: Wanted, request: Submit, body: memoryview) -> Reply:
-        """Feed the core until it answers."""
-        started = time.monotonic()
+        """The task's result, compared with that of other nodes when it is one of those to be compared."""
+        started = self.means.now()
+        deadline = started + request.deadline_s
+        answered = await self._pursue(wanted, request, body, deadline)
+        if request.verify and not request.once and self.rng.random() < request.verify:
+            answered = await self._verified(wanted, request, body, deadline, answered)
+        return _submitted(*answered, self.means.now() - started)
+
+    async def _pursue(
+        self,
+        wanted: Wanted,
+        request: Submit,
+        body: memoryview,
+        deadline: float,
+        avoid: frozenset[NodeId] = frozenset(),
+    ) -> Answered:
+        """One result; of a node that is none of `avoid`, without a wait for one, when there are any."""
         life = Lifecycle(
-            deadline=started + request.deadline_s,
+            deadline=deadline,
             attempts_max=self.settings.routing.attempts_max,
             backoff_s=self.settings.tasks.backoff_s,
             jitter=self.rng.random,
+            budget=self.means.budget,
+            once=request.once,
+            avoid=avoid,
+            brief=bool(avoid),
         )
-        event: Event | None = Begin()
-        while True:
-            effects = life.handle(time.monotonic(), event)
-            event = None
-            if not effects:
-                await asyncio.sleep(max(0.0, (life.next_deadline() or 0.0) - time.monotonic()))
-            for effect in effects:
-                match effect:
-                    case Route(exclude):
-                        event = await self._within(life, self._choose(wanted, exclude, life.deadline))
-                    case Send():
-                        self.counters.rerouted += effect.attempt == 2
-                        event = await self._within(life, self._attempt(wanted, effect, request, body))
-                    case Answer(Outcome() as outcome, attempts):
-                        return _submitted(outcome, attempts, time.monotonic() - started)
-                    case Fail(error):
-                        self.counters.late += life.late
-                        raise error
-                    case Abandon():
-                        pass  # `_within` has already cancelled what was awaited
-                    case _:
-                        raise AssertionError(effect)
+        return await Pursuit(self.means, life, wanted, request, body).run()
 
-    async def _within(self, life: Lifecycle, step: Awaitable[Event]) -> Event | None:
-        """Await a step until the task's deadline; None when the time was up."""
-        bound = asyncio.timeout(max(0.0, life.deadline - time.monotonic()))
-        try:
-            async with bound:
-                return await step
-        except TimeoutError:
-            if not bound.expired():
-                raise
-            return None
+    async def _verified(
+        self, wanted: Wanted, request: Submit, body: memoryview, deadline: float, first: Answered
+    ) -> Answered:
+        """The same task on a second node; where the two do not agree, a third decides.
 
-    async def _choose(self, wanted: Wanted, exclude: frozenset[NodeId], deadline: float) -> Event:
-        try:
-            choice = await self.chooser.choose(wanted, exclude, deadline - time.monotonic())
-        except MeshError as error:
-            return Unroutable(error, final=not isinstance(error, NoCapacity))
-        return Chosen(choice.node, choice.name)
+        The client gets what two nodes agree on, and the first result when there is no other node to ask.
+        """
+        results = [first]
+        while len(results) < 3:
+            avoid = frozenset(NodeId(outcome.message.node) for outcome, _ in results)
+            try:
+                results.append(await self._pursue(wanted, request, body, deadline, avoid))
+            except MeshError as error:
+                log.info("the result of task %s was compared with %d: %s", request.task, len(results) - 1, error)
+                break
+            newest = results[-1][0]
+            agreed = None
+            for it in results[:-1]:
+                if await agree(it[0], newest):
+                    agreed = it
+                    break
+            if len(results) == 2:
+                self.counters.verified += 1
+                self.counters.disputed += agreed is None
+            if agreed is not None:
+                await self._judge(
+                    request, wanted, [it for it, _ in results if it is not agreed[0] and it is not newest]
+                )
+                return agreed[0], _all_attempts(results, agreed)
+        if len(results) > 1:
+            nodes = ", ".join(outcome.message.node[:8] for outcome, _ in results)
+            log.warning("task %s: no two of the nodes %s agree on its result", request.task, nodes)
+        return first[0], _all_attempts(results, first)
 
-    async def _attempt(self, wanted: Wanted, send: Send, request: Submit, body: memoryview) -> Event:
-        message = Infer(
-            task=request.task,
-            attempt=send.number,
-            model=wanted.manifest.digest,
-            deadline_s=send.remaining_s,
-            inputs=request.inputs,
-            priority=request.priority,
-            zone=request.zone,
-            outputs=request.outputs,
-            deaths=send.deaths,
-        )
-        began = time.monotonic()
-        try:
-            if send.node == self.self_id:
-                reply = await self.run_here(message, body, self.self_id)
-                outcome = Outcome(_inferred(reply.message), tuple(reply.body))
-            else:
-                link = await self.link(send.node)
-                received = await link.call(message, (body,), timeout_s=send.remaining_s)
-                outcome = Outcome(_inferred(received.message), (received.body,))
-            await self._check(outcome, wanted, send.node)
-        except MeshError as error:
-            if send.node != self.self_id and not isinstance(error, Refused):
-                self.failed(send.node, error)
-            self.chooser.failed(wanted, send.node, error)
-            return Failed(send.attempt, error)
-        self.chooser.succeeded(wanted, send.node, time.monotonic() - began, outcome.message)
-        return Replied(send.attempt, outcome)
-
-    async def _check(self, outcome: Outcome, wanted: Wanted, node: NodeId) -> None:
-        """A peer's answer must be of the model that was asked for, from the node that was asked, and whole."""
-        message = outcome.message
-        if message.model != wanted.manifest.digest or message.node != node:
-            raise ProtocolError(f"node {node[:8]} answered for another model or node")
-        if node != self.self_id and await checksum(outcome.body) != message.checksum:
-            raise ProtocolError(f"the result of node {node[:8]} does not match its checksum")
+    async def _judge(self, request: Submit, wanted: Wanted, odd: list[Outcome]) -> None:
+        for outcome in odd:
+            message = outcome.message
+            self.set_aside(
+                NodeId(message.node),
+                f"its result of task {request.task} ({wanted.manifest.name}, {message.provider}, CRC-32 "
+                f"{await checksum(outcome.body):08x}) is not what two other nodes agree on",
+            )
 
 
-def _inferred(message: object) -> Inferred:
-    if not isinstance(message, Inferred):
-        raise ProtocolError(f"a task was answered with {type(message).__name__}")
-    return message
+def _all_attempts(results: list[Answered], chosen: Answered) -> tuple[Attempt, ...]:
+    """Of all comparisons; those of the result that is given come last."""
+    others = [attempt for it in results if it is not chosen for attempt in it[1]]
+    return (*others, *chosen[1])
 
 
 def _submitted(outcome: Outcome, attempts: tuple[Attempt, ...], seconds: float) -> Reply:
@@ -235,6 +198,9 @@ def _submitted(outcome: Outcome, attempts: tuple[Attempt, ...], seconds: float) 
             run_s=message.run_s,
             provider=message.provider,
             attempts=rows,
+            precision=message.precision,
+            batch=message.batch,
+            quoted_s=outcome.quoted_s,
         ),
         outcome.body,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from meshnode.catalog.manifest import Manifest
@@ -17,8 +17,9 @@ from meshnode.execution.job import Job, ModelFile
 from meshnode.execution.supervisor import Execution
 from meshnode.links.link import Reply
 from meshnode.tasks.checksum import checksum
+from meshnode.tasks.runs import Lost, Runs
 from meshnode.tasks.zones import in_zone
-from meshnode.wire.messages import Digest, Infer, Inferred, NodeId, QuoteAsk, TaskId
+from meshnode.wire.messages import Digest, Infer, Inferred, NodeId, QuoteAsk, ResultAsk, TaskId
 
 HOLD_MIN_S = 0.002
 
@@ -37,6 +38,7 @@ class Serving:
         on_disk: whether the digest is in the store.
         ensure: the path of a model in the store, fetched when it is missing.
         willing: why this node takes no foreign work now, or "".
+        now: the monotonic clock.
     """
 
     self_id: NodeId
@@ -48,6 +50,12 @@ class Serving:
     on_disk: Callable[[Digest], bool]
     ensure: Callable[[Manifest], Awaitable[Path]]
     willing: Callable[[], str]
+    now: Callable[[], float] = time.monotonic
+    runs: Runs = field(init=False)
+    """Of other nodes' tasks."""
+
+    def __post_init__(self) -> None:
+        self.runs = Runs(self.infer, self.now)
 
     def quote(self, ask: QuoteAsk, submitter: NodeId, rtt_s: float | None = None) -> Reply:
         """How soon this node could finish the task; a place is kept for two round trips to the submitter.
@@ -66,15 +74,32 @@ class Serving:
         )
         return Reply(quote, ())
 
+    async def infer_for(self, message: Infer, body: memoryview, submitter: NodeId, lost: Lost) -> Reply:
+        """What `infer` does, for another node: once, however often it asks. Raises what `infer` raises."""
+        self._check_may_submit(submitter)
+        return await self.runs.infer(message, body, submitter, lost)
+
+    async def result(self, ask: ResultAsk, submitter: NodeId, lost: Lost) -> Reply:
+        """The answer of another node's task again. Raises what ended it, UnknownTask, ResultLost."""
+        self._check_may_submit(submitter)
+        return await self.runs.result(ask, submitter, lost)
+
+    def hand_back(self, why: str) -> int:
+        """Refuse others' tasks that wait here and have not begun, so that they go elsewhere; how many."""
+        refusal = Refused(f"this node takes no foreign work: {why}", retry_after_s=1.0)
+        return self.execution.hand_back(refusal)
+
     async def infer(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
         """Run the task here and answer with its tensors.
 
         Raises what `quote` raises, and InvalidInput, ExecutionFailed, WorkerCrashed, DeadlineExceeded, ModelRefused,
         OutOfMemory, TransferFailed.
         """
-        deadline = time.monotonic() + message.deadline_s
+        deadline = self.now() + message.deadline_s
         manifest = self._admit(submitter, message.zone, Digest(message.model))
         path = await self.ensure(manifest)
+        if submitter != self.self_id:
+            self._check_willing()  # the fetch may have taken a while
         ran = await self.execution.run(
             Job(
                 task=TaskId(message.task),
@@ -109,13 +134,8 @@ class Serving:
 
     def _admit(self, submitter: NodeId, zone: str | None, digest: Digest) -> Manifest:
         if submitter != self.self_id:
-            if "submitter" not in self.roles_of(submitter):
-                raise PermissionDenied(
-                    f"node {submitter[:8]} may not submit tasks in this mesh",
-                    hint="an admin invites it again with `--role submitter`",
-                )
-            if reason := self.willing():
-                raise Refused(f"this node takes no foreign work: {reason}", retry_after_s=1.0)
+            self._check_may_submit(submitter)
+            self._check_willing()
         if zone is not None and not in_zone(self.zone, zone):
             here = f"in zone {self.zone!r}" if self.zone else "in no zone"
             raise NoNodeInZone(
@@ -123,3 +143,14 @@ class Serving:
                 hint="`meshnode status` shows each node's zone; a zone is given by `meshnode invite --zone`",
             )
         return self.manifest(digest)
+
+    def _check_may_submit(self, node: NodeId) -> None:
+        if "submitter" not in self.roles_of(node):
+            raise PermissionDenied(
+                f"node {node[:8]} may not submit tasks in this mesh",
+                hint="an admin invites it again with `--role submitter`",
+            )
+
+    def _check_willing(self) -> None:
+        if reason := self.willing():
+            raise Refused(f"this node takes no foreign work: {reason}", retry_after_s=1.0)

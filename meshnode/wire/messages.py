@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from meshnode.errors import ProtocolError
+from meshnode.wire.looks import Look, LookAsk, ReachAsk, Reached
 from meshnode.wire.tasks import Infer as Infer
 from meshnode.wire.tasks import Inferred as Inferred
 from meshnode.wire.tasks import Plan as Plan
@@ -27,16 +28,18 @@ from meshnode.wire.tasks import Submit as Submit
 from meshnode.wire.tasks import Submitted as Submitted
 from meshnode.wire.tasks import Vitals as Vitals
 from meshnode.wire.tasks import VitalsAsk as VitalsAsk
-from meshnode.wire.terms import Count, Hex64, Id, Message, Name, Task, Text
+from meshnode.wire.terms import PROTOCOL_VERSION as PROTOCOL_VERSION
+from meshnode.wire.terms import Count, Task, Text
 from meshnode.wire.terms import Digest as Digest
+from meshnode.wire.terms import Hex64 as Hex64
+from meshnode.wire.terms import Id as Id
+from meshnode.wire.terms import Message as Message
+from meshnode.wire.terms import Name as Name
 from meshnode.wire.terms import NodeId as NodeId
 from meshnode.wire.terms import Objective as Objective
 from meshnode.wire.terms import Priority as Priority
 from meshnode.wire.terms import TaskId as TaskId
 from meshnode.wire.terms import TensorSpec as TensorSpec
-
-PROTOCOL_VERSION = 1
-
 
 # --- opening a link --------------------------------------------------------------------------------------------------
 
@@ -190,9 +193,11 @@ class Document(Message, frozen=True, tag="document"):
 
 MembershipRequest = ViewAsk | ViewRows | ViewNews | AdvertPull | StreamPing
 RelayRequest = RelayOpen | RelayOffer | RelayData | RelayClose
+LookRequest = LookAsk | ReachAsk
 TaskRequest = VitalsAsk | QuoteAsk | Infer | ResultAsk | PieceAsk | PieceListAsk
-PeerRequest = TrustSync | TrustPush | MembershipRequest | RelayRequest | TaskRequest
-PeerReply = Done | TrustDelta | ViewDigest | ViewNews | Adverts | Vitals | Quote | Inferred | Piece | PieceList
+PeerRequest = TrustSync | TrustPush | MembershipRequest | RelayRequest | LookRequest | TaskRequest
+TaskReply = Vitals | Quote | Inferred | Piece | PieceList
+PeerReply = Done | TrustDelta | ViewDigest | ViewNews | Adverts | Look | Reached | TaskReply
 LocalRequest = Submit | Plan | Ask
 LocalReply = Submitted | Document
 

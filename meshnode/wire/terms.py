@@ -7,6 +7,8 @@ from typing import Annotated, Literal, NewType
 import msgspec
 from msgspec import Meta
 
+PROTOCOL_VERSION = 1
+
 NodeId = NewType("NodeId", str)
 Digest = NewType("Digest", str)
 TaskId = NewType("TaskId", str)

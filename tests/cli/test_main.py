@@ -129,4 +129,5 @@ def test_the_shell_completes_names(door: Door, meshnode: Command) -> None:
 
     assert ["double"] == completion.model_names("do")
     assert [] == completion.model_names("x")
-    assert [] == completion.node_names("")
+    assert ["door"] == completion.node_names("d")
+    assert [] == completion.node_names("x")

@@ -43,6 +43,14 @@ def test_a_machine_that_is_out_reads_it_first() -> None:
     assert "this node was revoked: lost; `meshnode up TOKEN` joins anew" == text.splitlines()[1]
 
 
+def test_a_machine_that_is_cut_off_or_copied_reads_it_first() -> None:
+    """Before the table, with what to do; a machine that is well reads neither."""
+    text = shown(render.status(document(node("a")) | {"isolated": True, "copied": "its home was copied"}))
+    assert ["this node: its home was copied", render.ISOLATED] == text.splitlines()[1:3]
+    assert "meshnode doctor" in render.ISOLATED
+    assert text.splitlines()[3:] == shown(render.status(document(node("a")))).splitlines()[1:]
+
+
 def shown(text: Any) -> str:
     buffer = io.StringIO()
     Console(file=buffer, width=80, markup=False, emoji=False, highlight=False).print(text, soft_wrap=True)

@@ -107,6 +107,8 @@ class Door:
                 return _document({"kind": "local", "candidates": [], "excluded": []})
             case Ask(verb="model.show", args=args) if args["model"] in ("double", DIGEST):
                 return _document(MODEL)
+            case Ask(verb="status"):
+                return _document({"nodes": [{"id": NODE, "name": "door", "state": "alive", "slots": 2}]})
             case Ask(verb="models"):
                 return _document([MODEL])
             case Ask(verb="version"):

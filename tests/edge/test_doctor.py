@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from meshnode.config import Discovery
-from meshnode.edge.doctor import CLOCK_S, examine
+from meshnode.edge.doctor import examine
+from meshnode.edge.judging import BEHIND_S
 from meshnode.edge.node import Node
 from meshnode.execution.devices import Gpu
 from tests.edge.living import ask, founder, joiner, workers
@@ -60,7 +61,7 @@ async def test_an_agent_that_nobody_can_reach_is_told_how_to_listen(node: Node) 
 async def test_a_worker_that_does_not_come_up_is_found(node: Node) -> None:
     """The reason is told, and where to read more."""
     await node.execution.ready()
-    process = node.execution._devices[0].process
+    process = node.execution._own[0].process
     process._ready.clear()
     process.failure = "exit 1: libonnx is missing"
     row = (await rows_of(node))["worker"]
@@ -90,9 +91,9 @@ async def test_a_disk_that_is_nearly_full_is_found(node: Node) -> None:
 async def test_a_clock_that_is_behind_the_mesh_is_found(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """Statements from a day ahead mean that this clock is wrong."""
     granted = node.keeper.statements.members()[0].granted_at
-    for behind_s, ok in ((CLOCK_S + 60, False), (60, True)):
+    for behind_s, ok in ((BEHIND_S + 60, False), (60, True)):
         with monkeypatch.context() as clock:
-            clock.setattr("meshnode.edge.doctor.time.time", lambda behind_s=behind_s: granted - behind_s)
+            clock.setattr("meshnode.edge.looking.time.time", lambda behind_s=behind_s: granted - behind_s)
             row = (await rows_of(node))["clock"]
         assert ok == row["ok"]
         assert ok != ("set the clock" in row["fix"])
@@ -128,7 +129,8 @@ async def test_a_peer_that_is_gone_is_found(tmp_path: Path) -> None:
         await until(lambda: node.pool.get(bob.keeper.id) is None, "the link is down")
         row = (await rows_of(node))["peer bob"]
         assert False is row["ok"]
-        assert f"127.0.0.1:{port}" in row["fix"]
+        assert f"127.0.0.1 port {port} is closed" in row["detail"]
+        assert f"port {port} in" in row["fix"]
         assert "firewall" in row["fix"]
     assert [] == workers()
 

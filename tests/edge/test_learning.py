@@ -41,7 +41,7 @@ async def test_a_revoked_node_is_out_at_once(pair: tuple[Node, Node]) -> None:
     member = ann.membership.member(bob.keeper.id)
     assert member is not None
     assert ("left", False, "revoked") == (member.state, member.usable, member.reason)
-    assert not ann.membership._datagrams._sealer.knows(bob.keeper.id)
+    assert not ann.membership.datagrams._sealer.knows(bob.keeper.id)
     await until(link.closed.is_set, "the link is closed")
     with pytest.raises(PermissionDenied, match="stolen"):
         await bob.pool.dial(ann.address)

@@ -106,9 +106,9 @@ async def test_a_submitter_s_machine_is_given_no_work(tmp_path: Path) -> None:
         ann, bob = first.node, second.node
         await with_echo(ann, bob)
         assert "worker" in first.node.keeper.statements.members()[0].roles
-        assert ann.dispatcher.chooser.may_work(ann.keeper.id)
-        assert not ann.dispatcher.chooser.may_work(bob.keeper.id)
-        assert not bob.dispatcher.chooser.may_work(bob.keeper.id)
+        assert ann.dispatcher.chooser.knowing.may_work(ann.keeper.id)
+        assert not ann.dispatcher.chooser.knowing.may_work(bob.keeper.id)
+        assert not bob.dispatcher.chooser.knowing.may_work(bob.keeper.id)
     assert [] == workers()
 
 

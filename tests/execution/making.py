@@ -104,9 +104,9 @@ async def proven(it: Execution, model: ModelFile, inputs: dict[str, Any]) -> str
     await run(it, model, inputs)
     device = it._own[0]
     one = job(model, inputs)
-    await device._prove(one, model.digest)
+    device.apply(await device.prover.judge(model, one.inputs))
     assert device.queue.pace(model.digest).proven is not None
-    return await device.prove(model, one.inputs)
+    return await device.prover.why_not(model, one.inputs)
 
 
 async def gathered(*work: Any) -> list[Any]:

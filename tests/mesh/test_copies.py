@@ -26,6 +26,10 @@ def test_a_copied_home_is_found_out_and_the_younger_yields(tmp_path: Path) -> No
         assert elder.id == younger.id
         wait_for(lambda: "copied" in checks(younger).get("identity", ""), within_s=60, why="the copy knows")
 
+        assert "copied" in younger.status()["copied"]
+        assert "this node: its home was copied" in younger.command("status").stdout
+        assert None is elder.status()["copied"]
+
         def shown() -> str:
             (row,) = [row for row in first.status()["nodes"] if row["id"] == elder.id]
             return str(row["reason"]) if row["state"] == "alive" else ""

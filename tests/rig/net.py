@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -15,6 +16,8 @@ from tests.mesh.rig import COMMAND, Agent, Rig, wait_for
 from tests.rig import switch
 
 ROOT = Path(__file__).parent.parent.parent
+_numbers = itertools.count()
+"""Of the networks of this process: two may stand at a time."""
 
 
 def unavailable() -> str:
@@ -39,7 +42,7 @@ class Net:
         switch.remove_left_behind()
         self.rig = Rig(folder)
         self.size = len(hosts)
-        self.prefix = f"mnrig{os.getpid()}"
+        self.prefix = f"mnrig{os.getpid()}-{next(_numbers)}"
         given = {"prefix": self.prefix, "seed": seed, "hosts": [list(subnets) for subnets in hosts]}
         self._switch = subprocess.Popen(
             [sys.executable, "-m", "tests.rig.switch", json.dumps(given)],

@@ -14,18 +14,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from meshnode.config import LAN
-from meshnode.routing.policy import (
-    Decision,
-    PeerFacts,
-    Ranked,
-    Reason,
-    TaskFacts,
-    capacity,
-    draw,
-    estimate,
-    pick,
-    route,
-)
+from meshnode.routing.facts import Decision, PeerFacts, Ranked, Reason, TaskFacts
+from meshnode.routing.policy import ask_more, draw, estimate, hopeless, pick, route
 from meshnode.wire.messages import NodeId, Quote
 
 ROUTING = LAN.routing
@@ -210,8 +200,8 @@ def test_the_draw_follows_capacity() -> None:
     peers = [peer(f"p{i}", service_s=0.2 / (1 + i)) for i in range(10)]
     total, rng = 20_000, random.Random(5)
     seen = Counter(draw(peers, 1, rng)[0].id for _ in range(total))
-    weight = sum(map(capacity, peers))
-    chi = sum((seen[it.id] - total * capacity(it) / weight) ** 2 / (total * capacity(it) / weight) for it in peers)
+    weight = sum(it.capacity for it in peers)
+    chi = sum((seen[it.id] - total * it.capacity / weight) ** 2 / (total * it.capacity / weight) for it in peers)
     assert chi < 27.9
 
 
@@ -251,7 +241,66 @@ def test_the_battery_makes_a_peer_dearer_but_not_slower() -> None:
     assert ["m", "b"] == chosen(TASK, answers, [on_battery, on_mains])
     ranked = estimate(TASK, on_battery, quote(0.1))
     assert pytest.approx(0.002 + 0.1 + 0.05) == ranked.estimate_s
-    assert pytest.approx(1.3 * ranked.estimate_s) == ranked.score_s
+    assert pytest.approx(1.3 * estimate(TASK, on_mains, quote(0.1)).score_s) == ranked.score_s
+
+
+def test_waiting_counts_more_than_running_and_more_still_for_latency() -> None:
+    """Of two that would be done together the one with the shorter line is better; for latency, a slower one too."""
+    waits, slow = peer("w", service_s=0.01), peer("s", service_s=0.1)
+    answers = {waits.id: quote(0.1, 0.01), slow.id: quote(0.0, 0.12)}
+    assert ["s", "w"] == chosen(TASK, answers, [waits, slow])
+    slower = {waits.id: quote(0.1, 0.01), slow.id: quote(0.0, 0.2)}
+    assert ["w", "s"] == chosen(TASK, slower, [waits, slow])
+    assert ["s", "w"] == chosen(replace(TASK, objective="latency"), slower, [waits, slow])
+
+
+# --- unasked ---
+
+
+def test_what_is_over_sooner_than_three_trips_goes_unasked_with_a_guard() -> None:
+    """It is refused there when it would wait longer than is believed and once more as long as it takes."""
+    far = [peer(name, rtt_s=0.01, service_s=0.005, backlog_s=0.002) for name in "abc"]
+    decision = route(TASK, far, None, random.Random(1), ROUTING)
+    assert "go" == decision.kind
+    assert pytest.approx(0.002 + 0.01) == decision.max_wait_s
+    assert "ask" == route(TASK, far, None, random.Random(1), ROUTING, ask=True).kind
+    slow = [peer(name, rtt_s=0.01, service_s=0.05) for name in "abc"]
+    assert "ask" == route(TASK, slow, None, random.Random(1), ROUTING).kind
+
+
+def test_large_tensors_are_never_sent_unasked() -> None:
+    """From 64 KiB on, even to the only peer there is."""
+    only = [peer("a")]
+    assert "go" == route(TASK, only, None, random.Random(1), ROUTING).kind
+    large = replace(TASK, input_bytes=ROUTING.unasked_bytes_max)
+    assert "ask" == route(large, only, None, random.Random(1), ROUTING).kind
+
+
+def test_the_only_peer_may_let_it_wait_as_long_as_the_task_has() -> None:
+    """There is nobody else to go to; it is refused when it could not be done in time."""
+    decision = route(replace(TASK, remaining_s=1.0), [peer("a")], None, random.Random(1), ROUTING)
+    assert pytest.approx(1.0 - 0.05 - 0.002) == decision.max_wait_s
+
+
+# --- another round ---
+
+
+def test_others_are_asked_when_the_best_lets_it_wait_for_long() -> None:
+    """Eight round trips of waiting are worth one more question, once."""
+    asked = [peer("a"), peer("b")]
+    short = pick(TASK, {it.id: quote(0.015) for it in asked}, asked, random.Random(1), ROUTING)
+    long = pick(TASK, {it.id: quote(0.017) for it in asked}, asked, random.Random(1), ROUTING)
+    assert [False, True, False] == [ask_more(short, 1, ROUTING), ask_more(long, 1, ROUTING), ask_more(long, 2, ROUTING)]
+    assert not ask_more([], 1, ROUTING)
+
+
+def test_what_could_not_be_done_in_time_is_hopeless_and_what_does_not_wait_is_judged_without_margin() -> None:
+    """The line may move slower than it says, so its part counts a third more; a run alone counts as it is."""
+    one, task = peer("a"), replace(TASK, remaining_s=1.0)
+    assert not hopeless(task, estimate(task, one, quote(0.0, 0.99)))
+    assert hopeless(task, estimate(task, one, quote(0.0, 1.01)))
+    assert not hopeless(task, estimate(task, one, quote(0.7, 0.05)))
+    assert hopeless(task, estimate(task, one, quote(0.75, 0.05)))
 
 
 def test_waiting_moving_and_fetching_overlap() -> None:
@@ -314,7 +363,7 @@ def test_one_that_has_the_model_loaded_is_always_asked() -> None:
     cold = [peer(f"c{i}", loaded=False, service_s=0.001) for i in range(50)]
     warm = [peer("slow", service_s=1.0), peer("fast", service_s=0.5)]
     for seed in range(50):
-        asked = {it.id for it in route(TASK, cold + warm, None, random.Random(seed), ROUTING).candidates}
+        asked = {it.id for it in route(TASK, cold + warm, None, random.Random(seed), ROUTING, ask=True).candidates}
         assert 3 == len(asked)
         assert asked & {"slow", "fast"}
 

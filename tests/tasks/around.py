@@ -22,9 +22,12 @@ from meshnode.membership.advert import Advert, Cpu, Held, PowerState
 from meshnode.membership.view import Member
 from meshnode.routing.estimates import Estimates
 from meshnode.tasks.choosing import Chooser
+from meshnode.tasks.explaining import Explaining
 from meshnode.tasks.finding import find_member
+from meshnode.tasks.knowing import Knowing
+from meshnode.tasks.runs import Runs
 from meshnode.wire import messages
-from meshnode.wire.messages import Hello, Infer, Inferred, NodeId, Quote, QuoteAsk
+from meshnode.wire.messages import Hello, Infer, Inferred, NodeId, Quote, QuoteAsk, ResultAsk
 
 ME, ANN, BOB, CAT = (NodeId(letter * 52) for letter in "mabc")
 NAMES = {ME: "me", ANN: "ann", BOB: "bob", CAT: "cat"}
@@ -94,26 +97,44 @@ class Far:
     cancelled: int = 0
     link: Link | None = None
     """Its own end."""
+    runs: Runs = field(init=False)
+    boot: int = 1
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was here."""
+        self.runs = Runs(self._run)
+        self.boot += 1
 
     async def handle(self, incoming: Incoming) -> Reply:
         request = incoming.request
+        if isinstance(request, QuoteAsk):
+            self.asked.append(request)
+            return await self._quote()
+        if isinstance(request, Infer):
+            return await self.runs.infer(request, incoming.body, ME, incoming.link.closed.is_set)
+        if isinstance(request, ResultAsk):
+            return await self.runs.result(request, ME, incoming.link.closed.is_set)
+        raise ProtocolError("not asked of peers here")
+
+    async def _run(self, message: Infer, body: memoryview, _submitter: NodeId) -> Reply:
+        self.ran.append(message)
         try:
-            if isinstance(request, QuoteAsk):
-                self.asked.append(request)
-                return await self._quote()
-            if isinstance(request, Infer):
-                self.ran.append(request)
-                if self.run is not None:
-                    return await self.run(request, incoming.body)
-                return inferred(self.id, bytes(incoming.body)[::-1])
+            if self.run is not None:
+                return await self.run(message, body)
+            return inferred(self.id, bytes(body)[::-1])
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
-        raise ProtocolError("not asked of peers here")
 
     async def _quote(self) -> Reply:
         if self.quote is None:
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.cancelled += 1
         if isinstance(self.quote, MeshError):
             raise self.quote
         assert self.quote is not None
@@ -146,17 +167,22 @@ class Around:
         self.own = error
 
     def chooser(self, settings: Routing = SETTINGS) -> Chooser:
+        rng = random.Random(1)
+        estimates = Estimates(settings, rng)
+        knowing = Knowing(
+            ME, estimates, lambda: tuple(self.members.values()), self.linked, lambda node: node not in self.no_workers
+        )
         return Chooser(
             self_id=ME,
             settings=settings,
-            rng=random.Random(1),
-            estimates=Estimates(settings),
-            view=lambda: tuple(self.members.values()),
+            rng=rng,
+            estimates=estimates,
+            knowing=knowing,
+            explaining=Explaining(knowing.name),
             quote_here=self._quote_here,
             link=self.link,
             linked=self.linked,
             find=lambda wanted: find_member(tuple(self.members.values()), wanted),
-            may_work=lambda node: node not in self.no_workers,
         )
 
     def linked(self, node: NodeId) -> Link | None:
@@ -172,6 +198,12 @@ class Around:
             raise lost(f"node {node[:8]} cannot be reached", sent=False, refused=True)
         return await self._connect(far)
 
+    def cut(self, node: NodeId) -> None:
+        """The power of a peer is cut: its link breaks, and no other can be had."""
+        far = self.far.pop(node)
+        assert far.link is not None
+        far.link.abort("power cut")
+
     async def close(self) -> None:
         for link in self._ends:
             link.abort("the test is over")
@@ -186,7 +218,7 @@ class Around:
     async def _connect(self, far: Far) -> Link:
         loop = asyncio.get_running_loop()
         here = Link(_side(ME, _refuse), dialled=True, prove=lambda _: far.id)
-        there = Link(_side(far.id, far.handle), dialled=False, prove=lambda _: ME)
+        there = Link(_side(far.id, far.handle, far.boot), dialled=False, prove=lambda _: ME)
         ours, theirs = socket.socketpair()
         self._ends += [here, there]
         await loop.create_connection(lambda: here, sock=ours)
@@ -197,9 +229,9 @@ class Around:
         return here
 
 
-def _side(node: NodeId, handler: Callable[[Incoming], Awaitable[Reply]]) -> Side:
+def _side(node: NodeId, handler: Callable[[Incoming], Awaitable[Reply]], boot: int = 1) -> Side:
     return Side(
-        hello=lambda: Hello(versions=(messages.PROTOCOL_VERSION,), id=node, name=NAMES[node], boot=1),
+        hello=lambda: Hello(versions=(messages.PROTOCOL_VERSION,), id=node, name=NAMES[node], boot=boot),
         handler=handler,
         settings=Links(),
         requests=messages.decode_peer_request,

@@ -12,7 +12,8 @@ import pytest
 from meshnode.config import Routing
 from meshnode.errors import InvalidInput, NoCapacity, NoNodeInZone, PeerLost, Refused
 from meshnode.membership.advert import Held, PowerState
-from meshnode.tasks.choosing import Choice, Wanted
+from meshnode.tasks.choosing import Choice
+from meshnode.tasks.wanted import Wanted
 from meshnode.wire.messages import NodeId, Plan, Quote, Submit, TensorSpec
 from tests.tasks.around import ANN, BOB, CAT, ME, MODEL, NAMES, SETTINGS, Around, inferred
 from tests.waiting import until

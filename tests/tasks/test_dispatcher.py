@@ -27,6 +27,7 @@ from meshnode.errors import (
 )
 from meshnode.links.link import Reply
 from meshnode.tasks.dispatcher import Dispatcher
+from meshnode.tasks.pursuit import Means
 from meshnode.wire.messages import Infer, NodeId, Quote, Submit, Submitted
 from tests.tasks.around import ANN, BOB, CAT, ME, MODEL, Around, Far, hang, inferred
 from tests.waiting import until
@@ -42,15 +43,19 @@ class Desk:
         self.around = around
         self.failed: list[tuple[NodeId, str]] = []
         self.ran_here: list[Infer] = []
+        self.aside: list[tuple[NodeId, str]] = []
         self.dispatcher = Dispatcher(
-            self_id=ME,
+            means=Means(
+                ME,
+                around.chooser(settings.routing),
+                around.link,
+                self._run_here,
+                lambda node, error: self.failed.append((node, error.code)),
+            ),
             settings=settings,
             rng=random.Random(2),
             resolve=self._resolve,
-            chooser=around.chooser(settings.routing),
-            link=around.link,
-            run_here=self._run_here,
-            failed=lambda node, error: self.failed.append((node, error.code)),
+            set_aside=lambda node, why: self.aside.append((node, why)),
         )
 
     async def submit(self, **fields: Any) -> Reply:
@@ -155,9 +160,8 @@ async def test_a_peer_that_dies_with_the_task_inside_costs_an_attempt(around: Ar
     ann, bob = await preferred(around, ANN, BOB)
 
     async def die(_message: Infer, _body: memoryview) -> Reply:
-        assert ann.link is not None
-        ann.link.abort("power cut")
-        raise AssertionError("unreachable for the other side")
+        around.cut(ANN)
+        return await hang(_message, _body)
 
     ann.run = die
     message = told(await desk.submit())

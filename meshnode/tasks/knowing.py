@@ -1,0 +1,119 @@
+"""What is known of each node for one kind of task: membership, catalog and beliefs as the policy's facts.
+
+Facts are kept as long as they hold: a decision among a hundred nodes must not begin with a hundred new objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from meshnode.links.link import Link
+from meshnode.membership.view import Member
+from meshnode.routing.estimates import Belief, Estimates
+from meshnode.routing.facts import SERVICE_PRIOR_S, PeerFacts
+from meshnode.tasks.wanted import Wanted
+from meshnode.tasks.zones import in_zone
+from meshnode.wire.messages import Digest, NodeId
+
+REFRESH_S = 0.5
+"""Round trips and the like are read anew so often."""
+KINDS_MAX = 64
+
+Kind = tuple[Digest, str | None, str]
+
+
+@dataclass(slots=True)
+class _Kept:
+    facts: PeerFacts
+    member: Member
+    revision: int
+    until: float
+
+
+@dataclass(slots=True)
+class Knowing:
+    """See the module's docstring.
+
+    Args:
+        view: the members; the same tuple until something changes.
+        linked: the live link to a peer, when there is one.
+        may_work: whether a node's grant has the role `worker`.
+    """
+
+    self_id: NodeId
+    estimates: Estimates
+    view: Callable[[], tuple[Member, ...]]
+    linked: Callable[[NodeId], Link | None]
+    may_work: Callable[[NodeId], bool]
+    _kinds: dict[Kind, dict[NodeId, _Kept]] = field(default_factory=dict)
+
+    def peers(self, wanted: Wanted, now: float) -> list[PeerFacts]:
+        """All members, this node too."""
+        kind = (wanted.manifest.digest, wanted.zone, wanted.provider)
+        kept = self._kinds.get(kind)
+        if kept is None:
+            if len(self._kinds) >= KINDS_MAX:
+                self._kinds.clear()
+            kept = self._kinds[kind] = {}
+        view = self.view()
+        if len(kept) > len(view):
+            kept.clear()
+        found = []
+        for member in view:
+            it = kept.get(member.id)
+            if (
+                it is None
+                or it.member is not member
+                or it.until < now
+                or it.revision != self.estimates.of(member.id).revision
+            ):
+                it = kept[member.id] = self._keep(member, wanted, now)
+            found.append(it.facts)
+        return found
+
+    def name(self, node: NodeId) -> str:
+        """What people call a node."""
+        return next((member.name for member in self.view() if member.id == node), node[:8])
+
+    def _keep(self, member: Member, wanted: Wanted, now: float) -> _Kept:
+        belief = self.estimates.of(member.id)
+        facts = self._facts(member, belief, wanted, now)
+        passing = facts.suspect or facts.ejected or facts.backlog_s or facts.shortfall_s or facts.weight < 1.0
+        return _Kept(facts, member, belief.revision, now if passing else now + REFRESH_S)
+
+    def _facts(self, member: Member, belief: Belief, wanted: Wanted, now: float) -> PeerFacts:
+        advert = member.advert
+        is_self = member.id == self.self_id
+        if advert is None:
+            return PeerFacts(member.id, is_self=is_self, alive=False)
+        digest = wanted.manifest.digest
+        held = next((model for model in advert.models if model.digest == digest), None)
+        advertised_s = held.service_s if held is not None else None
+        known_s = belief.service_s.get(digest, advertised_s)
+        link = None if is_self else self.linked(member.id)
+        return PeerFacts(
+            member.id,
+            is_self=is_self,
+            alive=is_self or member.usable,
+            suspect=belief.suspect_until > now,
+            draining=advert.draining,
+            paused=advert.paused,
+            worker=self.may_work(member.id),
+            in_zone=wanted.zone is None or in_zone(advert.zone, wanted.zone),
+            can_run=bool(advert.providers),
+            provides=not wanted.provider or wanted.provider in advert.providers,
+            loaded=held is not None and held.loaded,
+            on_disk=held is not None,
+            battery=advert.power.source == "battery",
+            battery_percent=advert.power.percent,
+            slots=advert.slots,
+            service_s=SERVICE_PRIOR_S if known_s is None else known_s,
+            rtt_s=0.0 if is_self else link.rtt_s if link is not None else None,
+            bytes_s=belief.bytes_s,
+            backlog_s=self.estimates.backlog_s(member.id, now),
+            weight=1.0 if is_self else self.estimates.weight(member.id, now - member.since),
+            shortfall_s=self.estimates.shortfall_s(member.id),
+            ejected=self.estimates.ejected(member.id, now),
+            correction=belief.correction,
+        )
