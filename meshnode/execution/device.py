@@ -48,7 +48,7 @@ from meshnode.execution.process import WorkerProcess
 from meshnode.execution.proving import Prover
 from meshnode.execution.quarantine import Quarantine
 from meshnode.execution.queue import TaskQueue, too_long
-from meshnode.execution.runs import Loaded, Open, Running, fail
+from meshnode.execution.runs import Loaded, Open, Running, blame, fail
 from meshnode.wire.messages import Digest, TaskId, TensorSpec
 from meshnode.wire.tensors import Buffer
 
@@ -320,11 +320,14 @@ class Device:
                 self.loaded.pop(first.model.digest, None)
             if run.rows:
                 # Who is to blame shows when each runs on its own; a dead worker's tasks with nothing beside them.
-                self.apply(Again(first.task, alone=isinstance(error, WorkerCrashed)))
+                died = isinstance(error, WorkerCrashed)
+                for it in run.jobs:
+                    it.deaths += died
+                self.apply(Again(first.task, alone=died))
                 return
             self.apply(Finished(first.task, None))
             if isinstance(error, MeshError):
-                fail(run.jobs[0], error)
+                fail(run.jobs[0], error if self.prover.busy else blame(run.jobs[0], error))
             return
         message, fd = answer.result()
         assert isinstance(message, Ran)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from meshnode.errors import MeshError
+from meshnode.errors import MeshError, PoisonTask, WorkerCrashed
 from meshnode.execution.control import Place
 from meshnode.execution.handover import Answer
 from meshnode.execution.job import Done, Job
@@ -33,6 +33,8 @@ class Open:
     owes: bool = False
     """The queue counts it as running, and no run of the worker will end that."""
     unwanted: MeshError | None = None
+    deaths: int = 0
+    """Workers that died here under a batch with it."""
 
     @property
     def begun(self) -> bool:
@@ -53,6 +55,16 @@ class Running:
     abandoned: bool = False
     due: asyncio.TimerHandle | None = None
     insist: asyncio.TimerHandle | None = None
+
+
+def blame(it: Open, error: MeshError) -> MeshError:
+    """What a job is told that ran alone when its worker died: a batch with it may have died before."""
+    if not it.deaths or not isinstance(error, WorkerCrashed):
+        return error
+    return PoisonTask(
+        f"the task killed the worker that ran it {it.deaths + 1} times, at last alone: {error}",
+        hint="run the model on this input alone to find the fault; it is not tried again",
+    )
 
 
 def fail(it: Open | None, error: MeshError) -> None:
