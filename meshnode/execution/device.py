@@ -141,7 +141,7 @@ class Device:
                     job.priority,
                     alone=job.deaths > 0,
                     foreign=job.foreign,
-                    key=key_of(job) if self._settings.batch_max > 1 and not job.deaths else None,
+                    key=None if job.deaths or self._settings.batch_max < 2 or self.queue.idle else key_of(job),
                     nbytes=len(job.body),
                     max_wait_s=job.max_wait_s,
                 )
@@ -274,8 +274,7 @@ class Device:
         message = Run(
             run.id, job.model.digest, str(job.model.path), specs, job.outputs, body, run.place, frees, run.rows
         )
-        answer = self.process.ask(run.id, message, fd)
-        answer.add_done_callback(lambda it: self._ended(run, it))
+        self.process.begin(run.id, message, fd, lambda said, out: self._ended(run, said, out))
         self._watch(run)
         if all(it.turn.done() for it in run.jobs):
             self._abandon(run)
@@ -305,7 +304,7 @@ class Device:
             grace_s, self.process.kill, f"a run ignored its end for {grace_s:g} s"
         )
 
-    def _ended(self, run: Running, answer: asyncio.Future[tuple[control.FromWorker, int | None]]) -> None:
+    def _ended(self, run: Running, said: control.FromWorker | MeshError, fd: int | None) -> None:
         """The worker let go of a run, one way or another."""
         del self._runs[run.id]
         for timer in (run.due, run.insist):
@@ -313,27 +312,26 @@ class Device:
                 timer.cancel()
         if run.place is not None and run.place.offset >= 0:
             run.life.inbound.free(run.place.offset)
+        for it in run.jobs:
+            it.run = None  # they point at each other: else each would be left to the garbage collector
         first = run.jobs[0].job
-        error = answer.exception()
-        if error is not None:
-            if isinstance(error, OutOfMemory):
+        if isinstance(said, MeshError):
+            if isinstance(said, OutOfMemory):
                 self.loaded.pop(first.model.digest, None)
             if run.rows:
                 # Who is to blame shows when each runs on its own; a dead worker's tasks with nothing beside them.
-                died = isinstance(error, WorkerCrashed)
+                died = isinstance(said, WorkerCrashed)
                 for it in run.jobs:
                     it.deaths += died
                 self.apply(Again(first.task, alone=died))
                 return
             self.apply(Finished(first.task, None))
-            if isinstance(error, MeshError):
-                fail(run.jobs[0], error if self.prover.busy else blame(run.jobs[0], error))
+            fail(run.jobs[0], said if self.prover.busy else blame(run.jobs[0], said))
             return
-        message, fd = answer.result()
-        assert isinstance(message, Ran)
-        self._note_used(first.model.digest, message)
-        self.apply(Finished(first.task, message.run_s))
-        got = Answer(message, fd, run.life)
+        assert isinstance(said, Ran)
+        self._note_used(first.model.digest, said)
+        self.apply(Finished(first.task, said.run_s))
+        got = Answer(said, fd, run.life)
         if run.rows:
             self._go(self._share(run, got))
         elif run.jobs[0].turn.done():

@@ -32,6 +32,10 @@ RESTART_MAX_S = 30.0
 STDERR_BYTES = 4096
 
 
+Heard = Callable[[FromWorker | MeshError, int | None], None]
+"""Told what came back, and the file descriptor that came with it; or what went wrong."""
+
+
 @dataclass(slots=True)
 class Incarnation:
     """One life of the process: what dies with it."""
@@ -40,7 +44,7 @@ class Incarnation:
     connection: socket.socket
     inbound: Arena
     outbound: mmap.mmap
-    open: dict[int, asyncio.Future[tuple[FromWorker, int | None]]] = field(default_factory=dict)
+    open: dict[int, Heard] = field(default_factory=dict)
     unsent: deque[tuple[ToWorker, int | None]] = field(default_factory=deque)
 
 
@@ -131,14 +135,29 @@ class WorkerProcess:
 
     def ask(self, id: int, message: ToWorker, fd: int | None = None) -> asyncio.Future[tuple[FromWorker, int | None]]:
         """Send a message; the future gets the answer and its file descriptor, or what went wrong."""
-        life = self._life
         answer: asyncio.Future[tuple[FromWorker, int | None]] = asyncio.get_running_loop().create_future()
-        if life is None:
-            answer.set_exception(WorkerCrashed(f"the {self.provider} worker is not there"))
-            return answer
-        life.open[id] = answer
-        self.tell(message, fd)
+
+        def heard(said: FromWorker | MeshError, fd: int | None) -> None:
+            if answer.done():
+                if fd is not None:
+                    os.close(fd)
+            elif isinstance(said, MeshError):
+                answer.set_exception(said)
+            else:
+                answer.set_result((said, fd))
+
+        self.begin(id, message, fd, heard)
         return answer
+
+    def begin(self, id: int, message: ToWorker, fd: int | None, heard: Heard) -> None:
+        """Send a message; `heard` is called with the answer, once, at the moment that it is read."""
+        life = self._life
+        if life is None:
+            error = WorkerCrashed(f"the {self.provider} worker is not there")
+            asyncio.get_running_loop().call_soon(heard, error, None)
+            return
+        life.open[id] = heard
+        self.tell(message, fd)
 
     def tell(self, message: ToWorker, fd: int | None = None) -> None:
         """Send a message that has no answer."""
@@ -255,15 +274,14 @@ class WorkerProcess:
             self._ready.set()
             self._turned()
             return
-        answer = life.open.pop(message.id, None)
-        if answer is None or answer.done():
+        heard = life.open.pop(message.id, None)
+        if heard is None:
             if fd is not None:
                 os.close(fd)
-            return
-        if isinstance(message, Failed):
-            answer.set_exception(BY_CODE.get(message.code, MeshError)(message.message, hint=message.hint))
+        elif isinstance(message, Failed):
+            heard(BY_CODE.get(message.code, MeshError)(message.message, hint=message.hint), fd)
         else:
-            answer.set_result((message, fd))
+            heard(message, fd)
 
     def _turned(self) -> None:
         turn, self._turn = self._turn, asyncio.Event()
@@ -297,12 +315,11 @@ class WorkerProcess:
         for _, fd in life.unsent:
             if fd is not None:
                 os.close(fd)
-        for answer in life.open.values():
-            if not answer.done():
-                answer.set_exception(WorkerCrashed(f"the worker died while it ran this: {why}"))
-        life.open.clear()
         if self._life is life:
             self._life = None
+        unheard, life.open = list(life.open.values()), {}
+        for heard in unheard:
+            heard(WorkerCrashed(f"the worker died while it ran this: {why}"), None)
 
 
 def _last_words(process: subprocess.Popen[bytes]) -> tuple[int, str]:

@@ -92,6 +92,15 @@ class TaskQueue:
         """Tasks waiting or running."""
         return len(self._waiting) + len(self._home)
 
+    @property
+    def idle(self) -> bool:
+        """Nothing waits, and a slot is free: who comes now starts at once."""
+        return self.up and not self._waiting and len(self._running) < self.slots and not self._one_is_alone
+
+    @property
+    def _one_is_alone(self) -> bool:
+        return any(run.alone for run in self._running.values())
+
     def running(self, model: Digest) -> int:
         """Tasks of a model that run at this moment."""
         return sum(len(run.offers) for run in self._running.values() if run.model == model)
@@ -151,6 +160,8 @@ class TaskQueue:
                 self._check_patience(now, event)
                 if event.task in self._running:
                     raise Refused("an earlier run of this task is still ending here", retry_after_s=0.05)
+                if self.idle and now < event.deadline and not (event.alone and self._running):
+                    return [self._begin(now, [event])]
                 self._wait(now, event)
                 model = event.model
             case Hold(task, model_, hold_s):
@@ -177,6 +188,8 @@ class TaskQueue:
                 self.up = up
             case _:
                 assert_never(event)
+        if not self._waiting:
+            return []
         late = self._due(now)
         effects = [*self._expire(now, late), *self._start(now), *self._send_away(now, late)]
         return effects if model is None else [*effects, *self._prove(model)]
@@ -254,20 +267,24 @@ class TaskQueue:
             if not self._waits(offer):
                 heapq.heappop(self._heap)
                 continue
-            others_alone = any(run.alone for run in self._running.values())
-            if others_alone or (offer.alone and self._running):
+            if self._one_is_alone or (offer.alone and self._running):
                 break
             heapq.heappop(self._heap)
             together = self._together(rank, offer)
             for each in together:
                 self._forget(each.task)
-            patience_s = min(each.deadline for each in together) - now
-            run = _Run(together, offer.model, offer.alone, now, patience_s, len(together))
-            self._running[offer.task] = run
-            self._home |= {each.task: run for each in together}
-            effects.append(Start(offer.task, tuple(each.task for each in together[1:])))
+            effects.append(self._begin(now, together))
         assert len(self._running) <= self.slots
         return effects
+
+    def _begin(self, now: float, together: list[Offer]) -> Start:
+        first, *mates = together
+        patience_s = min([offer.deadline for offer in together]) - now
+        run = _Run(together, first.model, first.alone, now, patience_s, len(together))
+        self._running[first.task] = run
+        for offer in together:
+            self._home[offer.task] = run
+        return Start(first.task, tuple([offer.task for offer in mates]))
 
     def _together(self, rank: Rank, first: Offer) -> list[Offer]:
         """The first in line and those that start with it."""
