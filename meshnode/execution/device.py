@@ -333,26 +333,38 @@ class Device:
         self.apply(Finished(first.task, said.run_s))
         got = Answer(said, fd, run.life)
         if run.rows:
-            self._go(self._share(run, got))
+            self._share(run, got)
         elif run.jobs[0].turn.done():
             self._outlet.discard(got)
         else:
             run.jobs[0].answer = got
             run.jobs[0].turn.set_result(None)
 
-    async def _share(self, run: Running, got: Answer) -> None:
+    def _share(self, run: Running, got: Answer) -> None:
         """Give each job of a batch its own outputs."""
-        ran = got.message
         try:
-            data = await self._outlet.take(got)
-            answers = cut(ran.outputs, data, run.rows)
+            data = self._outlet.take_now(got)
+            if data is None:
+                self._go(self._share_later(run, got))
+            else:
+                self._cut(run, got.message, data)
         except MeshError as error:
-            for it in run.jobs:
-                fail(it, WorkerCrashed(str(error)) if isinstance(error, ProtocolError) else error)
-            return
-        for it, (specs, body) in zip(run.jobs, answers, strict=True):
+            self._fail_all(run, error)
+
+    async def _share_later(self, run: Running, got: Answer) -> None:
+        try:
+            self._cut(run, got.message, await self._outlet.take(got))
+        except MeshError as error:
+            self._fail_all(run, error)
+
+    def _cut(self, run: Running, ran: Ran, data: Buffer) -> None:
+        for it, (specs, body) in zip(run.jobs, cut(ran.outputs, data, run.rows), strict=True):
             if not it.turn.done():
                 it.turn.set_result(self._done(ran, specs, body, run.began - it.arrived, len(run.jobs)))
+
+    def _fail_all(self, run: Running, error: MeshError) -> None:
+        for it in run.jobs:
+            fail(it, WorkerCrashed(str(error)) if isinstance(error, ProtocolError) else error)
 
     def _done(self, ran: Ran, specs: tuple[TensorSpec, ...], body: Buffer, queue_s: float, batch: int) -> Done:
         backlog_s = self.queue.backlog_s(time.monotonic())

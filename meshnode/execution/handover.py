@@ -103,6 +103,16 @@ class Outlet:
 
         Raises WorkerCrashed for an answer that cannot be, OutOfMemory.
         """
+        if (data := self.take_now(answer)) is not None:
+            return data
+        place, fd = answer.message.place, answer.fd
+        assert place is not None
+        if fd is None:
+            raise WorkerCrashed("the worker's answer came without its memory")
+        return await take(fd, place.nbytes)
+
+    def take_now(self, answer: Answer) -> Buffer | None:
+        """The same for what is small; None for what lies in a memory file of its own."""
         place, fd, life = answer.message.place, answer.fd, answer.life
         if place is None:
             return answer.message.body
@@ -113,9 +123,7 @@ class Outlet:
             self.process.kill("it answered with more than any message carries")
             raise WorkerCrashed(f"the worker's answer has {nbytes} bytes; {self.answer_bytes_max} are allowed")
         if offset < 0:
-            if fd is None:
-                raise WorkerCrashed("the worker's answer came without its memory")
-            return await take(fd, nbytes)
+            return None
         if not 0 <= offset <= offset + nbytes <= len(life.outbound):
             self.process.kill("it named memory that it does not have")
             raise WorkerCrashed("the worker's answer lies outside its memory")

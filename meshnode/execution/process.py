@@ -106,7 +106,8 @@ class WorkerProcess:
         self._ready.clear()
         if was_ready:
             self._changed(False)
-        if (life := self._life) is not None:
+        life, self._life = self._life, None
+        if life is not None:
             life.process.kill()
             await asyncio.to_thread(life.process.wait)  # the kernel takes a large one apart for a while
             self._end(life, "it was told to stop")

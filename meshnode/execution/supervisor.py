@@ -91,6 +91,8 @@ class Execution:
         stopping = WorkerCrashed("the agent is stopping")
         for timer in self._idle.values():
             timer.cancel()
+        if self._ending:
+            await asyncio.wait(self._ending.values())
         await asyncio.gather(*(device.stop(stopping) for device in self._all))
 
     async def ready(self) -> None:
@@ -124,11 +126,13 @@ class Execution:
         backlog_s, service_s = device.queue.quote(now, model, foreign=foreign)
         device.apply(Hold(task, model, hold_s))
         load_s = 0.0 if model in device.loaded else size_bytes / LOAD_BYTES_S + 0.01
+        if not device.process.started or device.provider in self._ending:
+            load_s += START_S
         return Quote(
             backlog_s=backlog_s,
             service_s=service_s,
             slots=device.queue.slots,
-            load_s=load_s + (0.0 if device.process.started else START_S),
+            load_s=load_s,
             fetch_bytes=fetch_bytes,
             hold_s=hold_s,
         )

@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ PROOF = base64.b64decode(
     "CAgSADpEChEKAXgKAXgSAXkiBk1hdE11bBIFcHJvb2ZaEwoBeBIOCgwIARIICgIIBAoCCARiEwoBeRIOCgwIARIICgIIBAoCCARCBAoAEA0="
 )
 """A 4x4 MatMul: a provider is only believed when it ran this."""
+UNWANTED_MAX = 1024
+"""Runs that were stopped lately; a run is stopped at most this many messages after it was asked for."""
 COPIES = 2
 """Of the outputs on their way out: the memory file, and what the agent makes of it."""
 
@@ -60,6 +63,7 @@ class Worker:
         self._loading: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         self._running: dict[int, ort.RunOptions] = {}
+        self._unwanted: deque[int] = deque(maxlen=UNWANTED_MAX)
 
     def prove(self) -> None:
         """Run something on the provider, then tell the agent; exits when it does not work."""
@@ -97,6 +101,7 @@ class Worker:
                         self._sessions.pop(message.digest, None)
                     control.send(self._connection, Unloaded(message.id))
                 case control.Terminate():
+                    self._unwanted.append(message.id)  # first: its run may be on its way from another thread
                     options = self._running.get(message.id)
                     if options is not None:
                         options.terminate = True
@@ -123,11 +128,13 @@ class Worker:
         for offset in message.free:
             self._outbound.free(offset)
         inputs = self._inputs(message, fd)
-        before = _rss() if message.digest not in self._sessions else None
-        session = self._session(message.digest, message.path)
         options = ort.RunOptions()
         self._running[message.id] = options
         try:
+            before = _rss() if message.digest not in self._sessions else None
+            session = self._session(message.digest, message.path)
+            if message.id in self._unwanted:
+                raise ExecutionFailed("the run was stopped before it began")
             began = time.perf_counter()
             results = session.run(inputs, message.outputs, options)
             run_s = time.perf_counter() - began
