@@ -158,6 +158,8 @@ class Execution:
     """ONNX Runtime's intra-op threads per run."""
     arena_bytes: Annotated[int, Within(1 * MIB, 2**40)] = 256 * MIB
     """Shared memory for tensors, each way. It is sparse: only what is used is taken from the machine."""
+    memory_bytes: Annotated[int, Within(0, 2**50)] = 0
+    """Models in one worker's memory, together; 0 = half of the machine's. The least recently used one goes first."""
     load_timeout_s: Annotated[float, Within(0.1, 86400)] = 60.0
     """A model that takes longer to load is refused and its worker replaced."""
     probe_timeout_s: Annotated[float, Within(0.01, 3600)] = 10.0

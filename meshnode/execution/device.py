@@ -20,6 +20,7 @@ from meshnode.errors import (
     DeadlineExceeded,
     ExecutionFailed,
     MeshError,
+    ModelRefused,
     OutOfMemory,
     ProtocolError,
     ResultLost,
@@ -44,12 +45,13 @@ from meshnode.execution.events import (
 )
 from meshnode.execution.handover import Answer, Outlet, hand_over, lay_down
 from meshnode.execution.job import Done, Job
+from meshnode.execution.memory import Memory
 from meshnode.execution.process import WorkerProcess
 from meshnode.execution.proving import Prover
 from meshnode.execution.quarantine import Quarantine
 from meshnode.execution.queue import TaskQueue, too_long
-from meshnode.execution.runs import Loaded, Open, Running, blame, fail
-from meshnode.wire.messages import Digest, TaskId, TensorSpec
+from meshnode.execution.runs import Open, Running, blame, fail
+from meshnode.wire.messages import TaskId, TensorSpec
 from meshnode.wire.tensors import Buffer
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ class Device:
     """See the module's docstring.
 
     Args:
+        memory_bytes: what models may take together.
         changed: told when the worker came or went, or what it has loaded changed.
         idle: its work gets the processor time that nobody else wants.
     """
@@ -75,13 +78,13 @@ class Device:
         folder: Path,
         answer_bytes_max: int,
         address_space_bytes: int | None,
+        memory_bytes: int,
         quarantine: Quarantine,
         changed: Callable[[], None],
         idle: bool = False,
     ) -> None:
         self.provider = provider
         self.queue = TaskQueue(settings, slots)
-        self.loaded: dict[Digest, Loaded] = {}
         self.process = WorkerProcess(
             provider=provider,
             threads=settings.threads,
@@ -98,6 +101,7 @@ class Device:
         self._quarantine = quarantine
         self._changed = changed
         self.prover = Prover(self.process)
+        self.memory = Memory(memory_bytes, self.process, self.queue.running, changed)
         self._outlet = Outlet(self.process, answer_bytes_max, settings.arena_bytes // 8)
         self._open: dict[TaskId, Open] = {}
         self._runs: dict[int, Running] = {}
@@ -173,11 +177,6 @@ class Device:
         self._timer_at = due
         self._timer = asyncio.get_running_loop().call_later(max(0.0, due - time.monotonic()), self._tick)
 
-    def note_loaded(self, digest: Digest, nbytes: int) -> None:
-        """A model is in memory now."""
-        self.loaded[digest] = Loaded(nbytes, time.monotonic())
-        self._changed()
-
     # --- the queue's wishes ---
 
     def _tick(self) -> None:
@@ -210,7 +209,7 @@ class Device:
 
     def _up(self, up: bool) -> None:
         if not up:
-            self.loaded.clear()
+            self.memory.forget()
             self._outlet.forget()
         self.apply(Ready(up))
         self._changed()
@@ -220,7 +219,7 @@ class Device:
         self.apply(Withdraw(it.job.task))
         run = it.run
         if run is not None and run.id in self._runs and all(other.turn.done() for other in run.jobs):
-            self._abandon(run)
+            run.abandon()
 
     # --- runs ---
 
@@ -230,12 +229,13 @@ class Device:
         if life is None:
             self._wait_again(it)
             return None
+        self.memory.use(job.model)
         body, place, fd = await hand_over(life.inbound, job.body)
         try:
             if self.process.life is not life:
                 self._wait_again(it)
                 return None
-            run = Running(self.process.next_id(), [it], life, place)
+            run = Running(self.process.next_id(), [it], life, place, self.process, self._settings.cancel_grace_s)
             self._ask(run, job, job.inputs, body, fd)
         finally:
             if fd is not None:
@@ -259,11 +259,15 @@ class Device:
         asked = [it.job for it in jobs]
         rows = rows_of(asked)
         specs, parts = stack(asked, rows)
-        laid = lay_down(life.inbound, parts)
+        try:
+            self.memory.use(asked[0].model)
+            laid = lay_down(life.inbound, parts)
+        except OutOfMemory:
+            laid = None
         if laid is None:
             self.apply(Again(asked[0].task, alone=False))
             return
-        run = Running(self.process.next_id(), jobs, life, laid[1], rows)
+        run = Running(self.process.next_id(), jobs, life, laid[1], self.process, self._settings.cancel_grace_s, rows)
         self._ask(run, asked[0], specs, laid[0], None)
 
     def _ask(self, run: Running, job: Job, specs: tuple[TensorSpec, ...], body: bytes, fd: int | None) -> None:
@@ -275,49 +279,18 @@ class Device:
             run.id, job.model.digest, str(job.model.path), specs, job.outputs, body, run.place, frees, run.rows
         )
         self.process.begin(run.id, message, fd, lambda said, out: self._ended(run, said, out))
-        self._watch(run)
-        if all(it.turn.done() for it in run.jobs):
-            self._abandon(run)
-
-    def _watch(self, run: Running) -> None:
-        """Be there when the time of the most urgent that still waits is up."""
-        left = [it.job.deadline for it in run.jobs if not it.turn.done()]
-        if left:
-            delay_s = max(0.0, min(left) - time.monotonic())
-            run.due = asyncio.get_running_loop().call_later(delay_s, self._overdue, run)
-
-    def _overdue(self, run: Running) -> None:
-        now = time.monotonic()
-        for it in run.jobs:
-            if it.job.deadline <= now:
-                fail(it, DeadlineExceeded("the task's time ran out while the model ran; it was stopped"))
-        self._watch(run)
-
-    def _abandon(self, run: Running) -> None:
-        """Stop a run; a worker that ignores that for too long is killed."""
-        if run.abandoned:
-            return
-        run.abandoned = True
-        self.process.tell(control.Terminate(run.id))
-        grace_s = self._settings.cancel_grace_s
-        run.insist = asyncio.get_running_loop().call_later(
-            grace_s, self.process.kill, f"a run ignored its end for {grace_s:g} s"
-        )
+        run.watch()
 
     def _ended(self, run: Running, said: control.FromWorker | MeshError, fd: int | None) -> None:
         """The worker let go of a run, one way or another."""
         del self._runs[run.id]
-        for timer in (run.due, run.insist):
-            if timer is not None:
-                timer.cancel()
-        if run.place is not None and run.place.offset >= 0:
-            run.life.inbound.free(run.place.offset)
-        for it in run.jobs:
-            it.run = None  # they point at each other: else each would be left to the garbage collector
+        run.ended()
         first = run.jobs[0].job
         if isinstance(said, MeshError):
-            if isinstance(said, OutOfMemory):
-                self.loaded.pop(first.model.digest, None)
+            if isinstance(said, (OutOfMemory, ModelRefused)):
+                self.memory.unload(first.model.digest)
+            elif not isinstance(said, WorkerCrashed):
+                self.memory.loaded(first.model.digest, None)
             if run.rows:
                 # Who is to blame shows when each runs on its own; a dead worker's tasks with nothing beside them.
                 died = isinstance(said, WorkerCrashed)
@@ -329,8 +302,10 @@ class Device:
             fail(run.jobs[0], said if self.prover.busy else blame(run.jobs[0], said))
             return
         assert isinstance(said, Ran)
-        self._note_used(first.model.digest, said)
+        self.memory.loaded(first.model.digest, said.loaded_bytes)
         self.apply(Finished(first.task, said.run_s))
+        if self.memory.bloated:
+            self.memory.settle()
         got = Answer(said, fd, run.life)
         if run.rows:
             self._share(run, got)
@@ -369,13 +344,6 @@ class Device:
     def _done(self, ran: Ran, specs: tuple[TensorSpec, ...], body: Buffer, queue_s: float, batch: int) -> Done:
         backlog_s = self.queue.backlog_s(time.monotonic())
         return Done(specs, body, queue_s, ran.run_s, self.provider, ran.precision, batch, backlog_s)
-
-    def _note_used(self, digest: Digest, ran: Ran) -> None:
-        known = self.loaded.get(digest)
-        if known is None:
-            self.note_loaded(digest, ran.loaded_bytes or 0)
-        else:
-            known.used_at = time.monotonic()
 
     # --- what is found out about models ---
 

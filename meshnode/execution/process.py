@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from meshnode import sandbox
 from meshnode.errors import BY_CODE, MeshError, ProtocolError, WorkerCrashed
 from meshnode.execution import control
@@ -73,6 +75,8 @@ class WorkerProcess:
     ) -> None:
         self.provider = provider
         self.runtime = ""
+        self.idle = Footprint()
+        """What it took when it was ready, before any model."""
         self.deaths = 0
         self._arguments = (provider, str(threads), str(slots), str(answer_bytes_max))
         self._arena_bytes = arena_bytes
@@ -84,6 +88,7 @@ class WorkerProcess:
         self._life: Incarnation | None = None
         self._ids = 0
         self._stopping = False
+        self._renewing = False
         self._tending: asyncio.Task[None] | None = None
         self._died = asyncio.Event()
         self._ready = asyncio.Event()
@@ -181,6 +186,15 @@ class WorkerProcess:
             log.warning("the %s worker is killed: %s", self.provider, why)
             self._life.process.kill()
 
+    def renew(self, why: str) -> None:
+        """Replace the process, in which nothing is at work."""
+        if self._life is not None:
+            log.info("the %s worker is replaced: %s", self.provider, why)
+            self._renewing = True
+            self._ready.clear()
+            self._changed(False)
+            self._life.process.kill()
+
     # --- its life ---
 
     async def _tend(self) -> None:
@@ -202,6 +216,11 @@ class WorkerProcess:
                 failures = 0
                 self._changed(True)
             await self._died.wait()
+            if self._renewing:
+                self._renewing = False
+                await asyncio.to_thread(life.process.wait)
+                self._end(life, "it was replaced")
+                continue
             was_ready = self._ready.is_set()
             self._ready.clear()
             self.deaths += 1
@@ -270,7 +289,7 @@ class WorkerProcess:
 
     def _heard(self, life: Incarnation, message: FromWorker, fd: int | None) -> None:
         if isinstance(message, Up):
-            self.runtime = message.version
+            self.runtime, self.idle = message.version, footprint(life.process.pid)
             self.failure = ""
             self._ready.set()
             self._turned()
@@ -321,6 +340,23 @@ class WorkerProcess:
         unheard, life.open = list(life.open.values()), {}
         for heard in unheard:
             heard(WorkerCrashed(f"the worker died while it ran this: {why}"), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a process takes of the machine's memory, and how much of that it shares with nobody."""
+
+    resident_bytes: int = 0
+    private_bytes: int = 0
+
+
+def footprint(pid: int) -> Footprint:
+    """Nothing for a process that is gone."""
+    try:
+        memory = psutil.Process(pid).memory_info()
+    except psutil.Error:
+        return Footprint()
+    return Footprint(int(memory.rss), int(memory.rss - getattr(memory, "shared", 0)))
 
 
 def _last_words(process: subprocess.Popen[bytes]) -> tuple[int, str]:

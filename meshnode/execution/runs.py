@@ -1,4 +1,4 @@
-"""What a device keeps of each job, of each run of its worker, and of each model in its memory."""
+"""What a device keeps of each job and of each run of its worker, and how a run is ended before its time."""
 
 from __future__ import annotations
 
@@ -6,19 +6,11 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from meshnode.errors import MeshError, PoisonTask, WorkerCrashed
-from meshnode.execution.control import Place
+from meshnode.errors import DeadlineExceeded, MeshError, PoisonTask, WorkerCrashed
+from meshnode.execution.control import Place, Terminate
 from meshnode.execution.handover import Answer
 from meshnode.execution.job import Done, Job
-from meshnode.execution.process import Incarnation
-
-
-@dataclass(slots=True)
-class Loaded:
-    """A model in the worker's memory; `used_at` is monotonic seconds."""
-
-    bytes: int
-    used_at: float
+from meshnode.execution.process import Incarnation, WorkerProcess
 
 
 @dataclass(eq=False, slots=True)
@@ -44,17 +36,57 @@ class Open:
 
 @dataclass(eq=False, slots=True)
 class Running:
-    """What the worker does at this moment, for one job or several."""
+    """What the worker does at this moment, for one job or several.
+
+    A run that ignores its end for `grace_s` has its worker killed.
+    """
 
     id: int
     jobs: list[Open]
     life: Incarnation
     place: Place | None
+    process: WorkerProcess
+    grace_s: float
     rows: tuple[int, ...] = ()
     began: float = field(default_factory=time.monotonic)
-    abandoned: bool = False
-    due: asyncio.TimerHandle | None = None
-    insist: asyncio.TimerHandle | None = None
+    _abandoned: bool = False
+    _due: asyncio.TimerHandle | None = None
+    _insist: asyncio.TimerHandle | None = None
+
+    def watch(self) -> None:
+        """Be there when the time of the most urgent that still waits is up; end the run when none does."""
+        left = [it.job.deadline for it in self.jobs if not it.turn.done()]
+        if not left:
+            self.abandon()
+            return
+        delay_s = max(0.0, min(left) - time.monotonic())
+        self._due = asyncio.get_running_loop().call_later(delay_s, self._overdue)
+
+    def abandon(self) -> None:
+        """Stop it."""
+        if self._abandoned:
+            return
+        self._abandoned = True
+        self.process.tell(Terminate(self.id))
+        why = f"a run ignored its end for {self.grace_s:g} s"
+        self._insist = asyncio.get_running_loop().call_later(self.grace_s, self.process.kill, why)
+
+    def ended(self) -> None:
+        """The worker let go of it, one way or another."""
+        for timer in (self._due, self._insist):
+            if timer is not None:
+                timer.cancel()
+        if self.place is not None and self.place.offset >= 0:
+            self.life.inbound.free(self.place.offset)
+        for it in self.jobs:
+            it.run = None  # they point at each other: else each would be left to the garbage collector
+
+    def _overdue(self) -> None:
+        now = time.monotonic()
+        for it in self.jobs:
+            if it.job.deadline <= now:
+                fail(it, DeadlineExceeded("the task's time ran out while the model ran; it was stopped"))
+        self.watch()
 
 
 def blame(it: Open, error: MeshError) -> MeshError:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from meshnode.config import Execution as Settings
 from meshnode.config import Links
-from meshnode.errors import ModelRefused, Refused, WorkerCrashed
+from meshnode.errors import MeshError, ModelRefused, Refused, WorkerCrashed
 from meshnode.execution import control
 from meshnode.execution.control import Described
 from meshnode.execution.device import Device
@@ -125,7 +125,8 @@ class Execution:
         device = self._best(model, now, ask.provider, foreign)
         backlog_s, service_s = device.queue.quote(now, model, foreign=foreign)
         device.apply(Hold(task, model, hold_s))
-        load_s = 0.0 if model in device.loaded else size_bytes / LOAD_BYTES_S + 0.01
+        device.memory.check_fits(model, size_bytes)
+        load_s = 0.0 if model in device.memory.models else size_bytes / LOAD_BYTES_S + 0.01
         if not device.process.started or device.provider in self._ending:
             load_s += START_S
         return Quote(
@@ -223,6 +224,7 @@ class Execution:
         except WorkerCrashed as error:
             raise ModelRefused(f"the model kills the worker that loads it: {error}") from error
         assert isinstance(answer, Described)
+        self._own[0].memory.look()
         return ProbeReport(
             answer.inputs,
             answer.outputs,
@@ -238,17 +240,19 @@ class Execution:
         device = self._own[0]
         await device.process.ready()
         id = device.process.next_id()
-        answer, _ = await device.process.ask(id, control.Load(id, model.digest, str(model.path)))
+        device.memory.use(model)
+        try:
+            answer, _ = await device.process.ask(id, control.Load(id, model.digest, str(model.path)))
+        except MeshError:
+            device.memory.unload(model.digest)
+            raise
         assert isinstance(answer, Described)
-        device.note_loaded(model.digest, answer.memory_bytes)
+        device.memory.loaded(model.digest, answer.memory_bytes)
 
-    async def unload(self, digest: Digest) -> None:
+    def unload(self, digest: Digest) -> None:
         """Forget a model everywhere."""
         for device in self._all:
-            if device.loaded.pop(digest, None) is not None and device.process.life is not None:
-                id = device.process.next_id()
-                await device.process.ask(id, control.Unload(id, digest))
-        self._changed()
+            device.memory.unload(digest)
 
     def loaded(self) -> list[LoadedModel]:
         """What is in the workers' memory."""
@@ -263,7 +267,7 @@ class Execution:
                 device.provider,
             )
             for device in self._all
-            for digest, it in device.loaded.items()
+            for digest, it in device.memory.ready.items()
         ]
 
     def vitals(self) -> tuple[int, float, int]:
@@ -290,6 +294,7 @@ class Execution:
             (self._settings.concurrency or self._machine.cores) if on_cpu else 1,
             folder=self._folder,
             answer_bytes_max=self._answer_bytes_max,
+            memory_bytes=self._settings.memory_bytes or self._machine.memory_total // 2,
             address_space_bytes=limit if on_cpu else None,  # a limit on the address space breaks CUDA
             quarantine=self._quarantine,
             changed=self._device_changed,

@@ -8,6 +8,7 @@ end of the socket is gone.
 from __future__ import annotations
 
 import base64
+import ctypes
 import mmap
 import os
 import socket
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +101,7 @@ class Worker:
                 case control.Unload():
                     with self._lock:
                         self._sessions.pop(message.digest, None)
+                    _give_back()
                     control.send(self._connection, Unloaded(message.id))
                 case control.Terminate():
                     self._unwanted.append(message.id)  # first: its run may be on its way from another thread
@@ -233,10 +236,11 @@ class Worker:
                 run_s = None  # zeros suit not every model; that it loads is what had to be known
         else:
             raise ModelRefused("no output of the model is a tensor, and only tensors can be carried")
-        return (
-            Described(message.id, session.inputs, session.outputs, max(0, _rss() - before), run_s, session.metadata),
-            None,
-        )
+        grown = max(0, _rss() - before)
+        described = Described(message.id, session.inputs, session.outputs, grown, run_s, session.metadata)
+        del session
+        _give_back()
+        return described, None
 
 
 def _check_rows(results: dict[str, Array], rows: int) -> None:
@@ -244,6 +248,13 @@ def _check_rows(results: dict[str, Array], rows: int) -> None:
     for name, array in results.items():
         if array.shape[:1] != (rows,):
             raise ExecutionFailed(f"output {name!r} of {rows} rows has shape {list(array.shape)}")
+
+
+def _give_back() -> None:
+    """Have the allocator let go of what is free; only glibc needs to be asked."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _rss() -> int:
