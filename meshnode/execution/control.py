@@ -46,7 +46,8 @@ class Said(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
 class Run(Said, frozen=True, tag="run"):
     """Run a model that lies at `path`, loading it first when need be. `free` are outbound blocks that were read.
 
-    `rows`: the inputs are those of several tasks, one after the other, with so many rows each.
+    `rows`: the inputs are those of several tasks, one after the other, with so many rows each. `wide`: on all threads,
+    when the model is loaded for that.
     """
 
     id: int
@@ -58,6 +59,7 @@ class Run(Said, frozen=True, tag="run"):
     place: Place | None = None
     free: tuple[int, ...] = ()
     rows: tuple[int, ...] = ()
+    wide: bool = False
 
 
 class Load(Said, frozen=True, tag="load"):
@@ -78,6 +80,16 @@ class Probe(Said, frozen=True, tag="probe"):
 
 class Prove(Said, frozen=True, tag="prove"):
     """Find out within `limit_s` whether tasks whose inputs look like these may run as one."""
+
+    id: int
+    digest: str
+    path: str
+    inputs: tuple[TensorSpec, ...]
+    limit_s: float
+
+
+class Widen(Said, frozen=True, tag="widen"):
+    """Find out within `limit_s` what a run on all threads takes, with inputs that look like these."""
 
     id: int
     digest: str
@@ -143,6 +155,16 @@ class Proved(Said, frozen=True, tag="proved"):
     why_not: Annotated[str, Meta(max_length=8192)] = ""
 
 
+class Wide(Said, frozen=True, tag="wide"):
+    """The answer to Widen: seconds on one thread and on all; loaded for that too when `kept`, which took so much."""
+
+    id: int
+    narrow_s: float
+    wide_s: float
+    kept: bool
+    memory_bytes: int
+
+
 class Unloaded(Said, frozen=True, tag="unloaded"):
     """The answer to Unload."""
 
@@ -158,8 +180,8 @@ class Failed(Said, frozen=True, tag="failed"):
     hint: Annotated[str, Meta(max_length=8192)] = ""
 
 
-ToWorker = Run | Load | Probe | Prove | Unload | Terminate | Free
-FromWorker = Up | Ran | Described | Proved | Unloaded | Failed
+ToWorker = Run | Load | Probe | Prove | Widen | Unload | Terminate | Free
+FromWorker = Up | Ran | Described | Proved | Wide | Unloaded | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker = msgspec.msgpack.Decoder(ToWorker)

@@ -41,20 +41,24 @@ from meshnode.execution.events import (
     Proven,
     Ready,
     Start,
+    Widened,
     Withdraw,
 )
 from meshnode.execution.handover import Answer, Outlet, hand_over, lay_down
 from meshnode.execution.job import Done, Job
 from meshnode.execution.memory import Memory
+from meshnode.execution.pace import WIDE_AGAIN
 from meshnode.execution.process import WorkerProcess
 from meshnode.execution.proving import Prover
 from meshnode.execution.quarantine import Quarantine
 from meshnode.execution.queue import TaskQueue, too_long
 from meshnode.execution.runs import Open, Running, blame, fail
-from meshnode.wire.messages import TaskId, TensorSpec
+from meshnode.wire.messages import Digest, TaskId, TensorSpec
 from meshnode.wire.tensors import Buffer
 
 log = logging.getLogger(__name__)
+
+CPU = "CPUExecutionProvider"
 
 OUTSIDERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """A process does not get these by its own fault."""
@@ -101,7 +105,7 @@ class Device:
         self._quarantine = quarantine
         self._changed = changed
         self.prover = Prover(self.process)
-        self.memory = Memory(memory_bytes, self.process, self.queue.running, changed)
+        self.memory = Memory(memory_bytes, self.process, self.queue.running, changed, self._narrowed)
         self._outlet = Outlet(self.process, answer_bytes_max, settings.arena_bytes // 8)
         self._open: dict[TaskId, Open] = {}
         self._runs: dict[int, Running] = {}
@@ -186,12 +190,12 @@ class Device:
     def _do(self, effect: Effect) -> None:
         it = self._open.get(effect.task)
         match effect:
-            case Start(task, mates):
+            case Start(task, mates, wide):
                 jobs = [known for each in (task, *mates) if (known := self._open.get(each)) is not None]
                 if mates:
                     self._together(jobs)
                 elif it is not None:
-                    it.owes = True
+                    it.owes, it.wide = True, wide
                     if not it.turn.done():
                         it.turn.set_result(None)
                 else:
@@ -236,6 +240,7 @@ class Device:
                 self._wait_again(it)
                 return None
             run = Running(self.process.next_id(), [it], life, place, self.process, self._settings.cancel_grace_s)
+            run.wide = it.wide
             self._ask(run, job, job.inputs, body, fd)
         finally:
             if fd is not None:
@@ -276,7 +281,16 @@ class Device:
         self._runs[run.id] = run
         frees = self._outlet.given_back()
         message = Run(
-            run.id, job.model.digest, str(job.model.path), specs, job.outputs, body, run.place, frees, run.rows
+            run.id,
+            job.model.digest,
+            str(job.model.path),
+            specs,
+            job.outputs,
+            body,
+            run.place,
+            frees,
+            run.rows,
+            run.wide,
         )
         self.process.begin(run.id, message, fd, lambda said, out: self._ended(run, said, out))
         run.watch()
@@ -306,6 +320,10 @@ class Device:
         self.apply(Finished(first.task, said.run_s))
         if self.memory.bloated:
             self.memory.settle()
+        pace = self.queue.pace(first.model.digest)
+        if pace.worth_widening and self.may_widen and not run.rows:
+            pace.wide_due = WIDE_AGAIN
+            self._go(self._widen(first))
         got = Answer(said, fd, run.life)
         if run.rows:
             self._share(run, got)
@@ -346,6 +364,19 @@ class Device:
         return Done(specs, body, queue_s, ran.run_s, self.provider, ran.precision, batch, backlog_s)
 
     # --- what is found out about models ---
+
+    def _narrowed(self, digest: Digest) -> None:
+        self.apply(Widened(digest, None))
+
+    @property
+    def may_widen(self) -> bool:
+        """Whether there are threads for more than one run, and nothing to do at this moment."""
+        return self.queue.slots > 1 and self.provider == CPU and not self.queue.in_flight and not self.memory.tight
+
+    async def _widen(self, job: Job) -> None:
+        event, grown = await self.prover.widen(job.model, job.inputs)
+        there = not event.ok or self.memory.widened(job.model.digest, grown)
+        self.apply(event if there else Widened(job.model.digest, None))
 
     async def _prove(self, job: Job) -> None:
         self.apply(await self.prover.judge(job.model, job.inputs))

@@ -78,15 +78,25 @@ class Ready:
     up: bool
 
 
-Event = Offer | Hold | Finished | Again | Withdraw | Proven | Ready
+@dataclass(frozen=True, slots=True)
+class Widened:
+    """A run of the model on all threads takes so long, and is or is not worth it; None: nobody knows any more."""
+
+    model: Digest
+    ok: bool | None
+    run_s: float = 0.0
+
+
+Event = Offer | Hold | Finished | Again | Withdraw | Proven | Widened | Ready
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Give the task to the worker, and with it, as one run, its mates."""
+    """Give the task to the worker, and with it, as one run, its mates; `wide`: on all threads."""
 
     task: TaskId
     mates: tuple[TaskId, ...] = ()
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)

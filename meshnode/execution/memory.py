@@ -35,6 +35,8 @@ class Loaded:
     bytes: int
     used_at: float
     ready: bool = False
+    wide: bool = False
+    """It is there a second time, for runs on all threads."""
 
 
 @dataclass(slots=True)
@@ -43,14 +45,16 @@ class Memory:
 
     Args:
         budget_bytes: for all models together.
-        busy: whether a model is at work at this moment.
+        busy: how many tasks of a model run at this moment.
         changed: told when a model came or went.
+        narrowed: told of a model that is not there for all threads any more.
     """
 
     budget_bytes: int
     process: WorkerProcess
-    busy: Callable[[Digest], bool]
+    busy: Callable[[Digest], int]
     changed: Callable[[], None]
+    narrowed: Callable[[Digest], None]
     models: dict[Digest, Loaded] = field(default_factory=dict)
     bloated: bool = False
     """The worker keeps memory that nothing needs."""
@@ -97,13 +101,33 @@ class Memory:
 
     def forget(self) -> None:
         """The process is gone, and all with it."""
-        self.models.clear()
+        gone, self.models = self.models, {}
         self.bloated = False
+        for digest, it in gone.items():
+            if it.wide:
+                self.narrowed(digest)
+
+    def widened(self, digest: Digest, nbytes: int) -> bool:
+        """It is there for all threads too, which takes so much more; False when it has gone meanwhile."""
+        known = self.models.get(digest)
+        if known is None:
+            return False
+        known.wide = True
+        known.bytes += nbytes
+        return True
+
+    @property
+    def tight(self) -> bool:
+        """Whether more than half of the budget is taken."""
+        return 2 * sum(it.bytes for it in self.models.values()) > self.budget_bytes
 
     def unload(self, digest: Digest) -> None:
         """Take it out; a run of it that still goes on ends well."""
-        if self.models.pop(digest, None) is None or self.process.life is None:
+        known = self.models.pop(digest, None)
+        if known is None or self.process.life is None:
             return
+        if known.wide:
+            self.narrowed(digest)
         id = self.process.next_id()
         self.process.begin(id, Unload(id, digest), None, self._unloaded)
         self.changed()

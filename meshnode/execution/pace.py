@@ -18,6 +18,9 @@ PATIENCE_SHARE = 0.25
 """…nor more than this share of what the most urgent task in it had left when it began."""
 BACK_OFF = 0.9
 FIRST_SIZE = 2.0
+WIDE_AGAIN = 500
+WIDE_FROM_S = 0.004
+"""Below, handing parts of a run to other threads costs about what they save."""
 
 
 @dataclass(slots=True)
@@ -40,6 +43,11 @@ class Pace:
     proven: bool | None = None
     proving: bool = False
     size: float = FIRST_SIZE
+    wide: bool | None = None
+    """Whether a run on all threads is worth it when nothing else wants them; None while nobody knows."""
+    wide_due: int = 0
+    """So many runs until it is worth finding out: a machine that was busy then may not be so now."""
+    _wide: _Mean | None = None
     _means: dict[int, _Mean] = field(default_factory=dict)
 
     @property
@@ -59,9 +67,27 @@ class Pace:
             return False
         return self.service_s is not None and 2 * self.service_s <= TARGET_S
 
+    @property
+    def worth_widening(self) -> bool:
+        """Whether anybody should find out if a run on all threads pays."""
+        return not self.wide and self.wide_due <= 0 and (self.service_s or 0.0) >= WIDE_FROM_S
+
+    @property
+    def wide_s(self) -> float:
+        """What a run on all threads is believed to take."""
+        return self.run_s(1) if self._wide is None else self._wide.mean_s
+
+    def learn_wide(self, run_s: float) -> None:
+        """One task ran on all threads."""
+        if self._wide is None:
+            self._wide = _Mean(run_s)
+        else:
+            self._wide.learn(run_s)
+
     def learn(self, count: int, run_s: float, patience_s: float) -> None:
         """`count` tasks ran as one; the most urgent had `patience_s` left when they began."""
         bucket = _bucket(count)
+        self.wide_due -= 1
         known = self._means.get(bucket)
         if known is None:
             self._means[bucket] = _Mean(run_s)

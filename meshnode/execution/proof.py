@@ -64,7 +64,7 @@ def _tried(session: Session, inputs: Sequence[TensorSpec], options: ort.RunOptio
     rng = np.random.default_rng(SEED)
     for positive in (False, True):
         tasks = [
-            {spec.name: _random(rng, spec.dtype, (rows, *spec.shape[1:]), positive=positive) for spec in inputs}
+            {spec.name: random_like(rng, spec.dtype, (rows, *spec.shape[1:]), positive=positive) for spec in inputs}
             for rows in ROWS
         ]
         together = {spec.name: np.concatenate([task[spec.name] for task in tasks]) for spec in inputs}
@@ -76,7 +76,7 @@ def _tried(session: Session, inputs: Sequence[TensorSpec], options: ort.RunOptio
     return ""
 
 
-def _random(rng: np.random.Generator, word: str, shape: tuple[int, ...], *, positive: bool) -> Array:
+def random_like(rng: np.random.Generator, word: str, shape: tuple[int, ...], *, positive: bool) -> Array:
     """Numbers that most models take: around zero, or from 0 to 1; small whole ones, which are also good indices."""
     dtype = DTYPES[word]
     if word == "bool":

@@ -1,4 +1,4 @@
-"""Finding out whether tasks of a model may run as one: asks the worker, tells the queue. See `proof` for the how."""
+"""Finding out how a model may be run: asks the worker, tells the queue. See `proof` and `width` for the how."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from meshnode.errors import MeshError
 from meshnode.execution import control
-from meshnode.execution.control import Proved
-from meshnode.execution.events import Proven
+from meshnode.execution.control import Proved, Wide
+from meshnode.execution.events import Proven, Widened
 from meshnode.execution.job import ModelFile
 from meshnode.execution.process import WorkerProcess
 from meshnode.wire.messages import TensorSpec
@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 PROOF_S = 1.0
 """The proof that tasks of a model may run as one takes no longer; a model that needs more gains nothing by it."""
+WIDTH_S = 2.0
+"""Measuring what threads bring takes no longer; a model that needs more is run on one thread each."""
 
 
 @dataclass(slots=True)
@@ -45,3 +47,20 @@ class Prover:
         answer, _ = await self.process.ask(id, message)
         assert isinstance(answer, Proved)
         return answer.why_not
+
+    async def widen(self, model: ModelFile, inputs: tuple[TensorSpec, ...]) -> tuple[Widened, int]:
+        """Whether a run on all threads pays, and the memory that it takes to be ready for that."""
+        self.busy += 1
+        try:
+            id = self.process.next_id()
+            message = control.Widen(id, model.digest, str(model.path), inputs, WIDTH_S)
+            answer, _ = await self.process.ask(id, message)
+        except MeshError as error:
+            log.info("model %s runs on one thread: %s", model.digest[:12], error)
+            return Widened(model.digest, ok=False), 0
+        finally:
+            self.busy -= 1
+        assert isinstance(answer, Wide)
+        one, all_ = answer.narrow_s * 1000, answer.wide_s * 1000
+        log.info("model %s takes %.1f ms on one thread and %.1f on all", model.digest[:12], one, all_)
+        return Widened(model.digest, answer.kept, answer.wide_s), answer.memory_bytes if answer.kept else 0

@@ -1,10 +1,11 @@
 """What waits for one worker and what runs next: admission, order, batches, holds, and our own quote.
 
 A core: `handle(now, event) -> effects`, told the time in monotonic seconds. Own work comes before that of others, then
-goes priority, then the earliest deadline. Work whose deadline has passed is never started. When a slot is free, what
-waits and has the key of the first in line starts with it, as far as its model is proven to allow that; nothing waits
-for others to come. A quote is in seconds: the estimated work that waits or runs, spread over the slots, plus the places
-held for submitters that were quoted a moment ago.
+goes priority, then the earliest deadline. Work whose deadline has passed is never started. Who finds the worker with
+nothing to do may have all its threads for one run, where that pays; who had to wait, and who comes beside another, has
+one. When a slot is free, what waits and has the key of the first in line starts with it, as far as its model is proven
+to allow that; nothing waits for others to come. A quote is in seconds: the estimated work that waits or runs, spread
+over the slots, plus the places held for submitters that were quoted a moment ago.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ from meshnode.execution.events import (
     Proven,
     Ready,
     Start,
+    Widened,
     Withdraw,
 )
-from meshnode.execution.pace import Pace
+from meshnode.execution.pace import WIDE_AGAIN, Pace
 from meshnode.wire.messages import Digest, TaskId
 
 BATCH_BYTES = 2 * 1024 * 1024
@@ -58,6 +60,7 @@ class _Run:
     began: float
     patience_s: float
     size: int
+    wide: bool
 
 
 @dataclass(slots=True)
@@ -99,7 +102,7 @@ class TaskQueue:
 
     @property
     def _one_is_alone(self) -> bool:
-        return any(run.alone for run in self._running.values())
+        return any(run.alone or run.wide for run in self._running.values())
 
     def running(self, model: Digest) -> int:
         """Tasks of a model that run at this moment."""
@@ -127,9 +130,15 @@ class TaskQueue:
                 waiting += number
         for run in self._running.values():
             # A run that takes longer than believed is believed to be half way through.
-            believed, elapsed = self.pace(run.model).run_s(run.size), now - run.began
-            work += believed - elapsed if elapsed < believed else elapsed
-        return work / self.slots if len(self._running) >= self.slots or waiting else 0.0
+            pace, elapsed = self.pace(run.model), now - run.began
+            believed = pace.wide_s if run.wide else pace.run_s(run.size)
+            left = believed - elapsed if elapsed < believed else elapsed
+            work += left * self.slots if run.wide else left
+        return work / self.slots if waiting or self._full else 0.0
+
+    @property
+    def _full(self) -> bool:
+        return len(self._running) >= self.slots or self._one_is_alone
 
     def quote(self, now: float, model: Digest, *, foreign: bool = False) -> tuple[float, float]:
         """(seconds until it would start, seconds it would run), holds included. Raises Refused when full."""
@@ -140,7 +149,8 @@ class TaskQueue:
         wait_s = self.backlog_s(now, foreign=foreign)
         if len(self._holds) >= max(free, 0):
             wait_s += held / self.slots
-        return wait_s, self.pace(model).run_s(1)
+        pace = self.pace(model)
+        return wait_s, pace.wide_s if pace.wide and self.idle and not self._running else pace.run_s(1)
 
     def next_deadline(self) -> float | None:
         """When `handle(now)` wants to be called without an event."""
@@ -161,7 +171,8 @@ class TaskQueue:
                 if event.task in self._running:
                     raise Refused("an earlier run of this task is still ending here", retry_after_s=0.05)
                 if self.idle and now < event.deadline and not (event.alone and self._running):
-                    return [self._begin(now, [event])]
+                    wide = not self._running and self.slots > 1 and bool(self.pace(event.model).wide)
+                    return [self._begin(now, [event], wide=wide)]
                 self._wait(now, event)
                 model = event.model
             case Hold(task, model_, hold_s):
@@ -171,7 +182,10 @@ class TaskQueue:
                 run = self._end(task)
                 if run is not None and run_s is not None:
                     self.done += len(run.offers)
-                    self.pace(run.model).learn(run.size, run_s, run.patience_s)
+                    if run.wide:
+                        self.pace(run.model).learn_wide(run_s)
+                    else:
+                        self.pace(run.model).learn(run.size, run_s, run.patience_s)
                     model = run.model
             case Again(task, alone):
                 run = self._end(task)
@@ -184,6 +198,11 @@ class TaskQueue:
             case Proven(model_, ok):
                 pace = self.pace(model_)
                 pace.proven, pace.proving = ok, False
+            case Widened(model_, ok, run_s):
+                pace = self.pace(model_)
+                pace.wide, pace.wide_due = ok, 0 if ok is None else WIDE_AGAIN
+                if ok:
+                    pace.learn_wide(run_s)
             case Ready(up):
                 self.up = up
             case _:
@@ -277,14 +296,14 @@ class TaskQueue:
         assert len(self._running) <= self.slots
         return effects
 
-    def _begin(self, now: float, together: list[Offer]) -> Start:
+    def _begin(self, now: float, together: list[Offer], *, wide: bool = False) -> Start:
         first, *mates = together
         patience_s = min([offer.deadline for offer in together]) - now
-        run = _Run(together, first.model, first.alone, now, patience_s, len(together))
+        run = _Run(together, first.model, first.alone, now, patience_s, len(together), wide)
         self._running[first.task] = run
         for offer in together:
             self._home[offer.task] = run
-        return Start(first.task, tuple([offer.task for offer in mates]))
+        return Start(first.task, tuple([offer.task for offer in mates]), wide)
 
     def _together(self, rank: Rank, first: Offer) -> list[Offer]:
         """The first in line and those that start with it."""

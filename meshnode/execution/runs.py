@@ -22,6 +22,8 @@ class Open:
     turn: asyncio.Future[Done | None]
     run: Running | None = None
     answer: Answer | None = None
+    wide: bool = False
+    """It has all threads."""
     owes: bool = False
     """The queue counts it as running, and no run of the worker will end that."""
     unwanted: MeshError | None = None
@@ -48,6 +50,7 @@ class Running:
     process: WorkerProcess
     grace_s: float
     rows: tuple[int, ...] = ()
+    wide: bool = False
     began: float = field(default_factory=time.monotonic)
     _abandoned: bool = False
     _due: asyncio.TimerHandle | None = None

@@ -18,7 +18,7 @@ from meshnode.config import Links
 from meshnode.errors import MeshError, ModelRefused, Refused, WorkerCrashed
 from meshnode.execution import control
 from meshnode.execution.control import Described
-from meshnode.execution.device import Device
+from meshnode.execution.device import CPU, Device
 from meshnode.execution.devices import Devices
 from meshnode.execution.events import Hold
 from meshnode.execution.job import Done, Job, LoadedModel, ModelFile, ProbeReport
@@ -28,7 +28,6 @@ from meshnode.wire.messages import Digest, Quote, QuoteAsk, TaskId
 
 log = logging.getLogger(__name__)
 
-CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 LOAD_BYTES_S = 500e6
 """What loading a model from disk is believed to take before it was seen: bytes a second."""

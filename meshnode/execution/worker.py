@@ -26,9 +26,10 @@ import psutil
 from meshnode.errors import ExecutionFailed, InvalidInput, MeshError, ModelRefused, OutOfMemory
 from meshnode.execution import control
 from meshnode.execution.arena import LARGE_BYTES, Arena, fill, memory_file
-from meshnode.execution.control import INLINE_BYTES, Described, Failed, Place, Proved, Ran, Run, Unloaded, Up
+from meshnode.execution.control import INLINE_BYTES, Described, Failed, Place, Proved, Ran, Run, Unloaded, Up, Wide
 from meshnode.execution.proof import why_not_together
 from meshnode.execution.session import Session, first_runs
+from meshnode.execution.width import seconds
 from meshnode.wire import tensors
 from meshnode.wire.messages import TensorSpec
 from meshnode.wire.tensors import Array
@@ -39,6 +40,8 @@ PROOF = base64.b64decode(
 """A 4x4 MatMul: a provider is only believed when it ran this."""
 UNWANTED_MAX = 1024
 """Runs that were stopped lately; a run is stopped at most this many messages after it was asked for."""
+WORTH_TIMES = 1.25
+"""A run on all threads must be so much quicker: it keeps others from starting, and the model is in memory twice."""
 COPIES = 2
 """Of the outputs on their way out: the memory file, and what the agent makes of it."""
 
@@ -53,15 +56,17 @@ class Worker:
         outbound: Arena,
         provider: str,
         threads: int,
+        threads_max: int,
         answer_bytes_max: int,
     ) -> None:
         self._connection = connection
         self._inbound = inbound
         self._outbound = outbound
         self._provider = provider
-        self._threads = threads
+        self._threads, self._threads_max = threads, threads_max
         self._answer_bytes_max = answer_bytes_max
         self._sessions: dict[str, Session] = {}
+        self._wide: dict[str, Session] = {}
         self._loading: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         self._running: dict[int, ort.RunOptions] = {}
@@ -98,9 +103,12 @@ class Worker:
                     self._answer(message.id, lambda: self._probe(message))  # noqa: B023 - called at once
                 case control.Prove():
                     self._answer(message.id, lambda: self._prove(message))  # noqa: B023 - called at once
+                case control.Widen():
+                    self._answer(message.id, lambda: self._widen(message))  # noqa: B023 - called at once
                 case control.Unload():
                     with self._lock:
                         self._sessions.pop(message.digest, None)
+                        self._wide.pop(message.digest, None)
                     _give_back()
                     control.send(self._connection, Unloaded(message.id))
                 case control.Terminate():
@@ -135,7 +143,8 @@ class Worker:
         self._running[message.id] = options
         try:
             before = _rss() if message.digest not in self._sessions else None
-            session = self._session(message.digest, message.path)
+            session = self._wide.get(message.digest) if message.wide else None
+            session = session or self._session(message.digest, message.path)
             if message.id in self._unwanted:
                 raise ExecutionFailed("the run was stopped before it began")
             began = time.perf_counter()
@@ -224,6 +233,20 @@ class Worker:
         session = self._session(message.digest, message.path)
         return Proved(message.id, why_not_together(session, message.inputs, message.limit_s)), None
 
+    def _widen(self, message: control.Widen) -> tuple[Wide, None]:
+        narrow = self._session(message.digest, message.path)
+        before = _rss()
+        wide = Session(Path(message.path), self._provider, self._threads_max)
+        narrow_s, wide_s = seconds((narrow, wide), message.inputs, message.limit_s)
+        kept = wide_s * WORTH_TIMES < narrow_s
+        if kept:
+            with self._lock:
+                self._wide[message.digest] = wide
+        del wide
+        if not kept:
+            _give_back()
+        return Wide(message.id, narrow_s, wide_s, kept, max(0, _rss() - before)), None
+
     def _probe(self, message: control.Probe) -> tuple[Described, None]:
         before = _rss()
         session = Session(Path(message.path), self._provider, self._threads)
@@ -272,7 +295,7 @@ def main() -> None:
     os.close(outbound_fd)
     if provider != "CPUExecutionProvider" and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA's libraries, where they were installed beside us
-    worker = Worker(connection, inbound, outbound, provider, threads, answer_bytes_max=int(sys.argv[8]))
+    worker = Worker(connection, inbound, outbound, provider, threads, threads * slots, int(sys.argv[8]))
     worker.prove()
     for _ in range(slots):
         threading.Thread(target=worker.serve, daemon=True).start()

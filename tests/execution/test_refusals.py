@@ -19,7 +19,7 @@ from meshnode.wire.messages import QuoteAsk
 from tests.execution.making import bundled, done, run
 from tests.waiting import until
 
-SETTINGS = Settings(concurrency=1, arena_bytes=8 * 1024 * 1024, cancel_grace_s=0.5)
+SETTINGS = Settings(concurrency=1, arena_bytes=8 * 1024 * 1024, cancel_grace_s=0.5, queue_backlog_max_s=1e6)
 IMAGE = {"image": np.ones((1, 1, 8, 8), np.float32)}
 LONG = {"x": np.ones((1, 64), np.float32), "rounds": np.int64(4 * 10**5)}
 
