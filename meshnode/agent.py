@@ -39,14 +39,7 @@ from meshnode.membership.trustsync import TrustKeeping
 from meshnode.membership.view import peers_of
 from meshnode.owner.sensing import Machine
 from meshnode.owner.watch import Watch
-from meshnode.routing.estimates import Estimates
-from meshnode.tasks.choosing import Chooser
-from meshnode.tasks.dispatcher import Dispatcher
-from meshnode.tasks.explaining import Explaining
-from meshnode.tasks.finding import find_member
-from meshnode.tasks.knowing import Knowing
-from meshnode.tasks.pursuit import Means
-from meshnode.tasks.serving import Serving
+from meshnode.tasks.assembly import World, assemble
 from meshnode.trust import invites
 from meshnode.trust.joining import Inviter, enter
 from meshnode.trust.keeper import Keeper
@@ -126,39 +119,25 @@ class Agent:
             tell=lambda: self._advertiser.soon(),
         )
         fetcher = Fetcher(store, settings.catalog, self._ask_piece, self._holders)
-        serving = Serving(
-            self_id=keeper.id,
-            zone=self._zone(),
-            hold_s=settings.routing.hold_s,
-            execution=execution,
-            roles_of=self._roles_of,
-            manifest=catalog.of_digest,
-            on_disk=store.has,
-            ensure=fetcher.ensure,
-            willing=lambda: unwilling(self.node, stopping=self._leaving),
-        )
-        estimates = Estimates(settings.routing, rng)
-        knowing = Knowing(
-            keeper.id, estimates, membership.view, pool.get, may_work=lambda node: "worker" in self._roles_of(node)
-        )
-        chooser = Chooser(
-            self_id=keeper.id,
-            settings=settings.routing,
-            rng=rng,
-            estimates=estimates,
-            knowing=knowing,
-            explaining=Explaining(knowing.name),
-            quote_here=lambda ask: serving.quote(ask, keeper.id),
-            link=self._link_to,
-            linked=pool.get,
-            find=lambda wanted: find_member(membership.view(), wanted),
-        )
-        dispatcher = Dispatcher(
-            means=Means(keeper.id, chooser, self._link_to, serving.infer, membership.failed),
-            settings=settings,
-            rng=rng,
-            resolve=catalog.resolve,
-            set_aside=lambda peer, why: set_aside(self.node, estimates, peer, why),
+        tasks = assemble(
+            World(
+                self_id=keeper.id,
+                zone=self._zone(),
+                view=membership.view,
+                failed=membership.failed,
+                linked=pool.get,
+                link=self._link_to,
+                roles_of=self._roles_of,
+                resolve=catalog.resolve,
+                manifest=catalog.of_digest,
+                on_disk=store.has,
+                ensure=fetcher.ensure,
+                willing=lambda: unwilling(self.node, stopping=self._leaving),
+                set_aside=lambda peer, why: set_aside(self.node, tasks.estimates, peer, why),
+            ),
+            settings,
+            rng,
+            execution,
         )
         listen_host, _ = host_port(settings.listen)
         self.node = Node(
@@ -190,8 +169,8 @@ class Agent:
             store=store,
             catalog=catalog,
             fetcher=fetcher,
-            dispatcher=dispatcher,
-            serving=serving,
+            dispatcher=tasks.dispatcher,
+            serving=tasks.serving,
             owner=owner,
             control=Control(stop=stopping.set, rejoin=self._rejoin, leave=self._leave),
             events=Events(keeper.id),

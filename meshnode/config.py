@@ -133,6 +133,8 @@ class Routing:
     """…and by this many seconds."""
     tie_band: Annotated[float, Within(0, 1)] = 0.02
     """Estimates this close are equal; ties break at random."""
+    copies_use_max: Annotated[float, Within(0.01, 1000)] = 0.6
+    """More nodes load a model when more of what those that have it in memory can do is asked for."""
     attempts_max: Annotated[int, Within(1, 64)] = 3
     memory_factor: Annotated[float, Within(0, 100)] = 1.25
     """A model loads only where free memory is this multiple of its estimate."""

@@ -317,11 +317,10 @@ async def _resume(node: Node, _: Nothing) -> JSON:
 
 
 async def _drain(node: Node, _: Nothing) -> JSON:
-    """A pause; what waits is handed back by it, and this ends when nothing of others runs any more."""
-    waited = len(node.serving.runs.tasks)
+    """A pause that hands back what waits, and ends when nothing of others runs any more."""
     node.execution.patient = True
+    handed_back = node.serving.hand_back("it is drained")
     node.owner.pause(None)
-    handed_back = waited - len(node.serving.runs.tasks)
     while node.serving.runs.tasks:  # noqa: ASYNC110 - watched for as long as a run takes: an event would tell no more
         await asyncio.sleep(0.02)
     return node.owner.document() | {"handed_back": handed_back}

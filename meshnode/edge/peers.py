@@ -17,6 +17,7 @@ from meshnode.wire.looks import LookAsk, ReachAsk
 from meshnode.wire.messages import (
     AdvertPull,
     Digest,
+    Done,
     Infer,
     Piece,
     PieceAsk,
@@ -35,6 +36,7 @@ from meshnode.wire.messages import (
     ViewNews,
     ViewRows,
     VitalsAsk,
+    Warm,
 )
 
 
@@ -64,6 +66,9 @@ class PeerDoor:
                 return node.serving.quote(request, peer, incoming.link.rtt_s)
             case Infer():
                 return await node.serving.infer_for(request, incoming.body, peer, incoming.link.closed.is_set)
+            case Warm():
+                await node.serving.warm(Digest(request.model), peer)
+                return Reply(Done(), ())
             case ResultAsk():
                 return await node.serving.result(request, peer, incoming.link.closed.is_set)
             case RelayData() | RelayOpen() | RelayOffer() | RelayClose():

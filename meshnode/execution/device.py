@@ -18,11 +18,11 @@ from pathlib import Path
 from meshnode.config import Execution as Settings
 from meshnode.errors import (
     DeadlineExceeded,
-    ExecutionFailed,
     MeshError,
     ModelRefused,
     OutOfMemory,
     ProtocolError,
+    Refused,
     ResultLost,
     WorkerCrashed,
 )
@@ -137,7 +137,7 @@ class Device:
     async def run(self, job: Job) -> Done:
         """Run a job in its turn; raises what `Execution.run` raises."""
         if job.task in self._open:
-            raise ExecutionFailed("this task is already running here")
+            raise Refused("this task is already running here", retry_after_s=0.1)
         it = Open(job, time.monotonic(), asyncio.get_running_loop().create_future())
         self._open[job.task] = it
         try:

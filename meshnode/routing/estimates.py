@@ -80,9 +80,12 @@ class Estimates:
         """The belief about a peer, made when there is none."""
         return self._beliefs.setdefault(peer, Belief())
 
-    def offset_s(self, peer: NodeId, model: Digest) -> float:
-        """How much later than estimated its results came lately, which is told and compared with nothing."""
-        return self.of(peer).offset_s.get(model, 0.0)
+    def expected_s(self, peer: NodeId, model: Digest, estimate_s: float) -> float:
+        """When its result is to come, by how much later or earlier than estimated others came lately.
+
+        This is told to people and compared with nothing: routing goes by the estimate.
+        """
+        return max(CORRECTION_MIN * estimate_s, estimate_s + self.of(peer).offset_s.get(model, 0.0))
 
     def came(self, peer: NodeId, model: Digest, *, estimate_s: float, actual_s: float) -> None:
         """A result came so long after it was sent; what was estimated is as it was, without the offset."""

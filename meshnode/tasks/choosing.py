@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import structs
+
 from meshnode.config import Routing
 from meshnode.errors import DeadlineExceeded, InvalidInput, MeshError, NoCapacity, NoNodeInZone, PeerLost, Refused
 from meshnode.links.link import Link, Reply
@@ -87,8 +89,8 @@ class Chooser:
         self._expected[wanted.task, node] = (best.estimate_s, best.terms["fetch_s"] > 0)
         self.estimates.sent(node, wanted.manifest.digest, now)
         max_wait_s = decided.decision.max_wait_s
-        offset_s = self.estimates.offset_s(node, wanted.manifest.digest)
-        return Choice(node, self.knowing.name(node), max(0.0, best.estimate_s + offset_s), max_wait_s)
+        expected_s = self.estimates.expected_s(node, wanted.manifest.digest, best.estimate_s)
+        return Choice(node, self.knowing.name(node), expected_s, max_wait_s)
 
     async def plan(self, wanted: Wanted, remaining_s: float) -> dict[str, Any]:
         """The decision as a document, without running anything; holds run out by themselves."""
@@ -155,7 +157,8 @@ class Chooser:
         if decision.kind == "go":
             quotes[decision.candidates[0].id] = policy.believed(task, decision.candidates[0])
         elif decision.kind == "ask":
-            await self._ask(ask, _others(decision.candidates), quotes, refusals)
+            warm = 0 if ask_all else sum(peer.loaded for peer in decision.candidates)
+            await self._ask(structs.replace(ask, warm=warm), _others(decision.candidates), quotes, refusals)
         if ask_all and decision.kind == "local":
             fit = [peer for peer in peers if peer.id not in decision.excluded]
             await self._ask(ask, _others(fit), quotes, refusals)

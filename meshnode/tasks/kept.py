@@ -10,6 +10,7 @@ on their way on the old connection.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +47,7 @@ class Kept:
     bytes: int = 0
     _known: dict[TaskId, Ended] = field(default_factory=dict)
     _once: dict[TaskId, Ended] = field(default_factory=dict)
+    _once_due: float = math.inf
     _results: dict[TaskId, Ended] = field(default_factory=dict)
     _given_up: dict[tuple[NodeId, TaskId], tuple[float, int]] = field(default_factory=dict)
 
@@ -71,7 +73,11 @@ class Kept:
             it.kept_until = now + RESULT_S
             self._results[task] = it
             self.bytes += it.nbytes
-        (self._once if message.once else self._known)[task] = it
+        if message.once:
+            self._once[task] = it
+            self._once_due = min(self._once_due, it.until)
+        else:
+            self._known[task] = it
         self.expire(now)
 
     def find(self, now: float, task: TaskId) -> Ended | None:
@@ -129,9 +135,10 @@ class Kept:
         for task, it in _until(self._known, lambda it: it.until > now and len(self._known) <= KNOWN_MAX):
             del self._known[task]
             self._let_go(task, it)
-        if self._once:
+        if now >= self._once_due:
             for task in [task for task, it in self._once.items() if it.until <= now]:
                 self._let_go(task, self._once.pop(task))
+            self._once_due = min((it.until for it in self._once.values()), default=math.inf)
 
     def _let_go(self, task: TaskId, it: Ended) -> None:
         if self._results.pop(task, None) is not None:

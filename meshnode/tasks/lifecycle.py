@@ -14,7 +14,8 @@ The core decides; `meshnode.tasks.pursuit` routes, sends and waits. A task is in
     any       Replied                   done      Answer; Abandon, when something else is still out
     running   Failed, caller's fault    done      Fail
     running   Failed, a refusal         routing   Route     free: no work was done
-    running   Failed, its link broke    running   Recall    the node is asked for the result over a new link, twice
+    running   Failed, its link broke    running   Recall    the node is asked for the result over a new link
+    running   Failed, the ninth time    routing   Route
     running   Failed, it fell silent    routing   Recall, Route     it may come back; whichever answers first answers
     running   Failed, anything else     routing   Route     that node is not tried again; at most `attempts_max` times
     running   Failed, another one runs  running
@@ -83,7 +84,8 @@ UNROUTABLE_GRACE_S = 5.0
 HISTORY_MAX = 64
 RECALL_S = 0.75
 """A node whose link broke has so long for a new one, before the task is run elsewhere."""
-RECALLS_MAX = 2
+RECALLS_MAX = 8
+"""So often it is asked again: a link that keeps breaking is slow, and a second run is slower."""
 RECALL_ONCE_S = 30.0
 """…and so long when the task may not be run elsewhere: results are not kept for longer."""
 

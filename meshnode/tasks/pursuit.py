@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meshnode.errors import Attempt, MeshError, NoCapacity, PeerLost, ProtocolError, Refused, ResultLost
-from meshnode.links.link import Link, Reply
+from meshnode.links.link import Link, Received, Reply
 from meshnode.links.side import lost
 from meshnode.tasks.budget import Budget
 from meshnode.tasks.checksum import checksum
@@ -239,13 +239,8 @@ class Pursuit:
 
     async def _recall(self, recall: Recall) -> Event:
         """The attempt goes on over another link, or the node says that it cannot."""
-        ask = ResultAsk(task=self._request.task, attempt=recall.number)
         try:
-            link = await self._reach(recall)
-            boot = self._sent[recall.attempt][2]
-            if self._life.once and link.peer.boot != boot:
-                raise ResultLost(f"{link.peer.name} was restarted with the task inside; nobody knows whether it ran")
-            received = await link.call(ask, timeout_s=max(0.0, self._life.deadline - self._means.now()))
+            received = await self._ask_again(recall)
             outcome = Outcome(_inferred(received.message), (received.body,), self._sent[recall.attempt][1])
             await self._check(outcome, recall.node)
         except MeshError as error:
@@ -254,9 +249,23 @@ class Pursuit:
         self._succeeded(recall.attempt, recall.node, outcome)
         return Replied(recall.attempt, outcome)
 
-    async def _reach(self, recall: Recall) -> Link:
+    async def _ask_again(self, recall: Recall) -> Received:
+        end = self._means.now() + recall.within_s
+        ask = ResultAsk(task=self._request.task, attempt=recall.number)
+        while True:
+            link = await self._reach(recall, end)
+            if self._life.once and link.peer.boot != self._sent[recall.attempt][2]:
+                raise ResultLost(f"{link.peer.name} was restarted with the task inside; nobody knows whether it ran")
+            try:
+                return await link.call(ask, timeout_s=max(0.0, self._life.deadline - self._means.now()))
+            except PeerLost as error:
+                if error.sent:
+                    raise
+                await asyncio.sleep(0)  # it was closed just now, as one of two: there is another
+
+    async def _reach(self, recall: Recall, end: float) -> Link:
         """A link to a node whose own broke or fell silent. Raises PeerLost, unsent."""
-        bound = asyncio.timeout(recall.within_s)
+        bound = asyncio.timeout(max(0.0, end - self._means.now()))
         try:
             async with bound:
                 while True:

@@ -53,6 +53,10 @@ class Runs:
         """Those that run or wait here."""
         return tuple(self._running)
 
+    def knows(self, task: TaskId) -> bool:
+        """Whether the task runs here, or did a moment ago, for another node."""
+        return task in self._running or self.kept.find(self.now(), task) is not None
+
     async def infer(self, message: Infer, body: memoryview, submitter: NodeId, lost: Lost) -> Reply:
         """The answer of a task; raises what ended it."""
         task, now = TaskId(message.task), self.now()

@@ -17,7 +17,9 @@ from meshnode.execution.job import Job, ModelFile
 from meshnode.execution.supervisor import Execution
 from meshnode.links.link import Reply
 from meshnode.tasks.checksum import checksum
+from meshnode.tasks.habits import Habits
 from meshnode.tasks.runs import Lost, Runs
+from meshnode.tasks.warming import Warming
 from meshnode.tasks.zones import in_zone
 from meshnode.wire.messages import Digest, Infer, Inferred, NodeId, QuoteAsk, ResultAsk, TaskId
 
@@ -38,6 +40,7 @@ class Serving:
         on_disk: whether the digest is in the store.
         ensure: the path of a model in the store, fetched when it is missing.
         willing: why this node takes no foreign work now, or "".
+        warming: hears what is asked of models that are in memory here.
         now: the monotonic clock.
     """
 
@@ -50,7 +53,9 @@ class Serving:
     on_disk: Callable[[Digest], bool]
     ensure: Callable[[Manifest], Awaitable[Path]]
     willing: Callable[[], str]
+    warming: Warming
     now: Callable[[], float] = time.monotonic
+    _habits: Habits = field(default_factory=Habits)
     runs: Runs = field(init=False)
     """Of other nodes' tasks."""
 
@@ -63,7 +68,10 @@ class Serving:
         Raises Refused, PermissionDenied, NoNodeInZone, ModelNotFound.
         """
         manifest = self._admit(submitter, ask.zone, Digest(ask.model))
+        self.warming.asked(manifest.digest, ask.warm)
         hold_s = self.hold_s if rtt_s is None else min(self.hold_s, max(2 * rtt_s, HOLD_MIN_S))
+        if submitter != self.self_id and not self._habits.asked(submitter):
+            hold_s = 0.0
         missing = not self.on_disk(manifest.digest)
         quote = self.execution.quote(
             ask,
@@ -78,6 +86,12 @@ class Serving:
         """What `infer` does, for another node: once, however often it asks. Raises what `infer` raises."""
         self._check_may_submit(submitter)
         return await self.runs.infer(message, body, submitter, lost)
+
+    async def infer_here(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
+        """What `infer` does, for this node's own tasks; one that another node gave before is not run again."""
+        if self.runs.knows(TaskId(message.task)):
+            return await self.runs.infer(message, body, submitter, lambda: False)
+        return await self.infer(message, body, submitter)
 
     async def result(self, ask: ResultAsk, submitter: NodeId, lost: Lost) -> Reply:
         """The answer of another node's task again. Raises what ended it, UnknownTask, ResultLost."""
@@ -97,6 +111,10 @@ class Serving:
         """
         deadline = self.now() + message.deadline_s
         manifest = self._admit(submitter, message.zone, Digest(message.model))
+        if submitter == self.self_id or message.max_wait_s is not None:
+            self.warming.came(manifest.digest)
+        else:
+            self._habits.took(submitter)
         path = await self.ensure(manifest)
         if submitter != self.self_id:
             self._check_willing()  # the fetch may have taken a while
@@ -131,6 +149,18 @@ class Serving:
             ),
             (ran.body,),
         )
+
+    async def warm(self, digest: Digest, asker: NodeId) -> None:
+        """Have a model in memory, because those that have it cannot do what is asked of them.
+
+        Raises PermissionDenied, Refused, ModelNotFound, TransferFailed, ModelRefused, OutOfMemory, WorkerCrashed.
+        """
+        if not self.roles_of(asker) & {"worker", "submitter"}:
+            raise PermissionDenied(f"node {asker[:8]} neither works nor submits tasks in this mesh")
+        self._check_willing()
+        manifest = self.manifest(digest)
+        if all(it.digest != digest for it in self.execution.loaded()):
+            await self.execution.load(ModelFile(digest, await self.ensure(manifest)))
 
     def _admit(self, submitter: NodeId, zone: str | None, digest: Digest) -> Manifest:
         if submitter != self.self_id:

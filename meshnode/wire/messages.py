@@ -28,6 +28,7 @@ from meshnode.wire.tasks import Submit as Submit
 from meshnode.wire.tasks import Submitted as Submitted
 from meshnode.wire.tasks import Vitals as Vitals
 from meshnode.wire.tasks import VitalsAsk as VitalsAsk
+from meshnode.wire.tasks import Warm as Warm
 from meshnode.wire.terms import PROTOCOL_VERSION as PROTOCOL_VERSION
 from meshnode.wire.terms import Count, Task, Text
 from meshnode.wire.terms import Digest as Digest
@@ -194,7 +195,7 @@ class Document(Message, frozen=True, tag="document"):
 MembershipRequest = ViewAsk | ViewRows | ViewNews | AdvertPull | StreamPing
 RelayRequest = RelayOpen | RelayOffer | RelayData | RelayClose
 LookRequest = LookAsk | ReachAsk
-TaskRequest = VitalsAsk | QuoteAsk | Infer | ResultAsk | PieceAsk | PieceListAsk
+TaskRequest = VitalsAsk | QuoteAsk | Warm | Infer | ResultAsk | PieceAsk | PieceListAsk
 PeerRequest = TrustSync | TrustPush | MembershipRequest | RelayRequest | LookRequest | TaskRequest
 TaskReply = Vitals | Quote | Inferred | Piece | PieceList
 PeerReply = Done | TrustDelta | ViewDigest | ViewNews | Adverts | Look | Reached | TaskReply

@@ -44,7 +44,8 @@ class Vitals(Message, frozen=True, tag="vitals"):
 class QuoteAsk(Message, frozen=True, tag="quote_ask"):
     """How soon could you finish this? The answer holds a place for `Quote.hold_s`.
 
-    `provider`: only a run on this one counts; empty for any.
+    `provider`: only a run on this one counts; empty for any. `warm`: so many of those that are asked at once have the
+    model in memory; 0 when others were asked about the task before.
     """
 
     task: Task
@@ -54,6 +55,13 @@ class QuoteAsk(Message, frozen=True, tag="quote_ask"):
     zone: Zone | None = None
     input_bytes: Count = 0
     provider: Provider = ""
+    warm: Count = 0
+
+
+class Warm(Message, frozen=True, tag="warm"):
+    """Have this model in memory: those that have it are asked for too much. Answered by `Done` when it is there."""
+
+    model: Hex64
 
 
 class Quote(Message, frozen=True, tag="quote"):

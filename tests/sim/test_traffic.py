@@ -36,6 +36,13 @@ def test_who_vanishes_takes_its_tasks_for_less_than_a_second() -> None:
     assert run.good > 0.995
 
 
+def test_a_rush_on_a_model_makes_as_many_copies_as_it_needs() -> None:
+    """92 % in time over the first half minute, and one load too many at most."""
+    cells = {name: Cell(name, (measure(SCENARIOS["E"], name, SEED, SECONDS),)) for name in (PRODUCT, BOUND)}
+    assert [] == missed(SCENARIOS["E"], cells)
+    assert cells[PRODUCT].runs[0].loads >= 4
+
+
 def test_a_seed_is_a_run() -> None:
     """The same latencies again, and others with another seed."""
     scenario = replace(SCENARIOS["B70"], workers=5, submitters=3)

@@ -112,7 +112,7 @@ def test_a_result_whose_link_broke_is_fetched() -> None:
 
 
 def test_a_node_whose_links_keep_breaking_is_left() -> None:
-    """Two more links are enough: then the task runs elsewhere."""
+    """Some more links are enough: then the task runs elsewhere."""
     life = task()
     life.handle(0.0, Begin())
     life.handle(0.0, Chosen(A, "a"))

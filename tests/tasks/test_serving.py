@@ -30,11 +30,25 @@ from meshnode.execution.devices import Devices
 from meshnode.links.link import Reply
 from meshnode.tasks.serving import HOLD_MIN_S, Serving
 from meshnode.wire import tensors
-from meshnode.wire.messages import Infer, Inferred, NodeId, Quote, QuoteAsk
+from meshnode.wire.messages import Digest, Infer, Inferred, NodeId, Quote, QuoteAsk
 from tests.catalog.making import plain, weights
 from tests.tasks.around import ANN, BOB, ME, MODEL
 
 COUNT = 8
+
+
+class Heard:
+    """Notes what is asked of models here."""
+
+    def __init__(self) -> None:
+        self.asked_of: list[int] = []
+        self.tasks = 0
+
+    def asked(self, model: Digest, warm: int) -> None:
+        self.asked_of.append(warm)
+
+    def came(self, model: Digest) -> None:
+        self.tasks += 1
 
 
 class Bench:
@@ -53,6 +67,7 @@ class Bench:
             changed=lambda: None,
         )
         roles = {ANN: frozenset({"submitter"}), BOB: frozenset({"worker"})}
+        self.warming = Heard()
         self.serving = Serving(
             self_id=ME,
             zone="eu/berlin",
@@ -63,6 +78,7 @@ class Bench:
             on_disk=lambda _: self.held,
             ensure=self._ensure,
             willing=lambda: self.unwilling,
+            warming=self.warming,  # type: ignore[arg-type]
         )
 
     async def infer(self, submitter: NodeId = ANN, inputs: Any = None, body: bytes | None = None, **more: Any) -> Reply:
@@ -222,3 +238,36 @@ async def test_bytes_that_do_not_fit_their_description_are_refused(bench: Bench)
     with pytest.raises(InvalidInput, match="no output 'z'"):
         await bench.infer(outputs=("z",))
     assert np.array_equal(1 + weights(COUNT), outputs(await bench.infer()))
+
+
+async def test_demand_is_counted_once_for_each_task(bench: Bench) -> None:
+    """Questions with what they say, tasks only when no question came before them, or when they are this node's own."""
+    bench.quote(warm=3)
+    bench.quote(warm=0)
+    await bench.infer()
+    assert ([3, 0], 0) == (bench.warming.asked_of, bench.warming.tasks)
+    await bench.infer(task="2" * 32, max_wait_s=5.0)
+    await bench.infer(ME, task="3" * 32)
+    assert 2 == bench.warming.tasks
+
+
+async def test_a_model_is_loaded_for_others_that_have_too_much(bench: Bench) -> None:
+    """For any member that works or submits, unless this machine is its owner's; the model is fetched first."""
+    bench.held = False
+    await bench.serving.warm(MODEL.digest, BOB)
+    assert [MODEL.digest] == [it.digest for it in bench.execution.loaded()]
+    assert 1 == len(bench.fetched)
+    await bench.serving.warm(MODEL.digest, ANN)
+    assert 1 == len(bench.fetched)
+    with pytest.raises(PermissionDenied):
+        await bench.serving.warm(MODEL.digest, NodeId("c" * 52))
+    bench.unwilling = "paused"
+    with pytest.raises(Refused):
+        await bench.serving.warm(MODEL.digest, BOB)
+
+
+async def test_no_place_is_kept_for_who_takes_none(bench: Bench) -> None:
+    """Its quotes go on, and tell how long it would wait; others' are not made worse by them."""
+    assert bench.quote(task=f"{1:032x}").hold_s > 0
+    holds = [bench.quote(task=f"{i:032x}").hold_s for i in range(2, 200)]
+    assert {0.0} == set(holds[60:])

@@ -17,7 +17,8 @@ from meshnode.execution.queue import TaskQueue
 from meshnode.routing.estimates import Estimates
 from meshnode.routing.facts import Decision, PeerFacts, Ranked, TaskFacts
 from meshnode.routing.policy import ask_more, believed, estimate, hopeless, pick, route
-from meshnode.sim.traffic.scenarios import BASE_S
+from meshnode.sim.traffic.copying import Copying
+from meshnode.sim.traffic.scenarios import BASE_S, LOAD_S
 from meshnode.sim.traffic.world import DEADLINE_S, ONE_WAY_S, RTT_S, Task, Worker, World
 from meshnode.wire.messages import Digest, NodeId, Quote, TaskId
 
@@ -42,7 +43,7 @@ class Product:
     def __init__(self, world: World) -> None:
         self.world = world
         self.settings = LAN.routing
-        self.deadlines = bool(world.scenario.overload)
+        self.deadlines = bool(world.scenario.overload) or world.scenario.cold
         self.hold_s = min(self.settings.hold_s, 2 * RTT_S)
         self.quote_timeout_s = max(4 * RTT_S, 0.01)
         self.submitters = [_Submitter(Estimates(self.settings, world.rng)) for _ in range(world.scenario.submitters)]
@@ -52,6 +53,7 @@ class Product:
             queue.handle(0.0, Offer(WARM, MODEL, 1e9))
             queue.handle(0.0, Finished(WARM, BASE_S / worker.speed))  # the run when the model was loaded
         self.waiting: list[dict[TaskId, Task]] = [{} for _ in world.workers]
+        self.copying = Copying(world, MODEL, self.settings)
         self.decision_s: list[float] = []
         self.errors: list[float] = []
         self.unasked = 0
@@ -89,10 +91,11 @@ class Product:
     ) -> None:
         """One round of questions."""
         world, me = self.world, self.submitters[task.submitter]
+        warm = sum(peer.loaded for peer in decision.candidates) if rounds == 1 else 0
 
         def ask(peer: PeerFacts) -> None:
             worker = world.workers[int(peer.id)]
-            quote = self._quote(worker, task) if worker.alive else None
+            quote = self._quote(worker, task, warm) if worker.alive else None
             if quote is not None:
                 world.after(ONE_WAY_S, lambda: quotes.__setitem__(peer.id, (peer, quote)))
 
@@ -188,7 +191,8 @@ class Product:
         weight, shortfall_s = estimates.weight(name, now), estimates.shortfall_s(name)
         facts = PeerFacts(
             name,
-            loaded=True,
+            loaded=self.copying.has(worker),
+            on_disk=True,
             suspect=suspect,
             ejected=ejected,
             rtt_s=RTT_S,
@@ -199,24 +203,27 @@ class Product:
             correction=belief.correction,
             shortfall_s=shortfall_s,
         )
-        passing = suspect or ejected or weight < 1.0 or shortfall_s
+        passing = suspect or ejected or weight < 1.0 or shortfall_s or not facts.loaded
         me.facts[worker.index] = (belief.revision, now if passing else now + 0.5, facts)
         return facts
 
     # --- the worker ---
 
-    def _quote(self, worker: Worker, task: Task) -> Quote | None:
+    def _quote(self, worker: Worker, task: Task, warm: int) -> Quote | None:
         queue, now = self.queues[worker.index], self.world.now
+        self.copying.asked(worker, warm)
         try:
             backlog_s, service_s = queue.quote(now, MODEL)
         except Refused:
             return None
         self._act(worker, queue.handle(now, Hold(TaskId(str(task.number)), MODEL, self.hold_s)))
-        return Quote(backlog_s=backlog_s, service_s=service_s, slots=1)
+        return Quote(backlog_s=backlog_s, service_s=service_s, slots=1, load_s=0.0 if worker.warm else LOAD_S)
 
     def _offer(self, task: Task, worker: Worker, refusals: int, max_wait_s: float | None) -> None:
         queue, now, name = self.queues[worker.index], self.world.now, TaskId(str(task.number))
         deadline = task.began + DEADLINE_S if self.deadlines else 1e9
+        if max_wait_s is not None:
+            self.copying.asked(worker, None)
         try:
             self.waiting[worker.index][name] = task
             worker.work += task.size
@@ -242,7 +249,9 @@ class Product:
 
     def _start(self, worker: Worker, name: TaskId, task: Task) -> None:
         world = self.world
-        run_s = worker.service_s(task.size, world.now)
+        load_s, run_s = world.load(worker), worker.service_s(task.size, world.now)
+        if load_s:
+            world.after(load_s, lambda: self.copying.loaded(worker))
         worker.line.append(task)
         task.runs += 1
 
@@ -253,4 +262,4 @@ class Product:
             self._act(worker, self.queues[worker.index].handle(world.now, Finished(name, run_s)))
             world.after(ONE_WAY_S, lambda: self.returned(task, worker, run_s))
 
-        world.after(run_s, ended)
+        world.after(load_s + run_s, ended)

@@ -13,6 +13,7 @@ BASE_S = 0.2
 WARM_UP_S = 20.0
 TROUBLE_S = 25.0
 """When something goes wrong, where it does."""
+LOAD_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Scenario:
         slow_links: every second worker hangs on 20 Mb/s, the others on 1 Gb/s, and half the tasks carry 600 KB.
         bursts: 125 % for one second in five, with `load` as the mean.
         overload: this load instead for ten seconds.
+        cold: only the first worker has the model in memory; elsewhere loading takes `LOAD_S`.
+        speed: of the slowest.
         window: what counts: tasks that began in these seconds; all after warming up when it is empty.
     """
 
@@ -40,12 +43,14 @@ class Scenario:
     slow_links: bool = False
     bursts: bool = False
     overload: float = 0.0
+    cold: bool = False
+    speed: float = 1.0
     window: tuple[float, float] = (WARM_UP_S, float("inf"))
     target: float = 2.0
 
     def speeds(self) -> list[float]:
         """Of all workers."""
-        return [self.spread ** (i / (self.workers - 1)) for i in range(self.workers)]
+        return [self.speed * self.spread ** (i / (self.workers - 1)) for i in range(self.workers)]
 
     def pace(self, index: int) -> Callable[[float], float]:
         """What a worker's speed is multiplied with at a moment."""
@@ -81,6 +86,7 @@ SCENARIOS = {
     "C": Scenario("60 %, the two fastest 10x slower for 15 s", 0.6, slowed=2, window=(25.0, 45.0), target=2.0),
     "D1": Scenario("60 %, three of 20 killed, connections reset", 0.6, killed=3, window=AFTER_KILL, target=2.0),
     "D2": Scenario("60 %, three of 20 vanish", 0.6, killed=3, silent=True, window=AFTER_KILL, target=2.5),
+    "E": Scenario("a rush on a model that one has loaded", 0.2, spread=1.0, speed=10.0, cold=True, window=(0.0, 30.0)),
     "F": Scenario("80 %, half on 20 Mb/s, half the tasks 600 KB", 0.8, slow_links=True, target=2.0),
     "G": Scenario("bursts of 125 % for 1 s in 5, mean 50 %", 0.5, bursts=True, target=1.3),
     "H": Scenario("60 %, 150 % for 10 s", 0.6, overload=1.5, window=(25.0, 40.0), target=3.0),

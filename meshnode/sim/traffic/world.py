@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from meshnode.sim.traffic.scenarios import BASE_S, TROUBLE_S, Scenario
+from meshnode.sim.traffic.scenarios import BASE_S, LOAD_S, TROUBLE_S, Scenario
 
 ONE_WAY_S = 0.001
 RTT_S = 2 * ONE_WAY_S
@@ -73,6 +73,7 @@ class Worker:
     speed: float
     bytes_s: float
     pace: Callable[[float], float]
+    warm: bool = True
     alive: bool = True
     line: deque[Task] = field(default_factory=deque)
     busy_until: float = 0.0
@@ -107,8 +108,10 @@ class World:
         self.tasks: list[Task] = []
         self.lost = 0
         self.refused = 0
+        self.loads = 0
         self.workers = [
-            Worker(i, speed, scenario.bytes_s(i), scenario.pace(i)) for i, speed in enumerate(scenario.speeds())
+            Worker(i, speed, scenario.bytes_s(i), scenario.pace(i), warm=not (scenario.cold and i))
+            for i, speed in enumerate(scenario.speeds())
         ]
         self.policy: Policy
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -158,10 +161,18 @@ class World:
     def begin(self, worker: Worker) -> None:
         """The first of the line runs."""
         task = worker.line[0]
-        run_s = worker.service_s(task.size, self.now)
+        run_s = self.load(worker) + worker.service_s(task.size, self.now)
         worker.busy_until = self.now + run_s
         task.runs += 1
         self.after(run_s, lambda: self._ran(task, worker, run_s))
+
+    def load(self, worker: Worker) -> float:
+        """What it takes until the model is in memory there."""
+        if worker.warm:
+            return 0.0
+        worker.warm = True
+        self.loads += 1
+        return LOAD_S
 
     def back(self, task: Task, *, failed: bool = False) -> None:
         """The one answer."""

@@ -1,0 +1,122 @@
+"""The parts of a node that deal with tasks, put together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshnode.catalog.manifest import Manifest
+from meshnode.config import Settings
+from meshnode.errors import MeshError
+from meshnode.execution.supervisor import Execution
+from meshnode.links.link import Link
+from meshnode.membership.view import Member
+from meshnode.routing.estimates import Estimates
+from meshnode.tasks.choosing import Chooser
+from meshnode.tasks.dispatcher import Dispatcher
+from meshnode.tasks.explaining import Explaining
+from meshnode.tasks.finding import find_member
+from meshnode.tasks.knowing import Knowing
+from meshnode.tasks.pursuit import Means
+from meshnode.tasks.serving import RolesOf, Serving
+from meshnode.tasks.warming import Warming
+from meshnode.wire.messages import Digest, NodeId
+from meshnode.wire.rng import Rng
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What tasks need of the rest of a node.
+
+    Attributes:
+        zone: this node's own, as granted.
+        view: the members; the same tuple until something changes.
+        failed: membership is told that a peer's link broke or fell silent.
+        linked: the live link to a peer, when there is one.
+        link: a link to a peer, dialled when there is none; raises PeerLost.
+        roles_of: the roles of a member's grant.
+        resolve: a model by name or digest; raises ModelNotFound.
+        manifest: of a digest; raises ModelNotFound.
+        on_disk: whether the digest is in the store.
+        ensure: the path of a model in the store, fetched when it is missing.
+        willing: why this node takes no foreign work now, or "".
+        set_aside: a peer gave a wrong result.
+        now: the monotonic clock.
+    """
+
+    self_id: NodeId
+    zone: str
+    view: Callable[[], tuple[Member, ...]]
+    failed: Callable[[NodeId, MeshError], None]
+    linked: Callable[[NodeId], Link | None]
+    link: Callable[[NodeId], Awaitable[Link]]
+    roles_of: RolesOf
+    resolve: Callable[[str], Manifest]
+    manifest: Callable[[Digest], Manifest]
+    on_disk: Callable[[Digest], bool]
+    ensure: Callable[[Manifest], Awaitable[Path]]
+    willing: Callable[[], str]
+    set_aside: Callable[[NodeId, str], None]
+    now: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """`dispatcher` for this node's own clients, `serving` for everybody who has work for it."""
+
+    dispatcher: Dispatcher
+    serving: Serving
+    estimates: Estimates
+
+
+def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -> Tasks:
+    """The parts that know each other."""
+    estimates = Estimates(settings.routing, rng)
+    knowing = Knowing(
+        world.self_id,
+        estimates,
+        world.view,
+        world.linked,
+        may_work=lambda node: "worker" in world.roles_of(node),
+    )
+    warming = Warming(
+        self_id=world.self_id,
+        settings=settings.routing,
+        knowing=knowing,
+        manifest=world.manifest,
+        service_s=lambda model: next((it.service_s for it in execution.loaded() if it.digest == model), None),
+        slots=lambda: execution.slots,
+        link=world.link,
+        now=world.now,
+    )
+    serving = Serving(
+        self_id=world.self_id,
+        zone=world.zone,
+        hold_s=settings.routing.hold_s,
+        execution=execution,
+        roles_of=world.roles_of,
+        manifest=world.manifest,
+        on_disk=world.on_disk,
+        ensure=world.ensure,
+        willing=world.willing,
+        warming=warming,
+        now=world.now,
+    )
+    chooser = Chooser(
+        self_id=world.self_id,
+        settings=settings.routing,
+        rng=rng,
+        estimates=estimates,
+        knowing=knowing,
+        explaining=Explaining(knowing.name),
+        quote_here=lambda ask: serving.quote(ask, world.self_id),
+        link=world.link,
+        linked=world.linked,
+        find=lambda wanted: find_member(world.view(), wanted),
+        now=world.now,
+    )
+    means = Means(world.self_id, chooser, world.link, serving.infer_here, world.failed, world.now)
+    dispatcher = Dispatcher(means=means, settings=settings, rng=rng, resolve=world.resolve, set_aside=world.set_aside)
+    return Tasks(dispatcher, serving, estimates)
