@@ -27,6 +27,7 @@ from meshnode.errors import ExecutionFailed, InvalidInput, MeshError, ModelRefus
 from meshnode.execution import control
 from meshnode.execution.arena import LARGE_BYTES, Arena, fill, memory_file
 from meshnode.execution.control import INLINE_BYTES, Described, Failed, Place, Proved, Ran, Run, Unloaded, Up, Wide
+from meshnode.execution.graphs import Graphs
 from meshnode.execution.proof import why_not_together
 from meshnode.execution.session import Session, first_runs
 from meshnode.execution.width import seconds
@@ -67,6 +68,7 @@ class Worker:
         self._answer_bytes_max = answer_bytes_max
         self._sessions: dict[str, Session] = {}
         self._wide: dict[str, Session] = {}
+        self._graphs = Graphs(Path("graphs"))  # in the folder that the worker was given to stand in
         self._loading: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         self._running: dict[int, ort.RunOptions] = {}
@@ -219,7 +221,8 @@ class Worker:
         with loading:
             session = self._sessions.get(digest)
             if session is None:
-                session = Session(Path(path), self._provider, self._threads)
+                session = Session(Path(path), self._provider, self._threads, graphs=self._graphs, digest=digest)
+                _give_back()  # what loading it took and left
                 with self._lock:
                     self._sessions[digest] = session
         return session
@@ -236,7 +239,8 @@ class Worker:
     def _widen(self, message: control.Widen) -> tuple[Wide, None]:
         narrow = self._session(message.digest, message.path)
         before = _rss()
-        wide = Session(Path(message.path), self._provider, self._threads_max)
+        path, digest = Path(message.path), message.digest
+        wide = Session(path, self._provider, self._threads_max, graphs=self._graphs, digest=digest)
         narrow_s, wide_s = seconds((narrow, wide), message.inputs, message.limit_s)
         kept = wide_s * WORTH_TIMES < narrow_s
         if kept:

@@ -59,8 +59,8 @@ async def started(folder: Path, settings: Settings) -> Execution:
 
 @pytest.fixture
 async def small(tmp_path: Path) -> AsyncIterator[Execution]:
-    """Room for two of the heavy models, and not for three."""
-    it = await started(tmp_path, replace(SETTINGS, memory_bytes=int(5.5 * WEIGHTS_BYTES)))
+    """Room for two models of 20 times the heavy one's weights, and not for three."""
+    it = await started(tmp_path, replace(SETTINGS, memory_bytes=55 * WEIGHTS_BYTES))
     yield it
     await it.stop()
 
@@ -81,13 +81,14 @@ async def test_the_least_recently_used_model_goes_first(small: Execution, tmp_pa
     expected = await run(small, one, X)
     await run(small, two, X)
     await run(small, one, X)
+    memory = small._own[0].memory
     for model in (one, two, three):
-        small._own[0].memory._sizes[model.digest] = 2 * WEIGHTS_BYTES  # what is measured differs a little
-    for loaded in small._own[0].memory.models.values():
-        loaded.bytes = 2 * WEIGHTS_BYTES
+        memory._sizes[model.digest] = 20 * WEIGHTS_BYTES  # what is measured differs a little
+    for loaded in memory.models.values():
+        loaded.bytes = 20 * WEIGHTS_BYTES
     assert [one.digest, two.digest] == held(small)
     await run(small, three, X)
-    small._own[0].memory.models[three.digest].bytes = 2 * WEIGHTS_BYTES
+    memory.models[three.digest].bytes = 20 * WEIGHTS_BYTES
     assert [one.digest, three.digest] == held(small)
     again = await run(small, two, X)
     assert [three.digest, two.digest] == held(small)
@@ -111,7 +112,7 @@ async def test_a_model_at_work_is_not_unloaded(small: Execution, tmp_path: Path)
     small._own[0].queue.slots = 2
     work = asyncio.create_task(done(small, model, {"x": np.float32(1)}, within_s=60))
     await until(lambda: small._own[0]._runs, "it runs")
-    small._own[0].memory.loaded(model.digest, 6 * WEIGHTS_BYTES)
+    small._own[0].memory.loaded(model.digest, 54 * WEIGHTS_BYTES)
     await asyncio.wait({asyncio.create_task(run(small, heavy(tmp_path), X))}, timeout=0.5)
     assert model.digest in held(small)
     assert not work.done()
