@@ -176,7 +176,10 @@ class Execution:
     lent_idle_s: Annotated[float, Within(0.1, 86400)] = 30.0
     """A worker process for the work of others, beside the owner's, is ended when it had nothing to do for so long."""
     gpu: bool = True
-    """Use GPUs whose provider is proven by a run."""
+    """Use GPUs and other accelerators whose provider is proven by a run."""
+    providers: tuple[str, ...] = ()
+    """ONNX Runtime's names of the accelerators to try; empty for CUDA, CoreML, DirectML and OpenVINO where they are
+    installed. TensorrtExecutionProvider must be named: it builds an engine for each shape of input, for minutes."""
 
 
 @dataclass(frozen=True, slots=True)

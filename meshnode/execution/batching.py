@@ -5,12 +5,28 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from meshnode.errors import ProtocolError
+from meshnode.execution.events import Offer
 from meshnode.execution.job import Job
 from meshnode.wire import tensors
 from meshnode.wire.messages import TensorSpec
 from meshnode.wire.tensors import ALIGN, STRING, Buffer
 
 _PAD = bytes(ALIGN)
+
+
+def offer_of(job: Job, *, keyed: bool) -> Offer:
+    """The job as the queue sees it; only with a key can it run together with others."""
+    return Offer(
+        job.task,
+        job.model.digest,
+        job.deadline,
+        job.priority,
+        alone=job.deaths > 0,
+        foreign=job.foreign,
+        key=key_of(job) if keyed and not job.deaths else None,
+        nbytes=len(job.body),
+        max_wait_s=job.max_wait_s,
+    )
 
 
 def key_of(job: Job) -> Hashable | None:

@@ -118,10 +118,12 @@ class Free(Said, frozen=True, tag="free"):
 
 
 class Up(Said, frozen=True, tag="up"):
-    """The worker is ready; a run on `provider` really worked."""
+    """The worker is ready; a run on `provider` really worked. `available` are those that are installed, which proves
+    nothing."""
 
     provider: str
     version: str
+    available: tuple[str, ...] = ()
 
 
 class Ran(Said, frozen=True, tag="ran"):

@@ -7,7 +7,6 @@ A slot is free again when the worker lets go of it, not when its job stopped wai
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import signal
@@ -27,7 +26,7 @@ from meshnode.errors import (
     WorkerCrashed,
 )
 from meshnode.execution import control
-from meshnode.execution.batching import cut, key_of, rows_of, stack
+from meshnode.execution.batching import cut, offer_of, rows_of, stack
 from meshnode.execution.control import Ran, Run
 from meshnode.execution.events import (
     Again,
@@ -35,7 +34,6 @@ from meshnode.execution.events import (
     Event,
     Expired,
     Finished,
-    Offer,
     Overdue,
     Prove,
     Proven,
@@ -45,7 +43,7 @@ from meshnode.execution.events import (
     Withdraw,
 )
 from meshnode.execution.handover import Answer, Outlet, hand_over, lay_down
-from meshnode.execution.job import Done, Job
+from meshnode.execution.job import Done, Job, fingerprint
 from meshnode.execution.memory import Memory
 from meshnode.execution.pace import WIDE_AGAIN
 from meshnode.execution.process import WorkerProcess
@@ -59,6 +57,8 @@ from meshnode.wire.tensors import Buffer
 log = logging.getLogger(__name__)
 
 CPU = "CPUExecutionProvider"
+TRIES = 3
+"""Workers for an accelerator that does not work, before it is given up until the agent starts again."""
 
 OUTSIDERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """A process does not get these by its own fault."""
@@ -99,6 +99,7 @@ class Device:
             folder=folder,
             changed=self._up,
             died=self._died,
+            tries_max=0 if provider == CPU else TRIES,
             idle=idle,
         )
         self._settings = settings
@@ -141,19 +142,7 @@ class Device:
         it = Open(job, time.monotonic(), asyncio.get_running_loop().create_future())
         self._open[job.task] = it
         try:
-            self.apply(
-                Offer(
-                    job.task,
-                    job.model.digest,
-                    job.deadline,
-                    job.priority,
-                    alone=job.deaths > 0,
-                    foreign=job.foreign,
-                    key=None if job.deaths or self._settings.batch_max < 2 or self.queue.idle else key_of(job),
-                    nbytes=len(job.body),
-                    max_wait_s=job.max_wait_s,
-                )
-            )
+            self.apply(offer_of(job, keyed=self._settings.batch_max > 1 and not self.queue.idle))
             while (done := await it.turn) is None:
                 if it.unwanted is not None:
                     raise it.unwanted
@@ -387,9 +376,7 @@ class Device:
         if len(running) != 1 or self.prover.busy or -code in OUTSIDERS:
             return
         job = running[0].job
-        inputs = hashlib.sha256(repr(job.inputs).encode())
-        inputs.update(job.body)
-        if self._quarantine.crashed(time.monotonic(), job.model.digest, inputs.digest(), why):
+        if self._quarantine.crashed(time.monotonic(), job.model.digest, fingerprint(job), why):
             log.warning("model %s is not run here for a while: it keeps killing its worker", job.model.digest[:12])
 
     def _go(self, work: Coroutine[None, None, None]) -> None:

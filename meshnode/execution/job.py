@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,13 @@ class Job:
     max_wait_s: float | None = None
     provider: str = ""
     once: bool = False
+
+
+def fingerprint(job: Job) -> bytes:
+    """A digest of what the model is given: the same for the same task, sent by whomever."""
+    inputs = hashlib.sha256(repr(job.inputs).encode())
+    inputs.update(job.body)
+    return inputs.digest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ class WorkerProcess:
     """See the module's docstring.
 
     Args:
+        tries_max: a worker that was never ready is given up after so many; 0 = never.
         idle: run in the lowest scheduling class, on what nobody else wants.
         changed: told True when a process became ready and False when it died.
         died: told the exit code and the last words of one that was ready, before what was open fails.
@@ -71,10 +72,12 @@ class WorkerProcess:
         folder: Path,
         changed: Callable[[bool], None],
         died: Callable[[int, str], None] = lambda code, why: None,
+        tries_max: int = 0,
         idle: bool = False,
     ) -> None:
         self.provider = provider
         self.runtime = ""
+        self.available: tuple[str, ...] = ()
         self.idle = Footprint()
         """What it took when it was ready, before any model."""
         self.deaths = 0
@@ -85,6 +88,7 @@ class WorkerProcess:
         self._changed = changed
         self._tell_death = died
         self._idle = idle
+        self._tries_max = tries_max
         self._life: Incarnation | None = None
         self._ids = 0
         self._stopping = False
@@ -235,6 +239,9 @@ class WorkerProcess:
                 failures += 1
                 self.failure = why
                 self._turned()
+                if failures == self._tries_max:
+                    log.warning("%s is not used: %d workers for it did not become ready", self.provider, failures)
+                    return
                 await asyncio.sleep(min(0.25 * 2**failures, RESTART_MAX_S))
 
     def _begin(self) -> Incarnation:
@@ -289,6 +296,7 @@ class WorkerProcess:
 
     def _heard(self, life: Incarnation, message: FromWorker, fd: int | None) -> None:
         if isinstance(message, Up):
+            self.available, self._tries_max = message.available, 0
             self.runtime, self.idle = message.version, footprint(life.process.pid)
             self.failure = ""
             self._ready.set()

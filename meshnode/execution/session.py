@@ -192,9 +192,17 @@ def _open(model: Path | bytes, provider: str, threads: int, **more: Any) -> ort.
         setattr(options, name, value)
     try:
         source = str(model) if isinstance(model, Path) else model
-        return ort.InferenceSession(source, options, providers=[provider] if provider == CPU else [provider, CPU])
+        beside = [] if provider == CPU else [CPU]
+        return ort.InferenceSession(source, options, providers=[*with_options(provider), *beside])
     except Exception as error:
         raise _load_error(error) from error
+
+
+def with_options(provider: str) -> list[Any]:
+    """The provider as ONNX Runtime hears of it; CUDA is to compute floats as floats, and not to hoard memory."""
+    if provider == "CUDAExecutionProvider":
+        return [(provider, {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"})]
+    return [provider]
 
 
 def _from_graphs(path: Path, threads: int, graphs: Graphs, key: str) -> ort.InferenceSession:

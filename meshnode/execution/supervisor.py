@@ -28,7 +28,14 @@ from meshnode.wire.messages import Digest, Quote, QuoteAsk, TaskId
 
 log = logging.getLogger(__name__)
 
-CUDA = "CUDAExecutionProvider"
+NVIDIA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+ACCELERATORS = (
+    "CUDAExecutionProvider",
+    "CoreMLExecutionProvider",
+    "DmlExecutionProvider",
+    "OpenVINOExecutionProvider",
+)
+"""Tried where ONNX Runtime has them. TensorRT is tried only when it is named: it builds an engine for minutes."""
 LOAD_BYTES_S = 500e6
 """What loading a model from disk is believed to take before it was seen: bytes a second."""
 START_S = 0.5
@@ -72,17 +79,15 @@ class Execution:
         self._idle: dict[str, asyncio.TimerHandle] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._closed = ""
+        self._looked = False
         self.patient = False
         """The owner waits until what runs of others' has ended by itself: a drain."""
         self._stopping = False
 
     async def start(self) -> None:
-        """Start a worker for the CPU and, where NVML shows GPUs, one for CUDA; they become ready by themselves."""
+        """Start a worker for the CPU, which finds out what else is installed; they become ready by themselves."""
         self._own.append(self._device(CPU))
-        if self._settings.gpu and self._machine.gpus:
-            self._own.append(self._device(CUDA))
-        for device in self._own:
-            device.process.start()
+        self._own[0].process.start()
 
     async def stop(self) -> None:
         """End the workers; waiting jobs fail."""
@@ -301,8 +306,23 @@ class Execution:
         )
 
     def _device_changed(self) -> None:
-        if not self._stopping:
-            self._changed()
+        if self._stopping:
+            return
+        if len(self._own) == 1 and not self._looked and self._own[0].queue.up:
+            self._looked = True
+            for provider in self._accelerators(self._own[0].process.available):
+                device = self._device(provider)
+                self._own.append(device)
+                device.process.start()
+        self._changed()
+
+    def _accelerators(self, available: tuple[str, ...]) -> list[str]:
+        """Providers that are worth a try: each then proves itself by a run, in a worker of its own, or is not used."""
+        if not self._settings.gpu:
+            return []
+        wanted = self._settings.providers or ACCELERATORS
+        there = self._machine.gpus
+        return [it for it in wanted if it in available and it != CPU and (there or it not in NVIDIA)]
 
     def _best(self, model: Digest, now: float, provider: str, foreign: bool) -> Device:
         """The device that would finish first by what is known. Raises Refused when none is of that provider."""

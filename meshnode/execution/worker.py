@@ -29,7 +29,7 @@ from meshnode.execution.arena import LARGE_BYTES, Arena, fill, memory_file
 from meshnode.execution.control import INLINE_BYTES, Described, Failed, Place, Proved, Ran, Run, Unloaded, Up, Wide
 from meshnode.execution.graphs import Graphs
 from meshnode.execution.proof import why_not_together
-from meshnode.execution.session import Session, first_runs
+from meshnode.execution.session import CPU, Session, first_runs, with_options
 from meshnode.execution.width import seconds
 from meshnode.wire import tensors
 from meshnode.wire.messages import TensorSpec
@@ -76,7 +76,10 @@ class Worker:
 
     def prove(self) -> None:
         """Run something on the provider, then tell the agent; exits when it does not work."""
-        session = ort.InferenceSession(PROOF, providers=[self._provider])
+        options = ort.SessionOptions()
+        if self._provider != CPU:  # else what the provider does not take runs on the CPU, and nobody is told
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        session = ort.InferenceSession(PROOF, options, providers=with_options(self._provider))
         if session.get_providers()[0] != self._provider:
             sys.exit(f"{self._provider} is listed, and ONNX Runtime fell back to {session.get_providers()[0]}")
         session.disable_fallback()
@@ -84,7 +87,8 @@ class Worker:
         (y,) = session.run(None, {"x": x})
         if not np.array_equal(y, x @ x):
             sys.exit(f"{self._provider} computes wrongly")
-        control.send(self._connection, Up(self._provider, ort.__version__))
+        available = tuple(ort.get_available_providers())
+        control.send(self._connection, Up(self._provider, ort.__version__, available))
 
     def serve(self) -> None:
         """A thread's life."""
@@ -297,7 +301,7 @@ def main() -> None:
     outbound = Arena(outbound_fd, nbytes)
     os.close(inbound_fd)
     os.close(outbound_fd)
-    if provider != "CPUExecutionProvider" and hasattr(ort, "preload_dlls"):
+    if provider != CPU and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA's libraries, where they were installed beside us
     worker = Worker(connection, inbound, outbound, provider, threads, threads * slots, int(sys.argv[8]))
     worker.prove()
