@@ -16,10 +16,10 @@ from typing import Any
 from meshnode.catalog.fetch import Fetcher
 from meshnode.catalog.index import Catalog
 from meshnode.catalog.store import Store
-from meshnode.config import Settings, host_port
+from meshnode.config import Manners, Settings, host_port
 from meshnode.edge.advertising import Advertiser, content
 from meshnode.edge.events import Events
-from meshnode.edge.learning import learn, make_room, refresh_catalog, set_aside, unwilling
+from meshnode.edge.learning import learn, refresh_catalog, set_aside, unwilling
 from meshnode.edge.local import LocalDoor
 from meshnode.edge.meeting import Meeting
 from meshnode.edge.node import Control, Node
@@ -109,12 +109,13 @@ class Agent:
             folder=home / "worker",
             changed=lambda: self._advertiser.soon(),
             answer_bytes_max=settings.links.body_bytes_max,
+            apart=lambda: owner.manners is Manners.POLITE and bool(owner.reading.display),
         )
         owner = Watch(
             home,
             settings,
             Machine(settings.manners),
-            changed=lambda: make_room(self.node),
+            changed=lambda: execution.welcome(owner.reason),
             tell=lambda: self._advertiser.soon(),
         )
         fetcher = Fetcher(store, settings.catalog, self._ask_piece, self._holders)

@@ -160,16 +160,26 @@ class Execution:
     """ONNX Runtime's intra-op threads per run."""
     arena_bytes: Annotated[int, Within(1 * MIB, 2**40)] = 256 * MIB
     """Shared memory for tensors, each way. It is sparse: only what is used is taken from the machine."""
+    memory_bytes: Annotated[int, Within(0, 2**50)] = 0
+    """Models in one worker's memory, together; 0 = half of the machine's. The least recently used one goes first."""
     load_timeout_s: Annotated[float, Within(0.1, 86400)] = 60.0
     """A model that takes longer to load is refused and its worker replaced."""
     probe_timeout_s: Annotated[float, Within(0.01, 3600)] = 10.0
     """When a model is added it runs on zeros, to be measured; one that takes longer is refused."""
     cancel_grace_s: Annotated[float, Within(0.01, 3600)] = 2.0
     """A run that ignores its deadline or a cancel for so long has its worker killed."""
+    batch_max: Annotated[int, Within(1, 1024)] = 32
+    """Waiting tasks of one model that run as one, where the model is proven to give each the same answer as alone; 1 =
+    never. Nothing waits for others to come. More raises throughput, and the time that each of them runs."""
     service_prior_s: Annotated[float, Within(1e-6, 1e6)] = 0.05
     """What a run is believed to take before the first measurement."""
+    lent_idle_s: Annotated[float, Within(0.1, 86400)] = 30.0
+    """A worker process for the work of others, beside the owner's, is ended when it had nothing to do for so long."""
     gpu: bool = True
-    """Use GPUs whose provider is proven by a run."""
+    """Use GPUs and other accelerators whose provider is proven by a run."""
+    providers: tuple[str, ...] = ()
+    """ONNX Runtime's names of the accelerators to try; empty for CUDA, CoreML, DirectML and OpenVINO where they are
+    installed. TensorrtExecutionProvider must be named: it builds an engine for each shape of input, for minutes."""
 
 
 @dataclass(frozen=True, slots=True)

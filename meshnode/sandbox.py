@@ -1,8 +1,8 @@
 """Start a child process with nothing: what it inherits is what it is given.
 
 A scrubbed environment, an own empty folder to stand in, no core dumps, only the named file descriptors, the end of
-the parent as its own end, and a ceiling on its address space. Taking away the child's view of files and network is
-not done here yet.
+the parent as its own end, a ceiling on its address space, and where it is wanted the lowest scheduling class. Taking
+away the child's view of files and network is not done here yet.
 """
 
 from __future__ import annotations
@@ -29,12 +29,22 @@ KEPT = (
 )
 """Of the parent's environment a child sees only these; ORT_* and PYTHON* could change what it loads or runs."""
 _PR_SET_PDEATHSIG = 1
+NICEST = 19
 
 
 def start(
-    module: str, arguments: Sequence[str], *, folder: Path, fds: Sequence[int], address_space_bytes: int | None
+    module: str,
+    arguments: Sequence[str],
+    *,
+    folder: Path,
+    fds: Sequence[int],
+    address_space_bytes: int | None,
+    idle: bool = False,
 ) -> subprocess.Popen[bytes]:
-    """`python -m module ARGUMENTS` in `folder`; the descriptors keep their numbers. Raises OSError."""
+    """`python -m module ARGUMENTS` in `folder`; the descriptors keep their numbers. Raises OSError.
+
+    `idle`: it gets the processor time that nobody else wants.
+    """
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
     environment |= {"PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1", "OMP_NUM_THREADS": "1"}
     # The package's own folder comes first, for a checkout that is not installed.
@@ -49,14 +59,15 @@ def start(
         stderr=subprocess.PIPE,
         pass_fds=tuple(fds),
         start_new_session=True,
-        preexec_fn=_Limits(os.getpid(), address_space_bytes),
+        preexec_fn=_Limits(os.getpid(), address_space_bytes, idle),
     )
 
 
 class _Limits:
     """Runs in the child between fork and exec: no allocation worth the name, no imports."""
 
-    def __init__(self, parent: int, address_space_bytes: int | None) -> None:
+    def __init__(self, parent: int, address_space_bytes: int | None, idle: bool) -> None:
+        self._idle = idle
         self._parent = parent
         self._address_space_bytes = address_space_bytes
         self._libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -66,6 +77,11 @@ class _Limits:
             self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != self._parent:
                 os._exit(1)  # the parent died before it could be asked for
+        if self._idle:
+            if hasattr(os, "SCHED_IDLE"):
+                os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+            else:
+                os.nice(NICEST)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if self._address_space_bytes is not None:
             resource.setrlimit(resource.RLIMIT_AS, (self._address_space_bytes, self._address_space_bytes))

@@ -19,7 +19,7 @@ class Result(Mapping[str, Array]):
         seconds: from submission to result, as the agent saw it.
         run_seconds, queue_seconds: at the node that ran it.
         provider: the ONNX Runtime provider that ran it.
-        precision: the widest float type of the model's inputs and outputs, "" when it has none.
+        precision: the widest float type of the model's inputs and weights, "" when it has none.
         batch: how many tasks ran as one.
         quoted_seconds: what was expected of the attempt that brought it; None when nothing was.
         model: the digest of the model.

@@ -52,12 +52,6 @@ def set_aside(node: Node, estimates: Estimates, peer: NodeId, why: str) -> None:
         estimates.failed(peer, now)
 
 
-def make_room(node: Node) -> None:
-    """This machine is its owner's alone from now on, or not any more: others' tasks that wait go elsewhere."""
-    if node.owner.reason and (count := node.serving.hand_back(node.owner.reason)):
-        log.info("%d waiting tasks of other nodes are handed back: %s", count, node.owner.reason)
-
-
 def unwilling(node: Node, *, stopping: bool) -> str:
     """Why this node takes no work of others now; or nothing."""
     if stopping:

@@ -318,6 +318,7 @@ async def _resume(node: Node, _: Nothing) -> JSON:
 
 async def _drain(node: Node, _: Nothing) -> JSON:
     """A pause that hands back what waits, and ends when nothing of others runs any more."""
+    node.execution.patient = True
     handed_back = node.serving.hand_back("it is drained")
     node.owner.pause(None)
     while node.serving.runs.tasks:  # noqa: ASYNC110 - watched for as long as a run takes: an event would tell no more

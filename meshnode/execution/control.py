@@ -44,7 +44,11 @@ class Said(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
 
 
 class Run(Said, frozen=True, tag="run"):
-    """Run a model that lies at `path`, loading it first when need be. `free` are outbound blocks that were read."""
+    """Run a model that lies at `path`, loading it first when need be. `free` are outbound blocks that were read.
+
+    `rows`: the inputs are those of several tasks, one after the other, with so many rows each. `wide`: on all threads,
+    when the model is loaded for that.
+    """
 
     id: int
     digest: str
@@ -54,6 +58,8 @@ class Run(Said, frozen=True, tag="run"):
     body: bytes = b""
     place: Place | None = None
     free: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
+    wide: bool = False
 
 
 class Load(Said, frozen=True, tag="load"):
@@ -70,6 +76,26 @@ class Probe(Said, frozen=True, tag="probe"):
     id: int
     path: str
     run_s: float
+
+
+class Prove(Said, frozen=True, tag="prove"):
+    """Find out within `limit_s` whether tasks whose inputs look like these may run as one."""
+
+    id: int
+    digest: str
+    path: str
+    inputs: tuple[TensorSpec, ...]
+    limit_s: float
+
+
+class Widen(Said, frozen=True, tag="widen"):
+    """Find out within `limit_s` what a run on all threads takes, with inputs that look like these."""
+
+    id: int
+    digest: str
+    path: str
+    inputs: tuple[TensorSpec, ...]
+    limit_s: float
 
 
 class Unload(Said, frozen=True, tag="unload"):
@@ -92,14 +118,17 @@ class Free(Said, frozen=True, tag="free"):
 
 
 class Up(Said, frozen=True, tag="up"):
-    """The worker is ready; a run on `provider` really worked."""
+    """The worker is ready; a run on `provider` really worked. `available` are those that are installed, which proves
+    nothing."""
 
     provider: str
     version: str
+    available: tuple[str, ...] = ()
 
 
 class Ran(Said, frozen=True, tag="ran"):
-    """A run ended well. `loaded_bytes` is the growth of memory when the model was loaded for it."""
+    """A run ended well. `loaded_bytes` is the growth of memory when the model was loaded for it; `precision` is the
+    widest float type among the model's inputs and weights."""
 
     id: int
     outputs: tuple[TensorSpec, ...]
@@ -107,6 +136,7 @@ class Ran(Said, frozen=True, tag="ran"):
     body: bytes = b""
     place: Place | None = None
     loaded_bytes: int | None = None
+    precision: str = ""
 
 
 class Described(Said, frozen=True, tag="described"):
@@ -118,6 +148,23 @@ class Described(Said, frozen=True, tag="described"):
     memory_bytes: int
     run_s: float | None = None
     metadata: dict[str, str] = {}
+
+
+class Proved(Said, frozen=True, tag="proved"):
+    """The answer to Prove: why not, or "" when they may."""
+
+    id: int
+    why_not: Annotated[str, Meta(max_length=8192)] = ""
+
+
+class Wide(Said, frozen=True, tag="wide"):
+    """The answer to Widen: seconds on one thread and on all; loaded for that too when `kept`, which took so much."""
+
+    id: int
+    narrow_s: float
+    wide_s: float
+    kept: bool
+    memory_bytes: int
 
 
 class Unloaded(Said, frozen=True, tag="unloaded"):
@@ -135,8 +182,8 @@ class Failed(Said, frozen=True, tag="failed"):
     hint: Annotated[str, Meta(max_length=8192)] = ""
 
 
-ToWorker = Run | Load | Probe | Unload | Terminate | Free
-FromWorker = Up | Ran | Described | Unloaded | Failed
+ToWorker = Run | Load | Probe | Prove | Widen | Unload | Terminate | Free
+FromWorker = Up | Ran | Described | Proved | Wide | Unloaded | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker = msgspec.msgpack.Decoder(ToWorker)

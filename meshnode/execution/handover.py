@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from meshnode.errors import OutOfMemory, WorkerCrashed
 from meshnode.execution.arena import Arena, contents, fill, memory_file
-from meshnode.execution.control import INLINE_BYTES, Place
+from meshnode.execution.control import INLINE_BYTES, Free, Place, Ran
+from meshnode.execution.process import Incarnation, WorkerProcess
+from meshnode.wire.tensors import Buffer
 
 T = TypeVar("T")
+FREES_MAX = 16
+"""So many blocks that were read are told to the worker at once, unless a run tells it before."""
 
 
 async def hand_over(inbound: Arena, body: memoryview) -> tuple[bytes, Place | None, int | None]:
@@ -37,6 +42,101 @@ async def hand_over(inbound: Arena, body: memoryview) -> tuple[bytes, Place | No
         os.close(fd)
         raise
     return b"", Place(-1, nbytes), fd
+
+
+def lay_down(inbound: Arena, parts: Sequence[Buffer]) -> tuple[bytes, Place | None] | None:
+    """The same for many small parts at once; None when the arena has no room."""
+    nbytes = sum(map(len, parts))
+    if nbytes <= INLINE_BYTES:
+        return b"".join(parts), None
+    offset = inbound.allocate(nbytes)
+    if offset is None:
+        return None
+    at = offset
+    for part in parts:
+        inbound.memory[at : at + len(part)] = part
+        at += len(part)
+    return b"", Place(offset, nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a worker said, the memory file that came with it, and which life of it that was."""
+
+    message: Ran
+    fd: int | None
+    life: Incarnation
+
+
+@dataclass(slots=True)
+class Outlet:
+    """The way out of a worker: each answer is taken or discarded, once, and its block given back.
+
+    Args:
+        answer_bytes_max: no answer is larger.
+        hold_bytes: a block of this size is given back at once.
+    """
+
+    process: WorkerProcess
+    answer_bytes_max: int
+    hold_bytes: int
+    _frees: list[int] = field(default_factory=list)
+
+    def given_back(self) -> tuple[int, ...]:
+        """Blocks that were read, to be told to the worker by whoever asks."""
+        frees, self._frees = tuple(self._frees), []
+        return frees
+
+    def forget(self) -> None:
+        """The worker is dead, and with it its blocks."""
+        self._frees = []
+
+    def discard(self, answer: Answer) -> None:
+        """Nobody wants it."""
+        if answer.fd is not None:
+            os.close(answer.fd)
+        if answer.message.place is not None and answer.message.place.offset >= 0:
+            self._give_back(answer, answer.message.place)
+
+    async def take(self, answer: Answer) -> Buffer:
+        """Copy the outputs, so that their block is free again before anybody has taken the bytes.
+
+        Raises WorkerCrashed for an answer that cannot be, OutOfMemory.
+        """
+        if (data := self.take_now(answer)) is not None:
+            return data
+        place, fd = answer.message.place, answer.fd
+        assert place is not None
+        if fd is None:
+            raise WorkerCrashed("the worker's answer came without its memory")
+        return await take(fd, place.nbytes)
+
+    def take_now(self, answer: Answer) -> Buffer | None:
+        """The same for what is small; None for what lies in a memory file of its own."""
+        place, fd, life = answer.message.place, answer.fd, answer.life
+        if place is None:
+            return answer.message.body
+        offset, nbytes = place.offset, place.nbytes
+        if nbytes > self.answer_bytes_max:
+            if fd is not None:
+                os.close(fd)
+            self.process.kill("it answered with more than any message carries")
+            raise WorkerCrashed(f"the worker's answer has {nbytes} bytes; {self.answer_bytes_max} are allowed")
+        if offset < 0:
+            return None
+        if not 0 <= offset <= offset + nbytes <= len(life.outbound):
+            self.process.kill("it named memory that it does not have")
+            raise WorkerCrashed("the worker's answer lies outside its memory")
+        data = life.outbound[offset : offset + nbytes]
+        self._give_back(answer, place)
+        return data
+
+    def _give_back(self, answer: Answer, place: Place) -> None:
+        if self.process.life is not answer.life:
+            return  # another one has not given this block
+        self._frees.append(place.offset)
+        if len(self._frees) >= FREES_MAX or place.nbytes > self.hold_bytes:
+            self.process.tell(Free(self.given_back()))
 
 
 async def take(fd: int, nbytes: int) -> memoryview:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,11 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A task to run here; `deadline` is monotonic seconds."""
+    """A task to run here; `deadline` is monotonic seconds.
+
+    `max_wait_s`: it is to begin within that, or be refused. `provider`: on this one, or not at all. `once`: it must
+    never be run a second time.
+    """
 
     task: TaskId
     model: ModelFile
@@ -31,19 +36,34 @@ class Job:
     priority: Priority = "normal"
     foreign: bool = False
     deaths: int = 0
+    max_wait_s: float | None = None
     provider: str = ""
-    """Run it on this one only; empty for any."""
+    once: bool = False
+
+
+def fingerprint(job: Job) -> bytes:
+    """A digest of what the model is given: the same for the same task, sent by whomever."""
+    inputs = hashlib.sha256(repr(job.inputs).encode())
+    inputs.update(job.body)
+    return inputs.digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a job brought: the outputs' specs and bytes."""
+    """What a job brought: the outputs' specs and bytes.
+
+    `batch` is how many tasks ran as one, `precision` the widest float type that the model computes in, `backlog_s` the
+    work that waits here now.
+    """
 
     specs: tuple[TensorSpec, ...]
     body: Buffer
     queue_s: float
     run_s: float
     provider: str
+    precision: str = ""
+    batch: int = 1
+    backlog_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

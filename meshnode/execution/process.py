@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from meshnode import sandbox
 from meshnode.errors import BY_CODE, MeshError, ProtocolError, WorkerCrashed
 from meshnode.execution import control
@@ -32,6 +34,10 @@ RESTART_MAX_S = 30.0
 STDERR_BYTES = 4096
 
 
+Heard = Callable[[FromWorker | MeshError, int | None], None]
+"""Told what came back, and the file descriptor that came with it; or what went wrong."""
+
+
 @dataclass(slots=True)
 class Incarnation:
     """One life of the process: what dies with it."""
@@ -40,7 +46,7 @@ class Incarnation:
     connection: socket.socket
     inbound: Arena
     outbound: mmap.mmap
-    open: dict[int, asyncio.Future[tuple[FromWorker, int | None]]] = field(default_factory=dict)
+    open: dict[int, Heard] = field(default_factory=dict)
     unsent: deque[tuple[ToWorker, int | None]] = field(default_factory=deque)
 
 
@@ -48,7 +54,10 @@ class WorkerProcess:
     """See the module's docstring.
 
     Args:
+        tries_max: a worker that was never ready is given up after so many; 0 = never.
+        idle: run in the lowest scheduling class, on what nobody else wants.
         changed: told True when a process became ready and False when it died.
+        died: told the exit code and the last words of one that was ready, before what was open fails.
     """
 
     def __init__(
@@ -62,18 +71,28 @@ class WorkerProcess:
         address_space_bytes: int | None,
         folder: Path,
         changed: Callable[[bool], None],
+        died: Callable[[int, str], None] = lambda code, why: None,
+        tries_max: int = 0,
+        idle: bool = False,
     ) -> None:
         self.provider = provider
         self.runtime = ""
+        self.available: tuple[str, ...] = ()
+        self.idle = Footprint()
+        """What it took when it was ready, before any model."""
         self.deaths = 0
         self._arguments = (provider, str(threads), str(slots), str(answer_bytes_max))
         self._arena_bytes = arena_bytes
         self._address_space_bytes = address_space_bytes
         self._folder = folder
         self._changed = changed
+        self._tell_death = died
+        self._idle = idle
+        self._tries_max = tries_max
         self._life: Incarnation | None = None
         self._ids = 0
         self._stopping = False
+        self._renewing = False
         self._tending: asyncio.Task[None] | None = None
         self._died = asyncio.Event()
         self._ready = asyncio.Event()
@@ -81,7 +100,8 @@ class WorkerProcess:
         self.failure = ""
 
     def start(self) -> None:
-        """Begin; `changed(True)` follows when it is ready."""
+        """Begin, also anew after a stop; `changed(True)` follows when it is ready."""
+        self._stopping = False
         self._tending = asyncio.ensure_future(self._tend())
 
     async def stop(self) -> None:
@@ -90,8 +110,21 @@ class WorkerProcess:
         if self._tending is not None:
             self._tending.cancel()
             await asyncio.gather(self._tending, return_exceptions=True)
-        if self._life is not None:
-            self._end(self._life, "the agent is stopping")
+            self._tending = None
+        was_ready = self._ready.is_set()
+        self._ready.clear()
+        if was_ready:
+            self._changed(False)
+        life, self._life = self._life, None
+        if life is not None:
+            life.process.kill()
+            await asyncio.to_thread(life.process.wait)  # the kernel takes a large one apart for a while
+            self._end(life, "it was told to stop")
+
+    @property
+    def started(self) -> bool:
+        """Whether it was told to begin, and not to stop since."""
+        return self._tending is not None and not self._stopping
 
     @property
     def life(self) -> Incarnation | None:
@@ -112,14 +145,29 @@ class WorkerProcess:
 
     def ask(self, id: int, message: ToWorker, fd: int | None = None) -> asyncio.Future[tuple[FromWorker, int | None]]:
         """Send a message; the future gets the answer and its file descriptor, or what went wrong."""
-        life = self._life
         answer: asyncio.Future[tuple[FromWorker, int | None]] = asyncio.get_running_loop().create_future()
-        if life is None:
-            answer.set_exception(WorkerCrashed(f"the {self.provider} worker is not there"))
-            return answer
-        life.open[id] = answer
-        self.tell(message, fd)
+
+        def heard(said: FromWorker | MeshError, fd: int | None) -> None:
+            if answer.done():
+                if fd is not None:
+                    os.close(fd)
+            elif isinstance(said, MeshError):
+                answer.set_exception(said)
+            else:
+                answer.set_result((said, fd))
+
+        self.begin(id, message, fd, heard)
         return answer
+
+    def begin(self, id: int, message: ToWorker, fd: int | None, heard: Heard) -> None:
+        """Send a message; `heard` is called with the answer, once, at the moment that it is read."""
+        life = self._life
+        if life is None:
+            error = WorkerCrashed(f"the {self.provider} worker is not there")
+            asyncio.get_running_loop().call_soon(heard, error, None)
+            return
+        life.open[id] = heard
+        self.tell(message, fd)
 
     def tell(self, message: ToWorker, fd: int | None = None) -> None:
         """Send a message that has no answer."""
@@ -140,6 +188,15 @@ class WorkerProcess:
         """End the process now; it is replaced."""
         if self._life is not None:
             log.warning("the %s worker is killed: %s", self.provider, why)
+            self._life.process.kill()
+
+    def renew(self, why: str) -> None:
+        """Replace the process, in which nothing is at work."""
+        if self._life is not None:
+            log.info("the %s worker is replaced: %s", self.provider, why)
+            self._renewing = True
+            self._ready.clear()
+            self._changed(False)
             self._life.process.kill()
 
     # --- its life ---
@@ -163,18 +220,28 @@ class WorkerProcess:
                 failures = 0
                 self._changed(True)
             await self._died.wait()
+            if self._renewing:
+                self._renewing = False
+                await asyncio.to_thread(life.process.wait)
+                self._end(life, "it was replaced")
+                continue
             was_ready = self._ready.is_set()
             self._ready.clear()
             self.deaths += 1
-            why = await asyncio.to_thread(_last_words, life.process)
             if was_ready:
-                self._changed(False)
+                self._changed(False)  # before anything else is given to it
+            code, why = await asyncio.to_thread(_last_words, life.process)
+            if was_ready:
+                self._tell_death(code, why)
             self._end(life, why)
             log.warning("the %s worker died: %s", self.provider, why)
             if not was_ready:
                 failures += 1
                 self.failure = why
                 self._turned()
+                if failures == self._tries_max:
+                    log.warning("%s is not used: %d workers for it did not become ready", self.provider, failures)
+                    return
                 await asyncio.sleep(min(0.25 * 2**failures, RESTART_MAX_S))
 
     def _begin(self) -> Incarnation:
@@ -192,6 +259,7 @@ class WorkerProcess:
                 folder=self._folder,
                 fds=fds,
                 address_space_bytes=self._address_space_bytes,
+                idle=self._idle,
             )
             life = Incarnation(
                 process,
@@ -228,20 +296,20 @@ class WorkerProcess:
 
     def _heard(self, life: Incarnation, message: FromWorker, fd: int | None) -> None:
         if isinstance(message, Up):
-            self.runtime = message.version
+            self.available, self._tries_max = message.available, 0
+            self.runtime, self.idle = message.version, footprint(life.process.pid)
             self.failure = ""
             self._ready.set()
             self._turned()
             return
-        answer = life.open.pop(message.id, None)
-        if answer is None or answer.done():
+        heard = life.open.pop(message.id, None)
+        if heard is None:
             if fd is not None:
                 os.close(fd)
-            return
-        if isinstance(message, Failed):
-            answer.set_exception(BY_CODE.get(message.code, MeshError)(message.message, hint=message.hint))
+        elif isinstance(message, Failed):
+            heard(BY_CODE.get(message.code, MeshError)(message.message, hint=message.hint), fd)
         else:
-            answer.set_result((message, fd))
+            heard(message, fd)
 
     def _turned(self) -> None:
         turn, self._turn = self._turn, asyncio.Event()
@@ -275,16 +343,32 @@ class WorkerProcess:
         for _, fd in life.unsent:
             if fd is not None:
                 os.close(fd)
-        for answer in life.open.values():
-            if not answer.done():
-                answer.set_exception(WorkerCrashed(f"the worker died while it ran this: {why}"))
-        life.open.clear()
         if self._life is life:
             self._life = None
+        unheard, life.open = list(life.open.values()), {}
+        for heard in unheard:
+            heard(WorkerCrashed(f"the worker died while it ran this: {why}"), None)
 
 
-def _last_words(process: subprocess.Popen[bytes]) -> str:
-    """How the process ended, and the last line it wrote."""
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a process takes of the machine's memory, and how much of that it shares with nobody."""
+
+    resident_bytes: int = 0
+    private_bytes: int = 0
+
+
+def footprint(pid: int) -> Footprint:
+    """Nothing for a process that is gone."""
+    try:
+        memory = psutil.Process(pid).memory_info()
+    except psutil.Error:
+        return Footprint()
+    return Footprint(int(memory.rss), int(memory.rss - getattr(memory, "shared", 0)))
+
+
+def _last_words(process: subprocess.Popen[bytes]) -> tuple[int, str]:
+    """The exit code; how the process ended, and the last line it wrote."""
     try:
         code = process.wait(5)
     except subprocess.TimeoutExpired:
@@ -294,5 +378,5 @@ def _last_words(process: subprocess.Popen[bytes]) -> str:
     last = text.splitlines()[-1][:300] if text else ""
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"
-        return f"signal {-code} ({name})" + (f": {last}" if last else "")
-    return f"exit {code}" + (f": {last}" if last else "")
+        return code, f"signal {-code} ({name})" + (f": {last}" if last else "")
+    return code, f"exit {code}" + (f": {last}" if last else "")

@@ -21,6 +21,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from meshnode.errors import ExecutionFailed, InvalidInput, MeshError, ModelRefused, OutOfMemory
 from meshnode.execution.control import TensorInfo
+from meshnode.execution.graphs import ENTRY_BYTES_MAX, WORTH_BYTES_S, WORTH_S, Graphs
+from meshnode.execution.precision import widest
 from meshnode.wire.tensors import DTYPES, STRING, Array, word_of
 
 _TENSOR = re.compile(r"tensor\((\w+)\)")
@@ -58,24 +60,20 @@ _PER_BYTE = {"uint4": 2, "int4": 2, "float4e2m1": 2, "uint2": 4, "int2": 4}
 _NATIVE = frozenset(
     word for word, dtype in DTYPES.items() if dtype.kind in "fiubc" and dtype.type.__module__ == "numpy"
 ) | {STRING}
+CPU = "CPUExecutionProvider"
 _CPU = native.OrtDevice(0, 0, 0)
 
 
 class Session:
     """A loaded model. Raises ModelRefused when ONNX Runtime will not have it, OutOfMemory when it does not fit."""
 
-    def __init__(self, path: Path, provider: str, threads: int) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.enable_cpu_mem_arena = provider != "CPUExecutionProvider" or threads > 0
-        providers = [provider] if provider == "CPUExecutionProvider" else [provider, "CPUExecutionProvider"]
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:
-            raise _load_error(error) from error
+    def __init__(
+        self, path: Path, provider: str, threads: int, *, graphs: Graphs | None = None, digest: str = ""
+    ) -> None:
+        if graphs is None or provider != CPU or not digest:
+            self._session = _open(path, provider, threads)
+        else:
+            self._session = _from_graphs(path, threads, graphs, graphs.key(digest, provider))
         self._session.disable_fallback()
         if self._session.get_providers()[0] != provider:
             raise ModelRefused(f"{provider} did not take the model; ONNX Runtime fell back to the CPU")
@@ -87,6 +85,7 @@ class Session:
         }
         self._declared = {info.name: info for info in self.outputs}
         self._plain = all(info.dtype in _NATIVE for info in (*self._accepted.values(), *self.outputs))
+        self.precision = widest([info.dtype for info in self._accepted.values()], path)
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], options: ort.RunOptions) -> dict[str, Array]:
@@ -181,6 +180,60 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 def _names(infos: Mapping[str, TensorInfo]) -> str:
     return ", ".join(f"{name} ({describe(info)})" for name, info in list(infos.items())[:16]) or "none"
+
+
+def _open(model: Path | bytes, provider: str, threads: int, **more: Any) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for name, value in more.items():
+        setattr(options, name, value)
+    try:
+        source = str(model) if isinstance(model, Path) else model
+        beside = [] if provider == CPU else [CPU]
+        return ort.InferenceSession(source, options, providers=[*with_options(provider), *beside])
+    except Exception as error:
+        raise _load_error(error) from error
+
+
+def with_options(provider: str) -> list[Any]:
+    """The provider as ONNX Runtime hears of it; CUDA is to compute floats as floats, and not to hoard memory."""
+    if provider == "CUDAExecutionProvider":
+        return [(provider, {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"})]
+    return [provider]
+
+
+def _from_graphs(path: Path, threads: int, graphs: Graphs, key: str) -> ort.InferenceSession:
+    """As it was optimised before; or from the file, and kept for the next time when that took long."""
+    if (kept := graphs.find(key)) is not None:
+        try:
+            return _open(kept, CPU, threads, graph_optimization_level=ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+        except MeshError:
+            graphs.drop(key)
+    draft = graphs.draft() if _may_be_kept(path) else None
+    if draft is None:
+        return _open(path, CPU, threads)
+    began = time.thread_time()
+    try:
+        session = _open(path, CPU, threads, optimized_model_filepath=str(draft))
+    except MeshError:
+        draft.unlink(missing_ok=True)
+        return _open(path, CPU, threads)  # the fault may be the disk's
+    if time.thread_time() - began > WORTH_S + path.stat().st_size / WORTH_BYTES_S:
+        graphs.keep(key, draft)
+    else:
+        draft.unlink(missing_ok=True)
+    return session
+
+
+def _may_be_kept(path: Path) -> bool:
+    """Not too large, and all in one file: what lies beside it is found by its place."""
+    try:
+        return path.stat().st_size <= ENTRY_BYTES_MAX and sum(1 for _ in path.parent.iterdir()) == 1
+    except OSError:
+        return False
 
 
 def _info(node: Any) -> TensorInfo:

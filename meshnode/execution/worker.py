@@ -8,12 +8,15 @@ end of the socket is gone.
 from __future__ import annotations
 
 import base64
+import ctypes
 import mmap
 import os
 import socket
 import sys
 import threading
 import time
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +26,11 @@ import psutil
 from meshnode.errors import ExecutionFailed, InvalidInput, MeshError, ModelRefused, OutOfMemory
 from meshnode.execution import control
 from meshnode.execution.arena import LARGE_BYTES, Arena, fill, memory_file
-from meshnode.execution.control import INLINE_BYTES, Described, Failed, Place, Ran, Run, Unloaded, Up
-from meshnode.execution.session import Session, first_runs
+from meshnode.execution.control import INLINE_BYTES, Described, Failed, Place, Proved, Ran, Run, Unloaded, Up, Wide
+from meshnode.execution.graphs import Graphs
+from meshnode.execution.proof import why_not_together
+from meshnode.execution.session import CPU, Session, first_runs, with_options
+from meshnode.execution.width import seconds
 from meshnode.wire import tensors
 from meshnode.wire.messages import TensorSpec
 from meshnode.wire.tensors import Array
@@ -33,6 +39,10 @@ PROOF = base64.b64decode(
     "CAgSADpEChEKAXgKAXgSAXkiBk1hdE11bBIFcHJvb2ZaEwoBeBIOCgwIARIICgIIBAoCCARiEwoBeRIOCgwIARIICgIIBAoCCARCBAoAEA0="
 )
 """A 4x4 MatMul: a provider is only believed when it ran this."""
+UNWANTED_MAX = 1024
+"""Runs that were stopped lately; a run is stopped at most this many messages after it was asked for."""
+WORTH_TIMES = 1.25
+"""A run on all threads must be so much quicker: it keeps others from starting, and the model is in memory twice."""
 COPIES = 2
 """Of the outputs on their way out: the memory file, and what the agent makes of it."""
 
@@ -47,22 +57,29 @@ class Worker:
         outbound: Arena,
         provider: str,
         threads: int,
+        threads_max: int,
         answer_bytes_max: int,
     ) -> None:
         self._connection = connection
         self._inbound = inbound
         self._outbound = outbound
         self._provider = provider
-        self._threads = threads
+        self._threads, self._threads_max = threads, threads_max
         self._answer_bytes_max = answer_bytes_max
         self._sessions: dict[str, Session] = {}
+        self._wide: dict[str, Session] = {}
+        self._graphs = Graphs(Path("graphs"))  # in the folder that the worker was given to stand in
         self._loading: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         self._running: dict[int, ort.RunOptions] = {}
+        self._unwanted: deque[int] = deque(maxlen=UNWANTED_MAX)
 
     def prove(self) -> None:
         """Run something on the provider, then tell the agent; exits when it does not work."""
-        session = ort.InferenceSession(PROOF, providers=[self._provider])
+        options = ort.SessionOptions()
+        if self._provider != CPU:  # else what the provider does not take runs on the CPU, and nobody is told
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        session = ort.InferenceSession(PROOF, options, providers=with_options(self._provider))
         if session.get_providers()[0] != self._provider:
             sys.exit(f"{self._provider} is listed, and ONNX Runtime fell back to {session.get_providers()[0]}")
         session.disable_fallback()
@@ -70,7 +87,8 @@ class Worker:
         (y,) = session.run(None, {"x": x})
         if not np.array_equal(y, x @ x):
             sys.exit(f"{self._provider} computes wrongly")
-        control.send(self._connection, Up(self._provider, ort.__version__))
+        available = tuple(ort.get_available_providers())
+        control.send(self._connection, Up(self._provider, ort.__version__, available))
 
     def serve(self) -> None:
         """A thread's life."""
@@ -89,11 +107,18 @@ class Worker:
                     self._answer(message.id, lambda: self._load(message))  # noqa: B023 - called at once
                 case control.Probe():
                     self._answer(message.id, lambda: self._probe(message))  # noqa: B023 - called at once
+                case control.Prove():
+                    self._answer(message.id, lambda: self._prove(message))  # noqa: B023 - called at once
+                case control.Widen():
+                    self._answer(message.id, lambda: self._widen(message))  # noqa: B023 - called at once
                 case control.Unload():
                     with self._lock:
                         self._sessions.pop(message.digest, None)
+                        self._wide.pop(message.digest, None)
+                    _give_back()
                     control.send(self._connection, Unloaded(message.id))
                 case control.Terminate():
+                    self._unwanted.append(message.id)  # first: its run may be on its way from another thread
                     options = self._running.get(message.id)
                     if options is not None:
                         options.terminate = True
@@ -120,21 +145,26 @@ class Worker:
         for offset in message.free:
             self._outbound.free(offset)
         inputs = self._inputs(message, fd)
-        before = _rss() if message.digest not in self._sessions else None
-        session = self._session(message.digest, message.path)
         options = ort.RunOptions()
         self._running[message.id] = options
         try:
+            before = _rss() if message.digest not in self._sessions else None
+            session = self._wide.get(message.digest) if message.wide else None
+            session = session or self._session(message.digest, message.path)
+            if message.id in self._unwanted:
+                raise ExecutionFailed("the run was stopped before it began")
             began = time.perf_counter()
             results = session.run(inputs, message.outputs, options)
             run_s = time.perf_counter() - began
         finally:
             del self._running[message.id]
+        if message.rows:
+            _check_rows(results, sum(message.rows))
         specs, parts = tensors.encode(results)
         self._check_size(specs, sum(map(len, parts)))
         body, place, out = self._place(parts)
         grown = None if before is None else max(0, _rss() - before)
-        return Ran(message.id, specs, run_s, body, place, grown), out
+        return Ran(message.id, specs, run_s, body, place, grown, session.precision), out
 
     def _inputs(self, message: Run, fd: int | None) -> dict[str, Array]:
         """Views of the inputs, wherever they lie."""
@@ -195,7 +225,8 @@ class Worker:
         with loading:
             session = self._sessions.get(digest)
             if session is None:
-                session = Session(Path(path), self._provider, self._threads)
+                session = Session(Path(path), self._provider, self._threads, graphs=self._graphs, digest=digest)
+                _give_back()  # what loading it took and left
                 with self._lock:
                     self._sessions[digest] = session
         return session
@@ -204,6 +235,25 @@ class Worker:
         before = _rss()
         session = self._session(message.digest, message.path)
         return Described(message.id, session.inputs, session.outputs, max(0, _rss() - before)), None
+
+    def _prove(self, message: control.Prove) -> tuple[Proved, None]:
+        session = self._session(message.digest, message.path)
+        return Proved(message.id, why_not_together(session, message.inputs, message.limit_s)), None
+
+    def _widen(self, message: control.Widen) -> tuple[Wide, None]:
+        narrow = self._session(message.digest, message.path)
+        before = _rss()
+        path, digest = Path(message.path), message.digest
+        wide = Session(path, self._provider, self._threads_max, graphs=self._graphs, digest=digest)
+        narrow_s, wide_s = seconds((narrow, wide), message.inputs, message.limit_s)
+        kept = wide_s * WORTH_TIMES < narrow_s
+        if kept:
+            with self._lock:
+                self._wide[message.digest] = wide
+        del wide
+        if not kept:
+            _give_back()
+        return Wide(message.id, narrow_s, wide_s, kept, max(0, _rss() - before)), None
 
     def _probe(self, message: control.Probe) -> tuple[Described, None]:
         before = _rss()
@@ -217,10 +267,25 @@ class Worker:
                 run_s = None  # zeros suit not every model; that it loads is what had to be known
         else:
             raise ModelRefused("no output of the model is a tensor, and only tensors can be carried")
-        return (
-            Described(message.id, session.inputs, session.outputs, max(0, _rss() - before), run_s, session.metadata),
-            None,
-        )
+        grown = max(0, _rss() - before)
+        described = Described(message.id, session.inputs, session.outputs, grown, run_s, session.metadata)
+        del session
+        _give_back()
+        return described, None
+
+
+def _check_rows(results: dict[str, Array], rows: int) -> None:
+    """What several tasks asked for together must come apart again."""
+    for name, array in results.items():
+        if array.shape[:1] != (rows,):
+            raise ExecutionFailed(f"output {name!r} of {rows} rows has shape {list(array.shape)}")
+
+
+def _give_back() -> None:
+    """Have the allocator let go of what is free; only glibc needs to be asked."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _rss() -> int:
@@ -236,9 +301,9 @@ def main() -> None:
     outbound = Arena(outbound_fd, nbytes)
     os.close(inbound_fd)
     os.close(outbound_fd)
-    if provider != "CPUExecutionProvider" and hasattr(ort, "preload_dlls"):
+    if provider != CPU and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA's libraries, where they were installed beside us
-    worker = Worker(connection, inbound, outbound, provider, threads, answer_bytes_max=int(sys.argv[8]))
+    worker = Worker(connection, inbound, outbound, provider, threads, threads * slots, int(sys.argv[8]))
     worker.prove()
     for _ in range(slots):
         threading.Thread(target=worker.serve, daemon=True).start()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from meshnode.config import KIB, Links
 
 UNKNOWN_S = 1.0
-"""What a round trip may take before one was measured, as TCP assumes (RFC 6298)."""
+"""What a round trip may take at most before one was measured, as TCP assumes (RFC 6298)."""
 ROUND_TRIP_MAX_S = 3.0
 PINGS_MAX = 64
 """Unanswered pings that are remembered: longer round trips than this many beats are not measured."""
@@ -30,6 +30,8 @@ class Heartbeat:
         self._settings = settings
         self.heard_at = now
         self._variation_s = 0.0
+        self._unknown_s = UNKNOWN_S
+        self._began = now
         self._pings: dict[int, float] = {}
         self._asked_at = float("-inf")
         self._nonce = 0
@@ -39,8 +41,12 @@ class Heartbeat:
     @property
     def round_trip_s(self) -> float:
         """What is allowed for one: the usual time and four times its usual deviation, as TCP reckons."""
-        usual_s = UNKNOWN_S if self.rtt_s is None else self.rtt_s + 4 * self._variation_s
+        usual_s = self._unknown_s if self.rtt_s is None else self.rtt_s + 4 * self._variation_s
         return min(usual_s, ROUND_TRIP_MAX_S)
+
+    def opened(self, now: float) -> None:
+        """The peer's HELLO is there: TLS took one round trip at least, so twice as long as all that will do for one."""
+        self._unknown_s = min(UNKNOWN_S, 2 * (now - self._began))
 
     def heard(self, now: float) -> None:
         """Any byte came."""

@@ -60,7 +60,7 @@ class Link(asyncio.BufferedProtocol):
         self._peer: Peer | None = None
         self._proven: NodeId | None = None
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._loop = asyncio.get_running_loop()
+        self._loop = self._ready.get_loop()
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader(side.settings)
         self._writer = FrameWriter(side.settings)
@@ -69,8 +69,7 @@ class Link(asyncio.BufferedProtocol):
         self._next_stream = 1 if dialled else 2
         self._calls: dict[int, asyncio.Future[Received]] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
-        self._closing = False
-        self._going_away = False
+        self._closing = self._going_away = False
         self._beat: asyncio.TimerHandle | None = None
         self._heartbeat = Heartbeat(side.settings, self._now())
 
@@ -320,12 +319,13 @@ class Link(asyncio.BufferedProtocol):
 
     def _hello(self, hello: Hello) -> None:
         if messages.PROTOCOL_VERSION not in hello.versions:
-            raise ProtocolError(f"{hello.name} speaks versions {hello.versions}, this one {messages.PROTOCOL_VERSION}")
+            raise ProtocolError(f"{hello.name} speaks versions {hello.versions}, not {messages.PROTOCOL_VERSION}")
         if self._proven is not None and hello.id != self._proven:
             raise ProtocolError(f"the HELLO of node {self._proven[:8]} names node {hello.id[:8]}")
         address = None if self._side.local or self._transport is None else self._transport.get_extra_info("peername")
         self._peer = peer_of(hello, address or None, local=self._side.local)
         self._writer.peer_bytes_max = hello.body_bytes_max or self._settings.body_bytes_max
+        self._heartbeat.opened(self._now())
         self._arm()
         if not self._ready.done():
             self._ready.set_result(None)

@@ -24,8 +24,6 @@ from meshnode.tasks.zones import in_zone
 from meshnode.wire.messages import Digest, Infer, Inferred, NodeId, QuoteAsk, ResultAsk, TaskId
 
 HOLD_MIN_S = 0.002
-FLOATS = ("float8e4m3fn", "float8e5m2", "bfloat16", "float16", "float", "double")
-"""Widest last."""
 
 RolesOf = Callable[[NodeId], frozenset[str]]
 """The roles of a member's grant; empty for a node that is not one, or no longer."""
@@ -76,7 +74,11 @@ class Serving:
             hold_s = 0.0
         missing = not self.on_disk(manifest.digest)
         quote = self.execution.quote(
-            ask, fetch_bytes=manifest.size if missing else 0, size_bytes=manifest.size, hold_s=hold_s
+            ask,
+            fetch_bytes=manifest.size if missing else 0,
+            size_bytes=manifest.size,
+            hold_s=hold_s,
+            foreign=submitter != self.self_id,
         )
         return Reply(quote, ())
 
@@ -99,7 +101,7 @@ class Serving:
     def hand_back(self, why: str) -> int:
         """Refuse others' tasks that wait here and have not begun, so that they go elsewhere; how many."""
         refusal = Refused(f"this node takes no foreign work: {why}", retry_after_s=1.0)
-        return sum(self.execution.hand_back(task, refusal) for task in self.runs.tasks)
+        return self.execution.hand_back(refusal)
 
     async def infer(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
         """Run the task here and answer with its tensors.
@@ -127,7 +129,9 @@ class Serving:
                 priority=message.priority,
                 foreign=submitter != self.self_id,
                 deaths=message.deaths,
+                max_wait_s=message.max_wait_s,
                 provider=message.provider,
+                once=message.once,
             )
         )
         return Reply(
@@ -139,7 +143,9 @@ class Serving:
                 run_s=ran.run_s,
                 checksum=0 if submitter == self.self_id else await checksum((ran.body,)),
                 provider=ran.provider,
-                precision=precision(manifest),
+                precision=ran.precision,
+                batch=ran.batch,
+                backlog_s=ran.backlog_s,
             ),
             (ran.body,),
         )
@@ -178,9 +184,3 @@ class Serving:
     def _check_willing(self) -> None:
         if reason := self.willing():
             raise Refused(f"this node takes no foreign work: {reason}", retry_after_s=1.0)
-
-
-def precision(manifest: Manifest) -> str:
-    """The widest float type of the model's inputs and outputs; empty when it has none."""
-    found = {tensor.dtype for tensor in (*manifest.inputs, *manifest.outputs)}
-    return max((dtype for dtype in FLOATS if dtype in found), key=FLOATS.index, default="")

@@ -61,7 +61,7 @@ async def test_an_agent_that_nobody_can_reach_is_told_how_to_listen(node: Node) 
 async def test_a_worker_that_does_not_come_up_is_found(node: Node) -> None:
     """The reason is told, and where to read more."""
     await node.execution.ready()
-    process = node.execution._devices[0].process
+    process = node.execution._own[0].process
     process._ready.clear()
     process.failure = "exit 1: libonnx is missing"
     row = (await rows_of(node))["worker"]

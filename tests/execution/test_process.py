@@ -170,7 +170,7 @@ async def test_stopping_fails_what_is_open(tmp_path: Path) -> None:
         id = it.next_id()
         answer = it.ask(id, control.Unload(id, ""))
         await it.stop()
-        with pytest.raises(WorkerCrashed, match="stopping"):
+        with pytest.raises(WorkerCrashed, match="told to stop"):
             await answer
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import psutil
 import pytest
 from onnx import TensorProto, helper
@@ -20,14 +18,12 @@ from onnx import TensorProto, helper
 from meshnode.config import Execution as Settings
 from meshnode.errors import DeadlineExceeded, InvalidInput, ModelRefused, OutOfMemory, WorkerCrashed
 from meshnode.execution.devices import Devices
-from meshnode.execution.job import Job, ModelFile
+from meshnode.execution.job import ModelFile
 from meshnode.execution.supervisor import CPU, Execution
-from meshnode.wire import tensors
-from meshnode.wire.messages import Digest, TaskId
+from tests.execution.making import endless, run, save, value_info
 
 SETTINGS = Settings(concurrency=2, arena_bytes=8 * 1024 * 1024, cancel_grace_s=0.5, probe_timeout_s=0.5)
 ANSWER_BYTES_MAX = 32_000_000
-value_info = helper.make_tensor_value_info
 
 
 @pytest.fixture
@@ -52,14 +48,6 @@ async def execution(tmp_path: Path) -> AsyncIterator[Execution]:
         ]
 
 
-def save(folder: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any], initializer: Any = ()) -> ModelFile:
-    graph = helper.make_graph(nodes, "g", inputs, outputs, list(initializer))
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    path = folder / f"{secrets.token_hex(4)}.onnx"
-    onnx.save(model, path)
-    return ModelFile(Digest(secrets.token_hex(32)), path)
-
-
 def echo(folder: Path) -> ModelFile:
     nodes = [helper.make_node("Identity", ["x"], ["y"])]
     return save(
@@ -68,35 +56,6 @@ def echo(folder: Path) -> ModelFile:
         [value_info("x", TensorProto.FLOAT, ["b", "n"])],
         [value_info("y", TensorProto.FLOAT, ["b", "n"])],
     )
-
-
-def endless(folder: Path) -> ModelFile:
-    """Loops until it is stopped."""
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["c"], ["co"]), helper.make_node("Mul", ["v", "v"], ["vo"])],
-        "body",
-        [
-            value_info("i", TensorProto.INT64, []),
-            value_info("c", TensorProto.BOOL, []),
-            value_info("v", TensorProto.FLOAT, []),
-        ],
-        [value_info("co", TensorProto.BOOL, []), value_info("vo", TensorProto.FLOAT, [])],
-    )
-    return save(
-        folder,
-        [helper.make_node("Loop", ["", "go", "x"], ["y"], body=body)],
-        [value_info("x", TensorProto.FLOAT, [])],
-        [value_info("y", TensorProto.FLOAT, [])],
-        [helper.make_tensor("go", TensorProto.BOOL, [], [True])],
-    )
-
-
-async def run(it: Execution, model: ModelFile, inputs: dict[str, Any], within_s: float = 30.0) -> dict[str, Any]:
-    specs, parts = tensors.encode(inputs)
-    body = memoryview(b"".join(parts))
-    task = TaskId(secrets.token_hex(16))
-    done = await it.run(Job(task, model, specs, body, (), time.monotonic() + within_s))
-    return tensors.decode(done.specs, done.body)
 
 
 async def until_running(it: Execution) -> None:

@@ -50,6 +50,14 @@ def test_three_missed_beats_are_silence() -> None:
     assert 0.7 < silent < 0.8
 
 
+def test_before_the_first_answer_the_way_to_hello_says_how_far_the_peer_is() -> None:
+    """A neighbour that falls silent at once is noticed as soon as any; one far away is given its time."""
+    for opened_s, allowed_s in ((0.01, 0.02), (0.3, 0.6), (5.0, 1.0)):
+        it = Heartbeat(S, 0.0)
+        it.opened(opened_s)
+        assert allowed_s == it.round_trip_s
+
+
 def test_a_late_beat_is_our_own_fault() -> None:
     """A beat that comes late judges nobody: what the peer said may lie unread."""
     it = Heartbeat(S, 0.0)

@@ -17,6 +17,7 @@ from tests.mesh.test_tasks import with_echo
 from tests.owner.machine import plant
 from tests.owner.test_presence import interrupts, session
 
+MODELS = Path(__file__).resolve().parents[2] / "models"
 X = {"x": np.zeros((1, 1), np.float32)}
 
 
@@ -84,6 +85,38 @@ def test_nothing_is_lost_while_a_node_pauses_and_resumes(mesh_rig: Rig) -> None:
     assert [] == load.errors
     assert 0 == load.wrong
     assert load.sent == load.answered
+
+
+def test_a_task_moves_when_the_owner_wants_his_machine(mesh_rig: Rig) -> None:
+    """It runs, its node is paused, and it is answered by another one; the first has stopped at once."""
+    agents = mesh_rig.mesh(2)
+    with meshnode.Client(home=agents[0].home) as client:
+        client.add_model(MODELS / "slow" / "model.onnx", name="slow")
+    submitter = mesh_rig.start("submitter", agents[0].command("invite", "--role", "submitter").stdout.strip())
+    wait_for(lambda: submitter.status()["models"], within_s=10, why="the model is known")
+    agents[0].command("pause")
+    wait_for(lambda: paused(submitter, agents[0]), within_s=15, why="one worker is left")
+    # Some eight seconds of work on a machine that has nothing else to do, so that the pause finds it running.
+    inputs = {"x": np.full((1, 64), 0.5, np.float32), "rounds": np.int64(12_000_000)}
+    with meshnode.Client(home=submitter.home) as client:
+        future = client.submit("slow", inputs, timeout=300)
+        wait_for(lambda: in_flight(agents[1]), within_s=60, why="it runs")
+        agents[0].command("resume")
+        wait_for(lambda: not paused(submitter, agents[0]), within_s=15, why="another worker is there")
+        assert 1 == in_flight(agents[1])
+
+        agents[1].command("pause")
+
+        wait_for(lambda: not in_flight(agents[1]), within_s=2, why="the machine is its owner's")
+        result = future.result(timeout=300)
+    assert agents[0].id == result.node
+    assert [(agents[1].id, "refused"), (agents[0].id, "ok")] == [(it.node, it.outcome) for it in result.attempts]
+
+
+def in_flight(agent: Agent) -> int:
+    """Tasks at that node, by its own word."""
+    number: int = next(row for row in agent.status()["nodes"] if row["self"])["in_flight"]
+    return number
 
 
 def test_a_pause_outlives_a_restart(mesh_rig: Rig) -> None:

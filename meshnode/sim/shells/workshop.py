@@ -28,23 +28,23 @@ class Workshop:
         self._queue: deque[asyncio.Future[None]] = deque()
         self._running: asyncio.Future[None] | None = None
         self._here: dict[TaskId, asyncio.Future[None]] = {}
+        self._foreign: dict[TaskId, None] = {}
 
     @property
     def busy(self) -> int:
         """Tasks that are here."""
         return len(self._here)
 
-    def quote(self, ask: QuoteAsk, *, fetch_bytes: int, size_bytes: int, hold_s: float) -> Quote:
+    def quote(self, ask: QuoteAsk, *, fetch_bytes: int, size_bytes: int, hold_s: float, foreign: bool = False) -> Quote:
         """How long it would take."""
         return Quote(backlog_s=self.busy * self._service_s, service_s=self._service_s, slots=self.slots, hold_s=hold_s)
 
-    def hand_back(self, task: TaskId, error: Refused) -> bool:
-        """Give a task up that waits here; whether it did."""
-        turn = self._here.get(task)
-        if turn is None or turn.done():
-            return False
-        turn.set_exception(error)
-        return True
+    def hand_back(self, error: Refused) -> int:
+        """Give up what waits here for others; how many."""
+        waiting = [self._here[task] for task in self._foreign if not self._here[task].done()]
+        for turn in waiting:
+            turn.set_exception(error)
+        return len(waiting)
 
     def loaded(self) -> list[LoadedModel]:
         """What was run or asked for."""
@@ -68,6 +68,8 @@ class Workshop:
         """Take its turn and its time. Raises DeadlineExceeded, Refused."""
         began = self._loop.time()
         turn = self._here[job.task] = self._loop.create_future()
+        if job.foreign:
+            self._foreign[job.task] = None
         self._queue.append(turn)
         self._next()
         try:
@@ -83,6 +85,7 @@ class Workshop:
         finally:
             if self._here.get(job.task) is turn:
                 del self._here[job.task]
+                self._foreign.pop(job.task, None)
             if self._running is turn:
                 self._running = None
             self._next()

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from meshnode.config import LAN
 from meshnode.errors import Refused
-from meshnode.execution.queue import Effect, Expired, Finished, Hold, Offer, Ready, Start, TaskQueue
+from meshnode.execution.events import Effect, Expired, Finished, Hold, Offer, Overdue, Ready, Start
+from meshnode.execution.queue import TaskQueue
 from meshnode.routing.estimates import Estimates
 from meshnode.routing.facts import Decision, PeerFacts, Ranked, TaskFacts
 from meshnode.routing.policy import ask_more, believed, estimate, hopeless, pick, route
@@ -224,11 +225,9 @@ class Product:
         if max_wait_s is not None:
             self.copying.asked(worker, None)
         try:
-            if max_wait_s is not None and queue.backlog_s(now) > max_wait_s:
-                raise Refused("it would wait too long")
             self.waiting[worker.index][name] = task
             worker.work += task.size
-            self._act(worker, queue.handle(now, Offer(name, MODEL, deadline)))
+            self._act(worker, queue.handle(now, Offer(name, MODEL, deadline, max_wait_s=max_wait_s)))
         except Refused as error:
             if self.waiting[worker.index].pop(name, None) is not None:
                 worker.work -= task.size
@@ -245,6 +244,8 @@ class Product:
                 self._start(worker, effect.task, task)
             elif isinstance(effect, Expired):
                 self.world.after(ONE_WAY_S, lambda task=task: self.world.back(task, failed=True))  # type: ignore[misc]
+            elif isinstance(effect, Overdue):
+                self.world.after(ONE_WAY_S, lambda task=task: self._refused(task, 0))  # type: ignore[misc]
 
     def _start(self, worker: Worker, name: TaskId, task: Task) -> None:
         world = self.world

@@ -1,0 +1,125 @@
+"""What the queue of a worker is told, and what it wants done."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from meshnode.wire.messages import Digest, Priority, TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A task wants in.
+
+    `alone`: it has killed a worker before, or may have, and runs only by itself. `key`: tasks with the same one may
+    run as one, `nbytes` are its tensors; None for a task that runs on its own. `max_wait_s`: no later than that, or
+    not at all.
+    """
+
+    task: TaskId
+    model: Digest
+    deadline: float
+    priority: Priority = "normal"
+    alone: bool = False
+    foreign: bool = False
+    key: Hashable | None = None
+    nbytes: int = 0
+    max_wait_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A submitter was quoted: keep a place for a moment, about the two round trips until the task can be here."""
+
+    task: TaskId
+    model: Digest
+    hold_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run ended, of one task or of those that began with it; `run_s` is None when it says nothing about speed."""
+
+    task: TaskId
+    run_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A run ended without telling who of its tasks is to blame: each waits again, to run on its own.
+
+    `alone`: the worker died, so nothing else may run beside them.
+    """
+
+    task: TaskId
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Nobody wants the task any more. A running one goes on until its worker lets go of it."""
+
+    task: TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """Tasks of the model may (True) or may not (False) run as one; None when nobody found out."""
+
+    model: Digest
+    ok: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker can (True) or cannot (False) take work."""
+
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Widened:
+    """A run of the model on all threads takes so long, and is or is not worth it; None: nobody knows any more."""
+
+    model: Digest
+    ok: bool | None
+    run_s: float = 0.0
+
+
+Event = Offer | Hold | Finished | Again | Withdraw | Proven | Widened | Ready
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Give the task to the worker, and with it, as one run, its mates; `wide`: on all threads."""
+
+    task: TaskId
+    mates: tuple[TaskId, ...] = ()
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The task's deadline passed while it waited; it was not run."""
+
+    task: TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """The task waited for as long as its submitter let it; so much work is still ahead of it."""
+
+    task: TaskId
+    backlog_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prove:
+    """Two tasks of a model wait together: find out whether they could run as one, on inputs like this task's."""
+
+    task: TaskId
+    model: Digest
+
+
+Effect = Start | Expired | Overdue | Prove

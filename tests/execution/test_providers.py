@@ -1,0 +1,78 @@
+"""Accelerators: tried where they are installed, believed after a run, and never pretended."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from meshnode.config import Execution as Settings
+from meshnode.execution.device import CPU
+from meshnode.execution.devices import Devices, Gpu
+from meshnode.execution.supervisor import ACCELERATORS, Execution
+from tests.waiting import until
+
+SETTINGS = Settings(concurrency=1, arena_bytes=8 * 1024 * 1024)
+CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
+GPU = [Gpu("a GPU that is only claimed", 10**9)]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def new(folder: Path, settings: Settings = SETTINGS, gpus: list[Gpu] | None = None) -> Execution:
+    machine = Devices(cores=1, memory_total=psutil.virtual_memory().total, gpus=gpus or [])
+    return Execution(settings, machine, folder=folder / "w", changed=lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "expected"),
+    [
+        (SETTINGS, GPU, [CUDA, "CoreMLExecutionProvider"]),
+        (SETTINGS, [], ["CoreMLExecutionProvider"]),
+        (replace(SETTINGS, gpu=False), GPU, []),
+        (replace(SETTINGS, providers=(TENSORRT, CPU)), GPU, [TENSORRT]),
+        (replace(SETTINGS, providers=("DmlExecutionProvider",)), GPU, []),
+    ],
+)
+def test_what_is_worth_a_try(tmp_path: Path, settings: Settings, gpus: list[Gpu], expected: list[str]) -> None:
+    """What is installed and wanted; NVIDIA's only where a GPU of theirs is seen; TensorRT only by name."""
+    available = (TENSORRT, CUDA, "CoreMLExecutionProvider", CPU)
+    assert expected == new(tmp_path, settings, gpus)._accelerators(available)
+    assert TENSORRT not in ACCELERATORS
+
+
+async def test_an_accelerator_that_does_not_work_is_not_advertised(tmp_path: Path) -> None:
+    """Installed, and no device behind it: it is tried, given up with the reason, and the CPU is all there is."""
+    it = new(tmp_path, gpus=GPU)
+    await it.start()
+    try:
+        async with asyncio.timeout(60):
+            await it.ready()
+        if CUDA not in it._own[0].process.available:
+            pytest.skip("this ONNX Runtime was built without CUDA")
+        device = await until(lambda: next((d for d in it._own if d.provider == CUDA), None), "CUDA is tried")
+        await until(lambda: device.queue.up or device.process.failure, "CUDA was tried")
+        if device.queue.up:
+            pytest.skip("CUDA works here: scripts/gpu-check has more to say")
+        assert (CPU,) == it.providers
+        tending = device.process._tending
+        assert tending is not None
+        await until(tending.done, "it was given up")
+        assert 3 == device.process.deaths
+        assert (CPU,) == it.providers
+    finally:
+        await it.stop()
+
+
+def test_the_check_says_when_there_is_nothing_to_check() -> None:
+    """Without a GPU it exits 2 and says that nothing is proven; with one it proves or names what is wrong."""
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "gpu-check"], capture_output=True, text=True, timeout=300)
+    if Devices.probe().gpus:
+        assert done.returncode in (0, 1), done.stderr
+    else:
+        assert (2, "") == (done.returncode, done.stderr)
+        assert "nothing was checked" in done.stdout
