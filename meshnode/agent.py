@@ -356,11 +356,13 @@ class Agent:
 
     async def _rejoin(self, token: str) -> str:
         self.joined = await enter(self._keeper, token, node_name(self._settings))
+        self.node.discovery.left()
         asyncio.get_running_loop().call_later(0.1, self._again.set)  # once the answer is written
         return self._keeper.statements.mesh_name
 
     async def _leave(self) -> None:
         statement = self._keeper.leave()
+        self.node.discovery.left()
         self.node.trust.publish([statement.data])
         asyncio.get_running_loop().call_later(0.3, self._stopping.set)  # once peers and the caller have heard
 

@@ -54,7 +54,7 @@ class Links:
     heartbeat_s: Annotated[float, Within(0.01, 60)] = 0.25
     """Heartbeat interval while requests are open. Smaller notices a silent peer sooner and costs frames."""
     heartbeat_misses: Annotated[int, Within(1, 1000)] = 3
-    """So many heartbeats unanswered make a peer silent: 0.75 s at the default interval."""
+    """So many heartbeats unanswered make a peer silent: 0.75 s at the default interval, and a round trip more."""
     idle_ping_s: Annotated[float, Within(0.1, 3600)] = 25.0
     """Heartbeat interval while nothing is open: below the shortest NAT time-outs for TCP, and rare, because 31 idle
     links at 5 s cost more than all gossip. A silent idle peer is the failure detector's to find, not this ping's."""

@@ -17,7 +17,10 @@ import pytest
 from meshnode import daemon
 from meshnode.config import Settings
 from meshnode.errors import AgentUnavailable, HomeError, ListenError, MeshError, PermissionDenied, TokenRefused
+from meshnode.membership.remembered import packed_peers
+from meshnode.trust.files import read_checked, write_checked
 from meshnode.trust.keeper import Keeper, Membership
+from meshnode.wire.messages import NodeId
 from tests.edge.living import ask, founder, settings, workers
 from tests.waiting import until
 
@@ -278,6 +281,29 @@ async def test_who_left_may_join_again_with_a_new_token(tmp_path: Path) -> None:
                 await until(lambda: not _sees(ann, bob.events[0]["id"]), "ann has heard it")
         rows = await ask(ann.node.home, "members")
         assert [True, True] == [row["revoked"] for row in rows if row["name"] == "bob"]
+
+
+async def test_the_peers_of_a_mesh_that_was_left_are_not_remembered(tmp_path: Path) -> None:
+    """After `leave` there is no file of them; after `join` it names those of the new mesh only, running or not."""
+    bob, cat = tmp_path / "bob", tmp_path / "cat"
+    cat.mkdir()
+    write_checked(cat / "peers", packed_peers([(NodeId("stranger"), [("127.0.0.1", 9)])]))
+    async with founder(tmp_path / "ann") as ann:
+        tokens = [(await ask(ann.node.home, "invite"))["token"] for _ in range(2)]
+        async with up(bob, tokens[0]) as first:
+            await until((bob / "peers").exists, "ann is remembered")
+            await ask(bob, "leave")
+            assert first.task is not None
+            async with asyncio.timeout(30):
+                await first.task
+        assert not (bob / "peers").exists()
+        async with up(cat) as second:
+            await ask(cat, "join", {"token": tokens[1]})
+            await second.ready(2)
+            await until(lambda: _sees(ann, second.events[1]["id"]), "ann sees cat")
+        written = read_checked(cat / "peers")
+        assert written is not None
+        assert (True, False) == (ann.node.keeper.id.encode() in written, b"stranger" in written)
 
 
 async def test_a_revoked_machine_is_told_and_joins_anew_with_a_new_token(tmp_path: Path) -> None:

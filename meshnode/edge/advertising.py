@@ -25,7 +25,7 @@ GATHER_S = 0.05
 def content(node: Node, *, zone: str, addresses: tuple[Address, ...], draining: bool) -> advert.Content:
     """The facts as they are now."""
     loaded = {model.digest for model in node.execution.loaded()}
-    power = node.devices.power()
+    power = node.power()
     charge = None if power.percent is None else CHARGE_STEP * round(power.percent / CHARGE_STEP)
     held = [digest for digest in node.store.digests() if node.catalog.knows(digest)]
     return advert.Content(

@@ -16,6 +16,7 @@ from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
 from meshnode.links.address import Address
 from meshnode.links.pool import Pool
+from meshnode.membership.advert import PowerState
 from meshnode.membership.discovery import Discovery
 from meshnode.membership.gossip import Membership
 from meshnode.membership.trustsync import TrustKeeping
@@ -68,10 +69,16 @@ class Node:
         """Where others reach this node."""
         return tuple((address, self.address[1]) for address in self.discovery.addresses)
 
+    def power(self) -> PowerState:
+        """Mains or battery, and the charge, as the sensors said last."""
+        it = self.owner.reading
+        source = {True: "battery", False: "mains", None: "unknown"}[it.on_battery]
+        return PowerState(source, None if it.charge_percent is None else round(it.charge_percent, 1))
+
     def vitals(self) -> Vitals:
         """This node's load at this moment."""
         in_flight, backlog_s, tasks_done = self.execution.vitals()
-        power = self.devices.power()
+        power = self.power()
         return Vitals(
             in_flight=in_flight,
             backlog_s=backlog_s,

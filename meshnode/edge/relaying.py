@@ -19,7 +19,7 @@ def knowledge(node: Callable[[], Node]) -> Knowledge:
     def unwilling() -> str:
         if node().dispatcher.draining:
             return "it is stopping"
-        return "it runs on battery" if node().devices.power().source == "battery" else ""
+        return "it runs on battery" if node().power().source == "battery" else ""
 
     return Knowledge(
         addresses=lambda peer: node().membership.addresses(peer),

@@ -1,4 +1,4 @@
-"""What this machine is: processor, memory, GPUs, power. What its GPUs can run is proven elsewhere."""
+"""What this machine is: processor, memory, GPUs. What its GPUs can run is proven elsewhere."""
 
 from __future__ import annotations
 
@@ -25,14 +25,6 @@ class Gpu:
 
     name: str
     memory_total: int
-
-
-@dataclass(frozen=True, slots=True)
-class Power:
-    """`source` is mains, battery or unknown; `percent` is the battery's charge, None without one."""
-
-    source: str
-    percent: float | None
 
 
 @dataclass(slots=True)
@@ -79,17 +71,6 @@ class Devices:
             with suppress(pynvml.NVMLError):
                 free.append(int(pynvml.nvmlDeviceGetMemoryInfo(handle).free))
         return free
-
-    def power(self) -> Power:
-        """Mains or battery."""
-        try:
-            battery = psutil.sensors_battery()
-        except (AttributeError, OSError, RuntimeError, FileNotFoundError):
-            battery = None
-        if battery is None:
-            return Power("mains", None)
-        source = {True: "mains", False: "battery"}.get(battery.power_plugged, "unknown")
-        return Power(source, round(float(battery.percent), 1))
 
     def _find_gpus(self) -> None:
         if sys.platform == "linux" and not any(map(os.path.exists, NVIDIA_SIGNS)):

@@ -1,13 +1,22 @@
 """When to ping a peer, and when it has been quiet for too long. A core: it is told the time and sets no timer.
 
 While requests are open a ping goes out every `heartbeat_s`, otherwise every `idle_ping_s`. Three intervals without a
-byte make a peer silent. A beat that comes late is evidence against ourselves: what the peer said may lie unread in
-the socket.
+byte, and what a round trip takes on this connection, make a peer silent. A beat that comes late is evidence against
+ourselves: what the peer said may lie unread in the socket. So is bulk of ours that is still arriving at the peer's
+machine: our pings wait behind it.
 """
 
 from __future__ import annotations
 
-from meshnode.config import Links
+from meshnode.config import KIB, Links
+
+UNKNOWN_S = 1.0
+"""What a round trip may take before one was measured, as TCP assumes (RFC 6298)."""
+ROUND_TRIP_MAX_S = 3.0
+PINGS_MAX = 64
+"""Unanswered pings that are remembered: longer round trips than this many beats are not measured."""
+BULK_BYTES = 16 * KIB
+"""What TCP sends at once on a fresh connection. A ping behind no more than this is not kept waiting."""
 
 
 class Heartbeat:
@@ -20,8 +29,18 @@ class Heartbeat:
         """When a request was last opened."""
         self._settings = settings
         self.heard_at = now
-        self._ping: tuple[int, float] | None = None
+        self._variation_s = 0.0
+        self._pings: dict[int, float] = {}
+        self._asked_at = float("-inf")
         self._nonce = 0
+        self._arrived = 0
+        self._moved_at = now
+
+    @property
+    def round_trip_s(self) -> float:
+        """What is allowed for one: the usual time and four times its usual deviation, as TCP reckons."""
+        usual_s = UNKNOWN_S if self.rtt_s is None else self.rtt_s + 4 * self._variation_s
+        return min(usual_s, ROUND_TRIP_MAX_S)
 
     def heard(self, now: float) -> None:
         """Any byte came."""
@@ -33,30 +52,43 @@ class Heartbeat:
         if self.due_at <= now + self._settings.heartbeat_s:
             return False
         self.heard_at = now
-        self._ping = None
+        self._pings.clear()
         self.due_at = now + self._settings.heartbeat_s
         return True
 
-    def beat(self, now: float, *, open: bool) -> tuple[float | None, int | None]:
-        """The beat is due: (seconds of silence when the peer is silent, nonce of a ping to send)."""
+    def beat(self, now: float, *, open: bool, sent: tuple[int, int] = (0, 0)) -> tuple[float | None, int | None]:
+        """The beat is due: (seconds of silence when the peer is silent, nonce of a ping to send).
+
+        `sent` is how many bytes of ours have arrived at the peer's machine, and how many have not yet.
+        """
         interval_s = self._settings.heartbeat_s if open else self._settings.idle_ping_s
-        quiet_s = now - self.heard_at
+        if sent[0] > self._arrived and sent[1] > BULK_BYTES:
+            self._moved_at = now
+        self._arrived = sent[0]
+        quiet_s = now - max(self.heard_at, self._moved_at)
         silent = None
         if now - self.due_at > self._settings.heartbeat_s:
             self.heard_at = now
-        elif self._ping is not None and quiet_s > interval_s * (self._settings.heartbeat_misses - 0.5):
+        elif self._pings and quiet_s > interval_s * (self._settings.heartbeat_misses - 0.5) + self.round_trip_s:
             silent = quiet_s
         nonce = None
-        if self._ping is None or now - self._ping[1] >= self._settings.heartbeat_s / 2:
-            self._nonce = (self._nonce + 1) & 0xFFFFFFFF
-            self._ping = (self._nonce, now)
-            nonce = self._nonce
+        if not self._pings or now - self._asked_at >= self._settings.heartbeat_s / 2:
+            self._nonce = nonce = (self._nonce + 1) & 0xFFFFFFFF
+            if len(self._pings) < PINGS_MAX:
+                self._pings[nonce] = now
+            self._asked_at = now
         self.due_at = now + interval_s
         return silent, nonce
 
     def pong(self, nonce: int, now: float) -> None:
-        """The answer to a ping."""
-        if self._ping is not None and self._ping[0] == nonce:
-            rtt_s = now - self._ping[1]
-            self.rtt_s = rtt_s if self.rtt_s is None else 0.8 * self.rtt_s + 0.2 * rtt_s
-            self._ping = None
+        """The answer to a ping; those before it will have none any more, for a connection keeps the order."""
+        if nonce not in self._pings:
+            return
+        rtt_s = now - self._pings[nonce]
+        while nonce in self._pings:
+            del self._pings[next(iter(self._pings))]
+        if self.rtt_s is None:
+            self.rtt_s, self._variation_s = rtt_s, rtt_s / 2
+        else:
+            self._variation_s = 0.75 * self._variation_s + 0.25 * abs(rtt_s - self.rtt_s)
+            self.rtt_s = 0.8 * self.rtt_s + 0.2 * rtt_s

@@ -65,7 +65,7 @@ class Link(asyncio.BufferedProtocol):
         self._reader = FrameReader(side.settings)
         self._writer = FrameWriter(side.settings)
         self._crediting = Crediting(side.settings)
-        self._pump = Pump(self._writer, self._loop, side.machine.stopwatch)
+        self._pump = Pump(self._writer, self._loop, side.machine)
         self._next_stream = 1 if dialled else 2
         self._calls: dict[int, asyncio.Future[Received]] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
@@ -265,7 +265,9 @@ class Link(asyncio.BufferedProtocol):
             error = {"code": "refused", "message": f"{len(self._serving)} requests are open on this link, the limit"}
             self._writer.control(Type.ERR, event.stream, messages.encode_error({**error, "retry_after_s": 0.1}))
             return
-        self._serving[event.stream] = self._loop.create_task(self._serve(event))
+        task = self._serving[event.stream] = self._loop.create_task(self._serve(event))
+        # Not in a `finally`: one that is cancelled before its first step never comes to it.
+        task.add_done_callback(lambda _: self._serving.pop(event.stream, None))
         self._beat_soon()
 
     async def _serve(self, event: Message) -> None:
@@ -282,8 +284,6 @@ class Link(asyncio.BufferedProtocol):
             log.exception("a request of %s failed", self._who())
             error_map = MeshError("the other side failed on this request; its log says why").to_wire()
             self._writer.control(Type.ERR, stream, messages.encode_error(error_map))
-        finally:
-            self._serving.pop(stream, None)
         self._pump()
 
     def _control(self, event: Control) -> None:
@@ -376,7 +376,7 @@ class Link(asyncio.BufferedProtocol):
         self._beat = self._loop.call_at(self._heartbeat.due_at, self._on_beat)
 
     def _on_beat(self) -> None:
-        quiet_s, nonce = self._heartbeat.beat(self._now(), open=self.in_flight > 0)
+        quiet_s, nonce = self._heartbeat.beat(self._now(), open=self.in_flight > 0, sent=self._pump.sent())
         if quiet_s is not None:
             self._fall_silent(quiet_s)
         if nonce is not None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from meshnode.links.sockets import listening
+from meshnode.links.sockets import listening, unacknowledged
 from meshnode.wire.rng import Rng
 
 
@@ -24,3 +24,4 @@ class Machine:
     rng: Rng = field(default_factory=random.Random)
     listening: Callable[[str, int, socket.SocketKind], Awaitable[socket.socket]] = listening
     pair: Callable[[], tuple[socket.socket, socket.socket]] = socket.socketpair
+    unacknowledged: Callable[[socket.socket | None], int] = unacknowledged

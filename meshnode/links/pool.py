@@ -102,6 +102,7 @@ class Pool:
         self._accepting: set[asyncio.Task[None]] = set()
         self._server_context: ssl.SSLContext | None = None
         self._client_context: ssl.SSLContext | None = None
+        self._stopped = False
         self._handshakes = asyncio.Semaphore(side.settings.handshakes_max)
 
     async def start(self, host: str, port: int) -> Address:
@@ -142,6 +143,7 @@ class Pool:
         link = self._links.get((peer, kind))
         if link is not None and link.usable:
             return link
+        self._check_runs()
         dial = self._dials.get((peer, kind))
         if dial is None:
             dial = asyncio.ensure_future(self._reach.reach(peer, list(addresses), kind))
@@ -151,6 +153,7 @@ class Pool:
 
     async def dial(self, address: Address, expected: NodeId | None = None, *, kind: str = "") -> Link:
         """Open a link to whoever answers at an address. Raises PeerLost, PermissionDenied, ProtocolError."""
+        self._check_runs()
         loop = asyncio.get_running_loop()
         link = self._link(lambda leaf: self._credentials.check_peer(leaf, expected), dialled=True, kind=kind)
         await self._open(
@@ -181,6 +184,10 @@ class Pool:
             circuit.socket.close()
             raise
         return link
+
+    def _check_runs(self) -> None:
+        if self._stopped:
+            raise lost("this agent is stopping and dials nobody any more", sent=False)
 
     async def _open(
         self, link: Link, connect: Callable[[ssl.SSLContext, float], Awaitable[object]], where: str
@@ -221,6 +228,7 @@ class Pool:
 
     async def stop(self, code: str = "bye", text: str = "the agent is stopping") -> None:
         """Stop listening, let open requests end, hang up on everyone."""
+        self._stopped = True
         tasks = [*self._tasks, *self._dials.values(), *self._accepting]
         self.unlisten()
         for task in tasks:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
+from meshnode.links.machine import Machine
 from meshnode.wire.flow import FrameWriter
 
 TURN_S = 0.001
@@ -14,13 +14,22 @@ TURN_S = 0.001
 class Pump:
     """Call it when there may be something to write."""
 
-    def __init__(self, writer: FrameWriter, loop: asyncio.AbstractEventLoop, stopwatch: Callable[[], float]) -> None:
+    def __init__(self, writer: FrameWriter, loop: asyncio.AbstractEventLoop, machine: Machine) -> None:
         self.transport: asyncio.Transport | None = None
         self.paused = False
         self._writer = writer
         self._loop = loop
-        self._stopwatch = stopwatch
+        self._machine = machine
         self._busy = False
+        self._written = 0
+
+    def sent(self) -> tuple[int, int]:
+        """How many bytes have arrived at the other machine, and how many have not yet, as far as this one can tell."""
+        if self.transport is None:
+            return 0, 0
+        waiting = self.transport.get_write_buffer_size()
+        waiting += self._machine.unacknowledged(self.transport.get_extra_info("socket"))
+        return self._written - waiting, waiting
 
     def __call__(self) -> None:
         """Write until the transport is full, nothing is left, or the turn is over."""
@@ -32,7 +41,8 @@ class Pump:
         try:
             while not self.paused and (data := self._writer.next_bytes()) is not None:
                 transport.write(data)
-                now = self._stopwatch()
+                self._written += len(data)
+                now = self._machine.stopwatch()
                 if ends is None:
                     ends = now + TURN_S
                 elif now > ends:

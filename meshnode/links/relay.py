@@ -70,6 +70,7 @@ class Relay:
         self._ledger = Ledger(settings, machine.now())
         self._ends: dict[tuple[NodeId, str], Circuit] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     @property
     def carried(self) -> int:
@@ -89,6 +90,8 @@ class Relay:
     async def handle(self, incoming: Incoming) -> Reply:
         """Answer the four messages of circuits. The caller has a grant."""
         request, peer = incoming.request, incoming.peer
+        if self._stopped and isinstance(request, RelayOpen | RelayOffer):
+            raise Refused("this agent is stopping")
         if incoming.link.via is not None:
             raise PermissionDenied("a relayed link carries no circuits: a relay has a direct link to both ends")
         match request:
@@ -120,7 +123,8 @@ class Relay:
             self._over(circuit, f"the relay lost its link to node {peer[:8]}", but=peer)
 
     async def stop(self) -> None:
-        """End what is carried, and every end here; the direct links are still up."""
+        """End what is carried, and every end here; the direct links are still up. Nothing new is taken."""
+        self._stopped = True
         for circuit in self._ledger.circuits():
             self._over(circuit, "the relay is stopping")
         for end in list(self._ends.values()):

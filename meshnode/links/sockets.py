@@ -6,10 +6,15 @@ import asyncio
 import errno
 import ipaddress
 import socket
+import sys
 from contextlib import suppress
 
 from meshnode.errors import ListenError
 from meshnode.links.address import Datagrams
+
+if sys.platform.startswith("linux"):
+    import fcntl
+    import termios
 
 USER_TIMEOUT_MS = 20_000
 
@@ -21,6 +26,16 @@ def tune(connection: socket.socket | None) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if hasattr(socket, "TCP_USER_TIMEOUT"):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+
+
+def unacknowledged(connection: socket.socket | None) -> int:
+    """Bytes that were given to the kernel and that the other machine has not acknowledged; 0 where nobody can tell."""
+    if connection is None or not sys.platform.startswith("linux"):
+        return 0
+    try:
+        return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except (OSError, ValueError):
+        return 0
 
 
 async def listening(host: str, port: int, kind: socket.SocketKind) -> socket.socket:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from meshnode.errors import MeshError, ProtocolError
@@ -21,8 +22,9 @@ from meshnode.wire.rng import Rng
 
 log = logging.getLogger(__name__)
 
-PULLS_MAX = 6
 PULL_S = 5.0
+BACKOFF_S, DOUBLINGS_MAX = 0.1, 6
+"""Between two pulls of what is still missing; 6.4 s at most, for as long as its owner is there."""
 BATCH = 64
 
 
@@ -43,6 +45,7 @@ class AdvertBook:
     _held: dict[NodeId, tuple[Advert, bytes]] = field(default_factory=dict)
     _wanted: dict[NodeId, int] = field(default_factory=dict)
     _pulling: bool = False
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def get(self, node: NodeId) -> Advert | None:
         """The newest advert of a node."""
@@ -71,7 +74,12 @@ class AdvertBook:
         if row.advert == 0 or row.id == self.me or self._is_current(row):
             return False
         self._wanted.setdefault(row.id, 0)
+        self._news.set()
         return not self._pulling
+
+    def link_up(self) -> None:
+        """Another link to ask over: what is missing need not wait."""
+        self._news.set()
 
     async def pull(self) -> None:
         """Get the adverts that are wanted: from their owners where there is a link, else from whoever is linked."""
@@ -86,15 +94,21 @@ class AdvertBook:
                 for link in links[:2]:
                     if left := [node for node in batch if self._lacks(node)]:
                         await self._ask(link, left)
-                tries = 0
                 for node in batch:
                     tries = self._wanted.pop(node, 0) + 1
-                    if self._lacks(node) and tries < PULLS_MAX:
-                        self._wanted[node] = tries
+                    if self._lacks(node):
+                        self._wanted[node] = min(tries, DOUBLINGS_MAX)
                 if self._wanted:
-                    await asyncio.sleep(0.1 * 2 ** min(self._wanted.values()))
+                    await self._pause(BACKOFF_S * 2 ** min(self._wanted.values()))
         finally:
             self._pulling = False
+
+    async def _pause(self, seconds: float) -> None:
+        """Until the next try is due, or there is more to pull or to pull over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        self._news.clear()
 
     async def _ask(self, link: Link, nodes: Sequence[NodeId]) -> None:
         body = (batches.pack_batch([node.encode() for node in nodes]),)
@@ -107,10 +121,10 @@ class AdvertBook:
 
     def _lacks(self, node: NodeId) -> bool:
         row = self.row(node)
-        return row is not None and not self._is_current(row)
+        return row is not None and row.state in ("alive", "suspect") and not self._is_current(row)
 
     def take(self, data: bytes) -> None:
-        """Hold an advert when it is signed by its owner and newer than the one that is held."""
+        """Hold an advert when it is signed by its owner, a node that is known, and newer than the one that is held."""
         try:
             advert = adverts.unseal(
                 data,
@@ -122,7 +136,11 @@ class AdvertBook:
             return
         node = NodeId(advert.id)
         held = self.get(node)
-        if node == self.me or (held is not None and (held.boot, held.version) >= (advert.boot, advert.version)):
+        if (
+            self.row(node) is None
+            or node == self.me
+            or (held is not None and (held.boot, held.version) >= (advert.boot, advert.version))
+        ):
             return
         self._held[node] = (advert, data)
         self.learnt(advert)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -11,11 +12,22 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from meshnode.membership.waking import Clocks
 
+log = logging.getLogger(__name__)
+
 
 def read_clocks() -> Clocks:
     """What they say now."""
     boottime = time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else None
     return Clocks(time.monotonic(), time.time(), boottime)
+
+
+def tell_if_set(set_s: float, wall: float) -> None:
+    """Say that the wall clock was set, with both clocks: certificates and tokens are judged by it."""
+    if set_s:
+        was, now = (time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at)) for at in (wall - set_s, wall))
+        log.warning(
+            "this machine's clock was set by %+.0f s: it says %s UTC, and by the old one it is %s", set_s, now, was
+        )
 
 
 def birth() -> int:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 REDIALS = 3
 TELL_S, CALL_S, IDLE_S = 0.5, 5.0, 90.0
+MEET_S, MEET_MAX_S = 0.5, 8.0
 RIVAL_LOOKS, RIVAL_LOOK_S = 20, 0.1
 LINKED_MAX = 32
 """Meshes up to this size keep a link between every two nodes; larger ones dial when there is something to say."""
@@ -114,6 +115,24 @@ class Contact:
             self.trouble(node, str(error))
         finally:
             self._syncing.discard(node)
+
+    async def meet(self, link: Link) -> None:
+        """A link came up: even out tables over it, and try again when that failed and the link lives.
+
+        The detector's rounds would see to a member; a peer that is not in the table yet has this one chance.
+        """
+        pause_s = MEET_S
+        while True:
+            try:
+                return await self.even_out(link)
+            except ProtocolError:
+                raise
+            except MeshError as error:
+                log.info("tables were not evened out with %s: %s", link.peer.name, error)
+            await asyncio.sleep(pause_s * self.rng.uniform(0.5, 1.0))
+            if not link.usable:
+                return None
+            pause_s = min(2 * pause_s, MEET_MAX_S)
 
     async def even_out(self, link: Link) -> None:
         """Exchange with one peer what the tables do not both hold (see `meshnode.membership.entropy`)."""

@@ -10,15 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from meshnode.config import Discovery as Ways
 from meshnode.config import Membership as Settings
 from meshnode.config import host_port
-from meshnode.errors import HomeError
 from meshnode.links.address import Address, plain
 from meshnode.membership import candidates, crowd, reading
 from meshnode.membership.candidates import (
@@ -33,20 +31,20 @@ from meshnode.membership.candidates import (
     Links,
     Tried,
 )
+from meshnode.membership.chores import Chores
 from meshnode.membership.clocks import Source
 from meshnode.membership.crowd import Announce, Crowd, Mine, Return, Withdraw
 from meshnode.membership.interfaces import Network, Watcher
 from meshnode.membership.multicast import Multicast, today
+from meshnode.membership.peersfile import PeersFile
 from meshnode.membership.remembered import Remembered
 from meshnode.membership.view import FoundBy, Member
-from meshnode.trust.files import read_checked, write_checked
 from meshnode.wire.messages import NodeId
 from meshnode.wire.rng import Rng
 
 log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 7433
-WRITE_S = 60.0
 STAGGER_S = 0.5
 """The next address of a candidate is tried beside the first after so long."""
 RESOLVE_S = 10.0
@@ -84,7 +82,7 @@ class Discovery:
         self._read = read
         self.multicast_error = ""
         self.network = Network()
-        self._file = home / "peers"
+        self._file = PeersFile(home / "peers", self._packed, lambda: self._clocks().monotonic)
         self._mesh_id = mesh_id
         self._rng = rng
         self._ways = ways
@@ -97,16 +95,14 @@ class Discovery:
         self._crowd = Crowd(rng)
         self._watcher = Watcher(now, self.network, ways.poll_s)
         self._remembered = Remembered(settings.remembered_max)
-        self._there: set[NodeId] = set()
+        self._there: dict[NodeId, None] = {}
         self._dirty = False
         self._listen: Address = ("", 0)
         self.multicast: Multicast | None = None
         self._reopen = asyncio.Event()
         self._counted = [0, 0]
         self._timer: asyncio.TimerHandle | None = None
-        self._writing: asyncio.TimerHandle | None = None
-        self._written = float("-inf")
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._chores = Chores("discovery: ", logging.WARNING)
         self._stopped = False
 
     # --- what others may know ---
@@ -146,25 +142,24 @@ class Discovery:
 
     async def start(self) -> None:
         """Begin to look, in the background. `survey` comes first."""
-        self._read_file()
+        self._file.read(self._remembered)
         self._tell(Introduced(self._remembered.rows(), "remembered"))
         if self._ways.mdns:
-            self._start(self._keep_multicast())
+            self._chores.start(self._keep_multicast)
             self._reopen.set()
 
     async def stop(self) -> None:
         """Stop looking; take the announcement back; write down who was there."""
         self._stopped = True
-        for handle in (self._timer, self._writing):
-            if handle is not None:
-                handle.cancel()
-        tasks = [*self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._chores.stop()
         await self._close_multicast()
-        if self._dirty or self._there:
-            self._write(self._packed())
+        await self._file.close(write=self._dirty or bool(self._there))
+
+    def left(self) -> None:
+        """This node is in this mesh no more: nobody of it is remembered."""
+        self._file.left()
 
     # --- what the agent tells us ---
 
@@ -192,7 +187,7 @@ class Discovery:
 
     def remember(self, view: Sequence[Member]) -> None:
         """Who is there now: kept for the next start."""
-        self._there = {m.id for m in view if m.usable and m.path != "self"}
+        self._there = {m.id: None for m in view if m.usable and m.path != "self"}
         before = self._remembered.rows()
         for member in view:
             if member.path != "self" and member.addresses and member.state != "left":
@@ -200,15 +195,16 @@ class Discovery:
         if (rows := self._remembered.rows()) != before:
             self._dirty = True
             self._tell(Introduced(rows, "remembered"))
-        self._write_soon()
+        if self._dirty:
+            self._file.soon()
 
     def forget(self, node: NodeId) -> None:
         """A node is out for good."""
         self._remembered.forget(node)
-        self._there.discard(node)
+        self._there.pop(node, None)
         self._dirty = True
         self._tell(Forget(node))
-        self._write_soon()
+        self._file.soon()
 
     # --- the cores ---
 
@@ -219,7 +215,7 @@ class Discovery:
         for effect in self._candidates.handle(now, event):
             match effect:
                 case Dial():
-                    self._start(self._dial(effect))
+                    self._chores.start(self._dial, effect)
                 case Ask() if self.multicast is not None:
                     self.multicast.ask()
                     self.multicast.announce()
@@ -240,7 +236,7 @@ class Discovery:
                     log.info("many nodes announce themselves here: this one falls silent")
                     self.multicast.withdraw()
                 case Return():
-                    self._start(self.multicast.announce_anew(self.multicast.label))
+                    self._chores.start(self.multicast.announce_anew, self.multicast.label)
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -354,45 +350,8 @@ class Discovery:
             self._counted[1] += multicast.own_heard
             await multicast.close()
 
-    # --- the file ---
-
-    def _read_file(self) -> None:
-        try:
-            payload = read_checked(self._file)
-            if payload is not None:
-                self._remembered.unpack(payload)
-        except (HomeError, ValueError) as error:
-            log.warning("the remembered peers are ignored: %s", error)
-
     def _packed(self) -> bytes:
         for node in self._there:
             self._remembered.note(node, (), int(self._clocks().wall))
         self._dirty = False
-        self._written = self._clocks().monotonic
         return self._remembered.pack()
-
-    def _write_soon(self) -> None:
-        if self._dirty and self._writing is None and not self._stopped:
-            wait = max(0.0, self._written + WRITE_S - self._clocks().monotonic)
-            self._writing = asyncio.get_running_loop().call_later(wait, self._write_now)
-
-    def _write_now(self) -> None:
-        self._writing = None
-        payload = self._packed()
-        self._start(asyncio.to_thread(self._write, payload))
-
-    def _write(self, payload: bytes) -> None:
-        try:
-            write_checked(self._file, payload)
-        except HomeError as error:
-            log.warning("the peers are not remembered: %s", error)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("discovery: %r", error)

@@ -66,7 +66,14 @@ class Leaving:
     reason: str
 
 
-Event = Received | Merged | StreamAnswered | StreamsHeard | Broken | Advertised | Woke | Leaving
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """A member was thrown out of the mesh."""
+
+    peer: NodeId
+
+
+Event = Received | Merged | StreamAnswered | StreamsHeard | Broken | Advertised | Woke | Leaving | Evicted
 
 
 @dataclass(frozen=True, slots=True)

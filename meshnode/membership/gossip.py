@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from meshnode.config import Membership as Settings
-from meshnode.errors import MeshError, PeerLost
+from meshnode.errors import HomeError, MeshError, PeerLost
 from meshnode.links.link import Incoming, Link, Reply, path_of
 from meshnode.links.pool import Address, Pool
 from meshnode.membership import advert as adverts
 from meshnode.membership.advert import Advert, Content
 from meshnode.membership.answers import Answers
 from meshnode.membership.book import AdvertBook
-from meshnode.membership.clocks import Source
+from meshnode.membership.chores import Chores
+from meshnode.membership.clocks import Source, tell_if_set
 from meshnode.membership.contact import LINKED_MAX, Contact, tell
 from meshnode.membership.datagrams import Datagrams
 from meshnode.membership.events import (
@@ -29,6 +29,7 @@ from meshnode.membership.events import (
     Changed,
     Effect,
     Event,
+    Evicted,
     Isolated,
     Leaving,
     PingStream,
@@ -102,6 +103,7 @@ class Membership:
             verify=identity.verify,
             id_text=identity.id_text,
             now=self._now(),
+            admitted=self._admitted,
         )
         self._adverts = AdvertBook(keeper.id, pool, rng, row=self._core.roster.get, learnt=self._advert_learnt)
         self._known: dict[NodeId, Known] = {keeper.id: Known(self._now(), "self")}
@@ -109,7 +111,7 @@ class Membership:
         self._content: Content | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._telling: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._chores = Chores()
         self._contact = Contact(
             me=keeper.id,
             core=self._core,
@@ -117,7 +119,7 @@ class Membership:
             settings=settings,
             rng=rng,
             addresses=self.addresses,
-            barred=lambda node: keeper.statements.revoked(node) is not None,
+            barred=self._barred,
             now=self._now,
             feed=self._feed,
             trouble=self._trouble,
@@ -125,6 +127,7 @@ class Membership:
         self._answers = Answers(self._core, self._adverts, self._contact.age_s, self._feed)
         self._view: tuple[Member, ...] | None = None
         self._heard_until = self._now()
+        self._stopped = False
 
     # --- life ---
 
@@ -132,7 +135,7 @@ class Membership:
         """Open the UDP port, which is the TCP port's twin. Raises ListenError when it is taken."""
         await self.datagrams.open(host, port)
         self._feed(None)
-        self._start(self._watch())
+        self._chores.start(self._watch)
 
     async def stop(self, reason: str | None) -> None:
         """Say goodbye (unless `reason` is None) and be silent."""
@@ -141,12 +144,11 @@ class Membership:
             own = self._core.roster.get(self._keeper.id)
             assert own is not None, "a node always holds itself"
             await asyncio.gather(*(tell(link, own.word) for link in self._pool.links()[:64]), return_exceptions=True)
+        self._stopped = True  # links go on for a moment, and what comes over them starts nothing any more
         for handle in (self._timer, self._telling):
             if handle is not None:
                 handle.cancel()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._chores.stop()
         self.datagrams.close()
 
     # --- the view ---
@@ -227,22 +229,22 @@ class Membership:
 
     def link_up(self, link: Link) -> None:
         """A link to a peer came up: it is there, whatever was said; even out the views."""
-        peer = link.peer
-        known = self._knowing(peer.id, "inbound")
+        self._adverts.link_up()
+        peer, known = link.peer, self._knowing(link.peer.id, "inbound")
         known.trouble = ""
         if link.dialled and peer.address is not None:
             known.proven = peer.address
         elif peer.address is not None and peer.port:  # it may have moved since it was last dialled
             known.proven = (peer.address[0], peer.port)
         self._touch()
-        self._start(self._contact.even_out(link))
+        self._chores.start(self._contact.meet, link)
 
     def link_lost(self, link: Link, reason: str) -> None:
         """A peer's link ended: do not use it until it is heard from, and see whether it can be dialled."""
         node = link.peer.id
         self._trouble(node, f"its connection ended: {reason}")
-        if self._keeper.statements.revoked(node) is None:
-            self._start(self._contact.redial(node))
+        if not self._barred(node):
+            self._chores.start(self._contact.redial, node)
 
     async def tell_rival(self, link: Link) -> None:
         """A later start of the peer has a link too."""
@@ -260,8 +262,9 @@ class Membership:
             self._feed(Broken(node, refused=False))
 
     def revoked(self, node: NodeId) -> None:
-        """A node is out: nothing of it is opened any more."""
+        """A node is out: nothing of it is opened or believed any more."""
         self.datagrams.forget(node)
+        self._feed(Evicted(node))
         self._touch()
 
     # --- requests over links ---
@@ -294,7 +297,7 @@ class Membership:
             self._timer.cancel()
             self._timer = None
         due = self._core.next_deadline()
-        if due is not None:
+        if due is not None and not self._stopped:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, due - self._now()), self._ring)
 
     def _ring(self) -> None:
@@ -314,9 +317,9 @@ class Membership:
                 if address is not None:
                     self.datagrams.send(peer, packet, address)
             case PingStream(peer, accusation):
-                self._start(self._contact.ping(peer, accusation))
+                self._chores.start(self._contact.ping, peer, accusation)
             case Sync(peer):
-                self._start(self._contact.sync(peer))
+                self._chores.start(self._contact.sync, peer)
             case Changed(row, before):
                 self._row_changed(row, before)
             case Reborn(gen):
@@ -336,20 +339,23 @@ class Membership:
                 if row.state == "alive" and before in ("dead", "left"):
                     known.trouble = ""
             if row.state == "alive" and self._adverts.want(row):
-                self._start(self._adverts.pull())
+                self._chores.start(self._adverts.pull)
         self._touch()
 
     def _reborn(self, gen: int) -> None:
         """This start counts as a later one from now on: new keys, a new advert, and the next start comes after."""
         log.warning("another start of this node was heard of; this one continues as number %d", gen)
-        self._keeper.raise_boot(gen)
-        self.datagrams.renew(gen, self._adverts.adverts())
+        try:
+            self._keeper.raise_boot(gen)
+        except HomeError as error:
+            log.error("the next start of this node may count as an old one: %s", error)
+        self.datagrams.renew(gen, [held for held in self._adverts.adverts() if not self._barred(NodeId(held.id))])
         if self._content is not None:
             self.advertise(self._content)
 
     def _touch(self) -> None:
         self._view = None
-        if self._telling is None:
+        if self._telling is None and not self._stopped:
             self._telling = asyncio.get_running_loop().call_later(CHANGE_DELAY_S, self._tell_change)
 
     def _tell_change(self) -> None:
@@ -363,33 +369,30 @@ class Membership:
         waking = Waking(self._source.clocks())
         while True:
             await asyncio.sleep(LOOK_S)
-            gone_s = waking.look(self._source.clocks())
-            if gone_s:
+            if gone_s := waking.look(clocks := self._source.clocks()):
                 log.info("back after %.0f s of sleep", gone_s)
                 self._feed(Woke())
                 self._woke()
+            tell_if_set(waking.set_s, clocks.wall)
             self._contact.hang_up_idle(self._now())
 
     def _advert_learnt(self, advert: Advert) -> None:
         node = NodeId(advert.id)
-        if self._keeper.statements.revoked(node) is None:
+        if not self._barred(node):
             self.datagrams.know(advert)
         self._touch()
         if self._core.roster.living <= LINKED_MAX:
-            self._start(self._contact.connect(node))
+            self._chores.start(self._contact.connect, node)
+
+    def _barred(self, node: NodeId) -> bool:
+        return self._keeper.statements.revoked(node) is not None
+
+    def _admitted(self, node: NodeId) -> bool:
+        """By its grant; or by the certificate on its link, while the grant is still on its way."""
+        if self._keeper.statements.grant(node) is not None:
+            return True
+        return self._pool.get(node) is not None and not self._barred(node)
 
     def _trouble(self, node: NodeId, why: str) -> None:
         self._knowing(node).trouble = why[:200]
         self._touch()
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(self._quietly(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
-        """Work whose failure is only a missing answer: the detector and the next round see to it."""
-        try:
-            await work
-        except MeshError as error:
-            log.debug("%s", error)

@@ -7,6 +7,7 @@ shortens this node's own suspicion.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -15,13 +16,13 @@ from meshnode.config import Membership as Settings
 from meshnode.membership import updates
 from meshnode.membership.alarms import Alarms
 from meshnode.membership.dissemination import News
-from meshnode.membership.events import Changed, Effect, Reborn, Send
+from meshnode.membership.events import Changed, Effect, Reborn, Send, Sync
 from meshnode.membership.oneself import Oneself
-from meshnode.membership.pace import BULK
+from meshnode.membership.pace import BULK, Defence, Reminders
 from meshnode.membership.roster import Roster, Row, raw_id
 from meshnode.membership.rules import Rules
 from meshnode.membership.suspicion import CONFIRMATIONS, Accusers, Suspicion, Suspicions, shortest_s
-from meshnode.membership.updates import Alive, AnyUpdate, Dead, Gossip, Left, Suspect
+from meshnode.membership.updates import AnyUpdate, Dead, Gossip, Left, Suspect
 from meshnode.wire.messages import NodeId
 
 OLD_S = 60.0
@@ -53,8 +54,12 @@ class Ledger:
     news: News = field(init=False)
     suspicions: Suspicions = field(default_factory=Suspicions)
     _accusers: Accusers = field(default_factory=Accusers)
+    _proofs: Reminders = field(default_factory=Reminders)
+    _defence: Defence = field(default_factory=Defence)
     _died: dict[NodeId, float] = field(default_factory=dict)
-    _alarms: Alarms[tuple[Literal["tell", "age", "forget"], NodeId]] = field(default_factory=Alarms)
+    _tomb_at: dict[NodeId, float] = field(default_factory=dict)
+    """The nearest alarm of each tombstone: one a node, however often it comes and goes."""
+    _alarms: Alarms[tuple[Literal["tell", "tomb"], NodeId]] = field(default_factory=Alarms)
 
     def __post_init__(self) -> None:
         self.me = self.roster.id_text(self.oneself.raw)
@@ -65,24 +70,30 @@ class Ledger:
 
     def next(self) -> float:
         """When `ring` is due."""
-        return min(self.suspicions.next(), self._alarms.next())
+        return min(self.suspicions.next(), self._alarms.next(), self._defence.next())
 
     def ring(self, now: float, effects: list[Effect], *, blind: bool) -> None:
-        """Suspicions become verdicts, unless this node is blind; suspects are told; tombstones age and go."""
+        """Suspicions become verdicts, unless this node is blind; suspects, accusers and tombstones get their due."""
+        owed = self._defence.owed
+        if owed is not None and self._defence.next() <= now:
+            self._defence.owed = None
+            self._about_me(now, owed, effects, None)
         if not blind:
             for node, suspicion in self.suspicions.due(now):
                 self._verdict(now, node, suspicion, effects)
         for what, node in self._alarms.due(now):
             if what == "tell":
                 self._tell_again(now, node, effects)
-                continue
-            lasts_s = self.settings.tombstone_s * (AGED_SHARE if what == "age" else 1.0)
-            if now - self._died.get(node, now) < lasts_s - 1e-6:
-                continue  # it came back and died again since this alarm was set
-            if what == "age":
-                self.roster.age(node)
             else:
-                self._forget(node)
+                self._tomb(now, node)
+
+    def evict(self, now: float, node: NodeId, effects: list[Effect]) -> None:
+        """A member was thrown out: it is gone, whatever is said, and not spoken of."""
+        row = self.roster.get(node)
+        if row is not None and node != self.me:
+            row = replace(row, state="left", against=None, reason="revoked")
+            self._hold(now, row, row.word, effects, age_s=0.0, tell=False)
+            self.roster.age(node)
 
     def age_s(self, node: NodeId, now: float) -> float:
         """How long a node has been dead or gone here."""
@@ -108,7 +119,7 @@ class Ledger:
         """Take in one update; whether anything is different afterwards."""
         subject = self.roster.subject(update)
         if subject == self.me:
-            return self._about_me(update, effects, sender)
+            return self._about_me(now, update, effects, sender)
         row = self.roster.newer(update)
         if row is None:
             return self._again(subject, update)
@@ -216,9 +227,7 @@ class Ledger:
             self.suspicions.end(row.id)
         if row.state in ("dead", "left"):
             self._died[row.id] = now - age_s
-            keep_s = self.settings.tombstone_s
-            self._alarms.set(now - age_s + keep_s * AGED_SHARE, ("age", row.id))
-            self._alarms.set(now - age_s + keep_s, ("forget", row.id))
+            self._look_at_tomb(row.id, now - age_s + self.settings.tombstone_s * AGED_SHARE)
             self._cap_tombs()
         else:
             self._died.pop(row.id, None)
@@ -269,16 +278,23 @@ class Ledger:
             suspicion.tell_at = now + TELL_AGAIN_S
             self._alarms.set(suspicion.tell_at, ("tell", node))
 
-    def _about_me(self, update: AnyUpdate, effects: list[Effect], sender: NodeId | None) -> bool:
+    def _about_me(self, now: float, update: AnyUpdate, effects: list[Effect], sender: NodeId | None) -> bool:
         """Refute what is said against this start of us; be newer than whatever an earlier start said."""
         if not isinstance(update, Suspect | Dead) and not self.roster.genuine(update):
+            return False
+        accused = isinstance(update, Suspect | Dead) and (update.gen, update.inc) == self.oneself.version
+        if accused and self.rules.paced and not self._defence.may(update, now):
             return False
         answer = self.oneself.heard(update)
         if answer == "nothing":
             return False
+        if answer == "unproven":
+            if sender is not None and self._proofs.may(sender, now):
+                effects.append(Sync(sender))  # if it is so, its table holds the word that we signed once
+            return False
         if answer == "jump":
             effects.append(Reborn(self.oneself.gen))
-        if answer == "refute" and not isinstance(update, Alive):
+        if answer == "refute" and isinstance(update, Suspect | Dead) and self._says_slow(update, now):
             self.refuted()
         if answer == "repeat":
             self.news.put(self.me, self.oneself.word)  # whoever told this has not heard our newer word
@@ -287,6 +303,32 @@ class Ledger:
         if sender is not None and self.rules.tell_suspect and answer != "repeat":
             effects.append(Send(sender, Gossip((self.oneself.word,))))
         return answer != "repeat"
+
+    def _says_slow(self, update: Suspect | Dead, now: float) -> bool:
+        """Whether a refuted accusation is one more opinion that this node is hard to reach."""
+        if not self.rules.paced:
+            return True
+        return self.roster.genuine(update) and self._defence.counts(update.accuser, now)
+
+    def _tomb(self, now: float, node: NodeId) -> None:
+        """Age or forget a tombstone, if it is one and its time has come."""
+        if self._tomb_at.get(node, math.inf) > now:
+            return  # a nearer alarm was set after this one, and has rung
+        del self._tomb_at[node]
+        died, keep_s = self._died.get(node), self.settings.tombstone_s
+        if died is None:
+            return
+        if now - died >= keep_s - 1e-6:
+            self._forget(node)
+            return
+        if aged := now - died >= keep_s * AGED_SHARE - 1e-6:
+            self.roster.age(node)
+        self._look_at_tomb(node, died + keep_s * (1.0 if aged else AGED_SHARE))
+
+    def _look_at_tomb(self, node: NodeId, at: float) -> None:
+        if at < self._tomb_at.get(node, math.inf):
+            self._tomb_at[node] = at
+            self._alarms.set(at, ("tomb", node))
 
     def _forget(self, node: NodeId) -> None:
         self._died.pop(node, None)

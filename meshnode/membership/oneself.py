@@ -6,6 +6,9 @@ own past, when a backup of the home was restored, or from a twin: a copy of the 
 are answered by jumping above. The past does not jump in its turn; a twin does, and that is how it is known. Then both
 say so (`twin`), the one that was born earlier keeps the id, and the other yields: it takes no tasks and speaks no
 more for the id, until the first has left.
+
+Only this node's own signature makes a version, so an accusation of one that it never heard itself sign is a lie or
+lacks its proof, and raises nothing: a member that could name any number would use up the counters of all the others.
 """
 
 from __future__ import annotations
@@ -15,9 +18,12 @@ from typing import Literal
 
 from meshnode.membership import updates
 from meshnode.membership.roster import raw_id
-from meshnode.membership.updates import Alive, AnyUpdate, Left, Sign
+from meshnode.membership.updates import Alive, AnyUpdate, Dead, Left, Sign, Suspect
 
-Answer = Literal["nothing", "repeat", "refute", "jump"]
+Answer = Literal["nothing", "repeat", "refute", "jump", "unproven"]
+COUNTER_MAX = 2**32 - 1
+"""Of both counters, as they go over the wire."""
+RIVALS_MAX = 1024
 
 
 @dataclass(slots=True)
@@ -63,28 +69,37 @@ class Oneself:
 
     def anew(self) -> None:
         """Be newer than whatever was said so far, without having been accused."""
-        self.inc += 1
+        self.inc = min(self.inc + 1, COUNTER_MAX)
 
     def heard(self, update: AnyUpdate) -> Answer:
-        """Something was said about this node; the word is newer afterwards when the answer is refute or jump."""
+        """Something was said about this node; the word is newer afterwards when the answer is refute or jump.
+
+        What is said to be the node's own word is genuine. Unproven: an accusation of a version above this one's;
+        whoever believes it can show the word that made it.
+        """
         version = (update.gen, update.inc)
-        own = isinstance(update, Alive) and update.born == self.born
-        if own and version == self.version:
+        foreign = isinstance(update, Alive) and update.born != self.born
+        if isinstance(update, Alive) and not foreign and version == self.version:
             return "nothing"
         if self.gone or (self.yielded and not isinstance(update, Left)):
             return "nothing"
-        if version < self.version or (own and version <= self.version):
+        if version < self.version:
             return "repeat"
-        if update.gen == self.gen and not (isinstance(update, Alive) and update.born != self.born):
+        if version > self.version and isinstance(update, Suspect | Dead):
+            return "unproven"
+        if update.gen == self.gen and update.inc < COUNTER_MAX and not foreign:
             self.inc = update.inc + 1
             return "refute"
         return self._above(update)
 
     def _above(self, update: AnyUpdate) -> Answer:
-        """A higher start counter than ours, or the same with another start's name."""
+        """A higher start counter than ours, or the same with another start's name, or this one is used up."""
+        if update.gen >= COUNTER_MAX:
+            return "nothing"  # no start can come after: only a stolen key says such, and only an admin can end that
         if isinstance(update, Alive):
             proven = update.twin == self.born or update.born in self._rivals or self.twin == update.born
-            self._rivals.add(update.born)
+            if len(self._rivals) < RIVALS_MAX:
+                self._rivals.add(update.born)
             if proven:
                 knows = update.twin == self.born
                 self.twin = update.born

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 
 from meshnode.config import Membership as Settings
+from meshnode.membership.updates import AnyUpdate
 from meshnode.wire.messages import NodeId
 from meshnode.wire.rng import Rng
 
@@ -18,6 +19,9 @@ DIFFER_S, DIFFER_MAX_S = 2.0, 30.0
 """Tables that differ although neither side has news are evened out at most so often; longer while that is no help."""
 REMIND_S = 1.0
 REMINDED_MAX = 1024
+REFUTE_S = 0.25
+"""Far less than the shortest suspicion, and far more often than honest members would have to be answered."""
+ACCUSER_S = 30.0
 
 
 @dataclass(slots=True)
@@ -88,4 +92,39 @@ class Reminders:
         if len(self._at) >= REMINDED_MAX:
             self._at.clear()
         self._at[peer] = now
+        return True
+
+
+@dataclass(slots=True)
+class Defence:
+    """When this node answers accusations of itself, and which of them say that it is slow.
+
+    One answer outdoes all accusations before it, so a flood is answered now and then, and the last of it too. And one
+    accuser, whatever it says, is one opinion: a node that doubts itself probes up to eight times more slowly, and no
+    single member is to bring all others to that.
+    """
+
+    owed: AnyUpdate | None = None
+    _may_at: float = -math.inf
+    _counted: dict[bytes, float] = field(default_factory=dict)
+
+    def next(self) -> float:
+        """When what is owed is due."""
+        return self._may_at if self.owed is not None else math.inf
+
+    def may(self, accusation: AnyUpdate, now: float) -> bool:
+        """Whether to answer it now; otherwise it is owed an answer."""
+        if now < self._may_at:
+            self.owed = accusation
+            return False
+        self.owed, self._may_at = None, now + REFUTE_S
+        return True
+
+    def counts(self, accuser: bytes, now: float) -> bool:
+        """Whether it is an opinion that was not counted lately."""
+        if now - self._counted.get(accuser, -math.inf) < ACCUSER_S:
+            return False
+        if len(self._counted) >= REMINDED_MAX:
+            self._counted.clear()
+        self._counted[accuser] = now
         return True

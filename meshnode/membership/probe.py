@@ -5,6 +5,7 @@ Times are monotonic seconds.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from meshnode.membership.alarms import Alarms
@@ -12,7 +13,8 @@ from meshnode.membership.roster import Roster
 from meshnode.wire.messages import NodeId
 from meshnode.wire.rng import Rng
 
-RELAYS_MAX = 1024
+RELAYS_MAX, RELAYS_OF_ONE = 1024, 32
+"""Pings for others that are remembered until their time is over, answered or not; and those for one of them."""
 
 
 @dataclass(slots=True)
@@ -51,14 +53,16 @@ class Relays:
     """Those that are under way, by the sequence number of our ping."""
 
     _open: dict[int, Relay] = field(default_factory=dict)
-    _nacks: Alarms[int] = field(default_factory=Alarms)
+    _nacks: Alarms[tuple[int, NodeId]] = field(default_factory=Alarms)
+    _asked: Counter[NodeId] = field(default_factory=Counter)
 
     def ask(self, seq: int, relay: Relay) -> bool:
         """Begin one; False when there are too many."""
-        if len(self._open) >= RELAYS_MAX:
+        if self._asked.total() >= RELAYS_MAX or self._asked[relay.asker] >= RELAYS_OF_ONE:
             return False
         self._open[seq] = relay
-        self._nacks.set(relay.nack_at, seq)
+        self._asked[relay.asker] += 1
+        self._nacks.set(relay.nack_at, (seq, relay.asker))
         return True
 
     def answered(self, seq: int) -> Relay | None:
@@ -71,7 +75,14 @@ class Relays:
 
     def silent(self, now: float) -> list[Relay]:
         """Take out those that got no answer in time."""
-        return [relay for seq in self._nacks.due(now) if (relay := self._open.pop(seq, None)) is not None]
+        found = []
+        for seq, asker in self._nacks.due(now):
+            self._asked[asker] -= 1
+            if self._asked[asker] == 0:
+                del self._asked[asker]
+            if (relay := self._open.pop(seq, None)) is not None:
+                found.append(relay)
+        return found
 
 
 @dataclass(slots=True)

@@ -80,6 +80,8 @@ class Roster:
 
     verify: Verify
     id_text: IdText
+    admitted: Callable[[NodeId], bool] = lambda _: True
+    """Whether a node is a member. What others sign is not believed, or one member could invent thousands."""
     buckets: list[int] = field(default_factory=lambda: [0] * BUCKETS)
     """Of each bucket, the XOR of its rows' hashes; the bucket is the first byte of the raw id."""
     root: int = 0
@@ -146,12 +148,16 @@ class Roster:
                 return replace(row, state="dead" if isinstance(update, Dead) else "suspect", against=update)
 
     def genuine(self, update: AnyUpdate) -> bool:
-        """Whether the update is signed by who it says, an accuser being one whose key is known."""
-        accuser = None
-        if isinstance(update, Suspect | Dead):
-            held = self._rows.get(self.id_text(update.accuser))
-            accuser = held.key if held is not None else None
-        return genuine(update, self.verify, accuser)
+        """Whether the update is signed by who it says, a member; an accuser being one whose key is known.
+
+        Who was thrown out may still say goodbye.
+        """
+        accuses = isinstance(update, Suspect | Dead)
+        signer = self.id_text(update.accuser) if isinstance(update, Suspect | Dead) else self.subject(update)
+        held = self._rows.get(signer)
+        if not self.admitted(signer) and not (isinstance(update, Left) and held is not None):
+            return False
+        return genuine(update, self.verify, held.key if accuses and held is not None else None)
 
     def put(self, row: Row) -> None:
         """Hold the row."""

@@ -31,6 +31,8 @@ class Rules:
     """Hearing one's own news back counts as two tellings."""
     own_verdict: bool = True
     """A death that others declare is evidence, and no verdict, until this node's own suspicion has lasted."""
+    paced: bool = True
+    """Accusations are answered four times a second at most, and one accuser makes this node doubt itself once."""
     deaf: bool = True
     """Nothing heard from anybody since the probe: it is me. Nobody is accused, suspicions wait."""
     lag: bool = True
@@ -48,6 +50,7 @@ LIFEGUARD = Rules(
     tell_suspect=False,
     feedback=False,
     own_verdict=False,
+    paced=False,
     deaf=False,
     lag=False,
     first_hand=False,
@@ -64,6 +67,7 @@ SWIM = Rules(
     tell_suspect=False,
     feedback=False,
     own_verdict=False,
+    paced=False,
     deaf=False,
     lag=False,
     first_hand=False,

@@ -13,6 +13,7 @@ seconds.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import count
 from typing import assert_never
 
@@ -24,6 +25,7 @@ from meshnode.membership.events import (
     Changed,
     Effect,
     Event,
+    Evicted,
     Isolated,
     Leaving,
     Merged,
@@ -73,13 +75,14 @@ class Swim:
         id_text: IdText,
         now: float,
         rules: Rules = OURS,
+        admitted: Callable[[NodeId], bool] = lambda _: True,
     ) -> None:
         self.oneself = oneself
         self.health = Health(heard_at=now)
         self._ears = Ears()
         self.ledger = Ledger(
             oneself,
-            Roster(verify, id_text),
+            Roster(verify, id_text, admitted),
             settings,
             rules,
             heard=self._ears.heard_at,
@@ -134,6 +137,8 @@ class Swim:
                 self._woke(now, effects)
             case Leaving(reason):
                 self._leave(reason, effects)
+            case Evicted(peer):
+                self.ledger.evict(now, peer, effects)
             case _:
                 assert_never(event)
         if not self._leaving:
@@ -230,7 +235,7 @@ class Swim:
 
     def _failed(self, now: float, probe: Probe, effects: list[Effect]) -> None:
         # Helpers that say neither ack nor nack are evidence against our own network or speed.
-        self._ail(probe.helpers - probe.nacks)
+        self._ail(max(0, probe.helpers - probe.nacks))
         if self._rules.deaf and self.roster.living > 2 and self.health.deaf_since(probe.began):
             self._ail(1)
             self.ledger.suspicions.hold(probe.ends - probe.began)
@@ -257,9 +262,9 @@ class Swim:
 
     def _try_the_dead(self, now: float, effects: list[Effect]) -> None:
         """A verdict never forbids a dial: one of the dead is tried, by about one node of the whole mesh each time."""
-        dead = sum(row.state == "dead" for row in self.roster)
-        if dead and self._rng.random() * max(1, self.roster.living) < dead:  # serf's rule: the load does not grow
-            effects.extend(Sync(peer) for peer in self.roster.sample(self._rng, 1, lambda row: row.state == "dead"))
+        dead = [row.id for row in self.roster if row.state == "dead"]
+        if dead and self._rng.random() * max(1, self.roster.living) < len(dead):  # serf's rule: the load does not grow
+            effects.append(Sync(dead[self._rng.randrange(len(dead))]))
         self._ears.prune(now)
 
     # --- what speaks against this node itself ---

@@ -2,7 +2,8 @@
 
 Each HELLO carries the root hash of the sender's statement set. When two differ, the node with the smaller id starts
 one exchange; tasks on that link wait for its end, so that a revocation is learnt before business is done. New
-statements are pushed to all links at once. The rules of the set itself are in `meshnode.trust.statements`.
+statements are pushed to all links at once. What fails over a link that stays is done again, as an exchange: nothing
+else would ever bring a statement that was missed. The rules of the set itself are in `meshnode.trust.statements`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from meshnode.errors import MeshError, ProtocolError
 from meshnode.links.link import Incoming, Link, Reply
+from meshnode.membership.chores import Chores
 from meshnode.trust.keeper import Keeper
 from meshnode.trust.statements import STATEMENT_BYTES_MAX, Statement
 from meshnode.wire import batches
@@ -24,6 +26,10 @@ log = logging.getLogger(__name__)
 
 SETTLE_S = 5.0
 """A link whose other side does not finish the exchange in this time is used as it is."""
+TURN_S = 1.0
+"""The larger id begins after so long. The smaller does not when its set came to differ while the HELLOs were on their
+way."""
+AGAIN_S, AGAIN_MAX_S = 0.5, 8.0
 
 
 @dataclass(slots=True)
@@ -39,15 +45,15 @@ class TrustKeeping:
     links: Callable[[], Iterable[Link]]
     learnt: Callable[[list[Statement]], None]
     _settling: dict[Link, asyncio.Event] = field(default_factory=dict)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _evening: set[Link] = field(default_factory=set)
+    _chores: Chores = field(default_factory=lambda: Chores("trust statements were not exchanged: ", logging.INFO))
 
     def link_up(self, link: Link) -> None:
         """A link came up; exchange when the roots differ."""
         if link.peer.root == self.keeper.statements.root_hash:
             return
         self._settling[link] = asyncio.Event()
-        if self.keeper.id < link.peer.id:
-            self._start(self._exchange(link))
+        self._chores.start(self._even_out, link, 0.0 if self.keeper.id < link.peer.id else TURN_S)
 
     def link_lost(self, link: Link) -> None:
         """Whoever waits for this link need not."""
@@ -68,7 +74,7 @@ class TrustKeeping:
         """Push new statements to every link except the one they came from."""
         for link in self.links():
             if link is not but and not link.peer.local:
-                self._start(self._push(link, statements))
+                self._chores.start(self._push, link, statements)
 
     async def handle(self, incoming: Incoming) -> Reply:
         """Answer TrustSync and TrustPush."""
@@ -93,10 +99,31 @@ class TrustKeeping:
             self._merge([statement], None)
 
     async def stop(self) -> None:
-        """End what is under way."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """End what is under way, and begin nothing more."""
+        await self._chores.stop()
+
+    async def _even_out(self, link: Link, wait_s: float) -> None:
+        """Exchange until it is done or the link is gone."""
+        if wait_s:
+            await asyncio.sleep(wait_s)
+            if link not in self._settling:
+                return
+        if link in self._evening:
+            return
+        self._evening.add(link)
+        pause_s = AGAIN_S
+        try:
+            while link.usable:
+                try:
+                    return await self._exchange(link)
+                except ProtocolError:
+                    raise
+                except MeshError as error:
+                    log.info("trust statements were not exchanged with %s: %s", link.peer.name, error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, AGAIN_MAX_S)
+        finally:
+            self._evening.discard(link)
 
     async def _exchange(self, link: Link) -> None:
         ours = self.keeper.statements
@@ -111,7 +138,13 @@ class TrustKeeping:
         self._settled(link)
 
     async def _push(self, link: Link, statements: list[bytes]) -> None:
-        await link.call(TrustPush(), (batches.pack_batch(statements),), timeout_s=SETTLE_S)
+        try:
+            await link.call(TrustPush(), (batches.pack_batch(statements),), timeout_s=SETTLE_S)
+        except ProtocolError:
+            raise
+        except MeshError as error:
+            log.info("trust statements were not pushed to %s: %s", link.peer.name, error)
+            await self._even_out(link, 0.0)
 
     def _merge(self, statements: list[bytes], source: Link | None) -> None:
         new = self.keeper.merge(statements)
@@ -123,15 +156,3 @@ class TrustKeeping:
         event = self._settling.pop(link, None)
         if event is not None:
             event.set()
-
-    def _start(self, work: asyncio.Future[None] | object) -> None:
-        task = asyncio.ensure_future(self._quietly(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _quietly(self, work: object) -> None:
-        """A link that breaks in the middle is exchanged with again when it is back."""
-        try:
-            await work  # type: ignore[misc]
-        except MeshError as error:
-            log.info("trust statements were not exchanged: %s", error)

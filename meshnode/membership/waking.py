@@ -28,12 +28,18 @@ class Waking:
     """The state between two looks."""
 
     last: Clocks
+    set_s: float = 0.0
+    """How far the wall clock was set since the look before; 0 where that cannot be told from a sleep."""
 
     def look(self, now: Clocks) -> float:
         """Seconds for which the machine slept, or this process stood still, since the last look; 0 for none."""
         awake_s = now.monotonic - self.last.monotonic
+        self.set_s = 0.0
         if now.boottime is not None and self.last.boottime is not None:
-            asleep_s = now.boottime - self.last.boottime - awake_s
+            passed_s = now.boottime - self.last.boottime
+            asleep_s = passed_s - awake_s
+            set_s = now.wall - self.last.wall - passed_s
+            self.set_s = set_s if abs(set_s) > GAP_S else 0.0
         else:
             asleep_s = now.wall - self.last.wall - awake_s
         self.last = now

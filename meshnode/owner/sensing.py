@@ -33,7 +33,7 @@ class Machine:
     """The sensors of the platform.
 
     Args:
-        manners: what nobody asks about is not read.
+        manners: what nobody asks about is not read; power always, for others are told of it.
         root: where /sys, /proc, /run and /dev are.
         run: runs the platform's programs.
         platform: as `sys.platform` names it.
@@ -42,7 +42,7 @@ class Machine:
     def __init__(
         self, manners: Manners, *, root: Path = Path("/"), run: Run = run_program, platform: str = sys.platform
     ) -> None:
-        self._polite = manners is Manners.POLITE
+        self._lends, self._polite = manners is not Manners.OFF, manners is Manners.POLITE
         self._root = root
         self._linux = platform == "linux"
         mac = platform == "darwin"
@@ -56,7 +56,7 @@ class Machine:
         """See `Sensors.read`."""
         supply = self._try("power", lambda: power.linux(self._root) if self._linux else power.elsewhere())
         supply = supply or power.Supply()
-        heat = self._try("thermal", lambda: self._thermal.read(now) if self._thermal else None)
+        heat = self._try("thermal", lambda: self._thermal.read(now) if self._thermal and self._lends else None)
         headroom_c, throttled = heat or (None, None)
         display: bool | None = None
         idle_s: float | None = None

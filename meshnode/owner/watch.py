@@ -123,8 +123,8 @@ class Watch:
         while True:
             self._by_hand()
             if (now := time.monotonic()) >= due:
+                self.reading = await asyncio.to_thread(self._sensors.read, now)
                 if self.manners is not Manners.OFF:
-                    self.reading = await asyncio.to_thread(self._sensors.read, now)
                     self._apply(Sensed(self.reading))
                 due = now + (WATCHFUL_S if self.reading.display else CALM_S)
                 self._read_once.set()

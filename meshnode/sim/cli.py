@@ -17,6 +17,7 @@ from meshnode.sim.experiments import RULES
 from meshnode.sim.faults import KINDS
 from meshnode.sim.figures import FIGURES, SETTINGS, parallel
 from meshnode.sim.plot import plot
+from meshnode.sim.shells import cli as shells
 from meshnode.sim.world import Faults
 
 SHOWN = (*KINDS, "alive", "suspect", "dead", "left", "sent", "lost", "duplicated", "overtaken", "syncs", "isolations")
@@ -33,14 +34,25 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="where the plot goes (default simulate.png)")
     parser.add_argument("--campaign", type=int, metavar="SEEDS", help="so many seeds with all faults, from --seed on")
     parser.add_argument("--show", action="store_true", help="one seed of the campaign, with its faults")
+    parser.add_argument("--shells", action="store_true", help="the real asyncio code of agents on a virtual clock")
+    parser.add_argument("--seeds", type=int, metavar="N", help="with --shells: so many, from --seed on (default 20)")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="with --shells: what happened; .mmd for a diagram")
     parser.add_argument("--figures", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)}")
     args = parser.parse_args()
     if not 0 <= args.loss <= 0.9:
         parser.error("--loss is a share of 0 to 0.9")
     if args.nodes < 0 or args.nodes == 1 or args.nodes > 20_000:
         parser.error("--nodes is 2 to 20000")
+    if not args.shells and (args.seeds is not None or args.trace is not None):
+        parser.error("--seeds and --trace go with --shells")
+    if args.shells and args.trace is not None and (args.seeds or 1) != 1:
+        parser.error("--trace is of one seed: name it with --seed, and leave --seeds out")
+    if args.shells and (args.nodes > shells.NODES_MAX or args.nodes == 2 or args.seconds < shells.SECONDS_MIN):
+        parser.error(f"--shells wants 3 to {shells.NODES_MAX} nodes and {shells.SECONDS_MIN:.0f} seconds or more")
     console = Console()
     try:
+        if args.shells:
+            sys.exit(shells.campaign(console, args))
         if args.campaign is not None or args.show:
             sys.exit(_campaign(console, args))
         if args.figures is not None:

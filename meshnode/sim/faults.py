@@ -6,11 +6,12 @@ So a run that fails can be made smaller: faults are dropped one by one while it 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from meshnode.sim.checks import Checks
 from meshnode.sim.mesh import Mesh
+from meshnode.sim.world import Faults
 
 KINDS = (
     "crash",
@@ -24,6 +25,7 @@ KINDS = (
     "loss",
     "disorder",
     "backup",
+    "full",
     "clock",
 )
 
@@ -43,12 +45,12 @@ class Fault:
         return f"{self.at:7.2f} s  {self.kind:9} {self.lasts_s:5.1f} s  amount {self.amount:.2f}  nodes {named}"
 
 
-def draw(seed: int, nodes: int, until: float, how_many: int) -> list[Fault]:
+def draw(seed: int, nodes: int, until: float, how_many: int, kinds: Sequence[str] = KINDS) -> list[Fault]:
     """So many faults, all over by `until`."""
     rng = random.Random(f"faults {seed}")
     drawn = []
     for _ in range(how_many):
-        kind = rng.choice(KINDS)
+        kind = rng.choice(kinds)
         at = rng.uniform(1.0, until * 0.85)
         lasts_s = min(rng.choice((0.3, 2.0, 8.0, 20.0)) * rng.uniform(0.5, 1.5), until - at)
         several = {"split": nodes // 2, "one-way": 2, "loss": nodes, "disorder": nodes}.get(kind, 1)
@@ -63,9 +65,7 @@ class Doing:
     def __init__(self, mesh: Mesh, checks: Checks, faults: list[Fault]) -> None:
         self._mesh = mesh
         self._checks = checks
-        self._walls: list[Fault] = []
-        self._storms: list[Fault] = []
-        mesh.world.faults.cut = self._cut
+        self._weather = Weather(mesh.world.faults)
         for fault in faults:
             mesh.world.at(fault.at, lambda fault=fault: self._begin(fault))  # type: ignore[misc]
 
@@ -131,6 +131,24 @@ class Doing:
         node.disk.write(max(0, node.disk.gen - 2))
         return lambda: None if node.up else node.restart()
 
+    def _full(self, fault: Fault) -> Callable[[], None] | None:
+        """An older home comes back on a full disk: it jumps above its past, which the next start knows nothing of."""
+        node = self._mesh.nodes[fault.nodes[0]]
+        if not node.up or node.disk.full:
+            return None
+        node.crash()
+        node.disk.write(max(0, node.disk.gen - 2))
+        node.restart()
+        node.disk.full = True
+
+        def end() -> None:
+            node.disk.full = False
+            if node.up:
+                node.crash()
+            node.restart()
+
+        return end
+
     def _clock(self, fault: Fault) -> Callable[[], None] | None:
         """The wall clock jumps, up to a year either way; nothing may depend on it."""
         node = self._mesh.nodes[fault.nodes[0]]
@@ -138,13 +156,36 @@ class Doing:
         return lambda: None
 
     def _loss(self, fault: Fault) -> Callable[[], None]:
-        return self._weather(fault)
+        return self._weather.storm(fault)
 
     def _disorder(self, fault: Fault) -> Callable[[], None]:
-        return self._weather(fault)
+        return self._weather.storm(fault)
 
-    def _weather(self, fault: Fault) -> Callable[[], None]:
-        """Several may come together: the worst of those that are on counts, and none when all are over."""
+    def _split(self, fault: Fault) -> Callable[[], None]:
+        return self._weather.wall(fault)
+
+    def _isolate(self, fault: Fault) -> Callable[[], None]:
+        return self._weather.wall(fault)
+
+    def _one_way(self, fault: Fault) -> Callable[[], None]:
+        return self._weather.wall(fault)
+
+
+class Weather:
+    """What is wrong with the network itself, as several faults at once make it."""
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        self._always = faults.loss
+        self._walls: list[Fault] = []
+        self._storms: list[Fault] = []
+        faults.cut = self._cut
+
+    def storm(self, fault: Fault) -> Callable[[], None]:
+        """Loss or disorder; returns how it ends.
+
+        Several may come together: the worst of those that are on counts, and none when all are over.
+        """
         self._storms.append(fault)
         self._set_weather()
 
@@ -155,24 +196,16 @@ class Doing:
         return end
 
     def _set_weather(self) -> None:
-        faults = self._mesh.world.faults
+        faults = self._faults
         worst = {
             kind: max((storm.amount for storm in self._storms if storm.kind == kind), default=0.0)
             for kind in ("loss", "disorder")
         }
-        faults.loss = worst["loss"] * 0.5
+        faults.loss = max(self._always, worst["loss"] * 0.5)
         faults.duplicate, faults.late = worst["disorder"] * 0.3, worst["disorder"] * 0.2
 
-    def _split(self, fault: Fault) -> Callable[[], None]:
-        return self._wall(fault)
-
-    def _isolate(self, fault: Fault) -> Callable[[], None]:
-        return self._wall(fault)
-
-    def _one_way(self, fault: Fault) -> Callable[[], None]:
-        return self._wall(fault)
-
-    def _wall(self, fault: Fault) -> Callable[[], None]:
+    def wall(self, fault: Fault) -> Callable[[], None]:
+        """A cut; returns how it ends."""
         self._walls.append(fault)
         return lambda: self._walls.remove(fault)
 

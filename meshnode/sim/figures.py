@@ -16,7 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 from meshnode.membership.rules import OURS
-from meshnode.sim import experiments, troubles
+from meshnode.sim import experiments, hostile, troubles
 from meshnode.sim.experiments import RULES
 
 SETTINGS = {**RULES, **{f"without {name}": experiments.without(name) for name in experiments.OWN_RULES}}
@@ -24,6 +24,7 @@ GRID_SEEDS = (1, 2, 3)
 UNSEEN_SEED = 100
 """From here on are the seeds that no rule was tuned with."""
 NODE_HOURS = 10_000
+HOSTILE_RULES = ("own_verdict", "paced", "first_hand")
 
 
 def parallel(work: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
@@ -119,6 +120,24 @@ def _troubles(console: Console) -> None:
     console.print(table)
 
 
+def _returns(console: Console) -> None:
+    table = _table(
+        "one node crashes and returns for 300 s, one seed", "nodes", "down / up, s", "B/s a node", "B a turn"
+    )
+    for nodes in (10, 100):
+        for down_s, up_s in ((1.0, 1.0), (2.0, 5.0), (10.0, 10.0), (30.0, 30.0)):
+            found, per_s, per_turn = troubles.returns(nodes, UNSEEN_SEED, down_s=down_s, up_s=up_s)
+            table.add_row(str(nodes), f"{down_s:.0f} / {up_s:.0f}", f"{per_s:,.0f}", f"{per_turn:,.0f}")
+            assert found.deaths == found.suspicions == 0, "nobody else is accused"
+    console.print(table)
+    for nodes in (20, 100):
+        alone = [troubles.found_by_others(nodes, UNSEEN_SEED + number) for number in range(20)]
+        console.print(
+            f"a node of {nodes} restarts and knows nobody: alive for all after {statistics.median(alone):.1f} s "
+            f"(worst of 20 seeds {max(alone):.1f})"
+        )
+
+
 def _wronged(found: Sequence[troubles.Found]) -> tuple[str, str, str]:
     deaths, suspicions = sum(one.deaths for one in found), sum(one.suspicions for one in found)
     return str(deaths), str(suspicions), f"{max(one.longest_s for one in found):.1f}"
@@ -137,6 +156,37 @@ def _one_one_way(job: tuple[int, int, Any]) -> troubles.Found:
 def _one_flapping(job: tuple[int, int, Any]) -> troubles.Found:
     nodes, seed, rules = job
     return troubles.flapping(nodes, seed, rules=rules)
+
+
+def _hostile(console: Console) -> None:
+    settings = {"ours": OURS, **{f"without {name}": experiments.without(name) for name in HOSTILE_RULES}}
+    for nodes, liars, seeds in ((10, 1, 5), (30, 5, 2)):
+        title = f"{liars} of {nodes} accuse all to all for 20 s, {seeds} seeds: what honest members hold of honest"
+        table = _table(title, "rules", "deaths", "suspicions", "alive", "refuted/s", "health", "B/s a node")
+        for name, rules in {**settings, **RULES}.items():
+            jobs = [(nodes, liars, UNSEEN_SEED + number, rules) for number in range(seeds)]
+            found = _all(console, f"{liars} of {nodes}, {name}", _one_flood, jobs)
+            deaths, suspicions = sum(one.deaths for one in found), sum(one.suspicions for one in found)
+            refutations, health = max(one.refutations for one in found), max(one.health for one in found)
+            alive, nbytes = (statistics.mean(getattr(one, key) for one in found) for key in ("alive", "bytes_per_s"))
+            row = (str(deaths), str(suspicions), f"{alive:.1%}", f"{refutations:.1f}", str(health), f"{nbytes:,.0f}")
+            table.add_row(name, *row)
+        console.print(table)
+        floods = [(nodes, liars, UNSEEN_SEED + number) for number in range(4 * seeds)]
+        crashes = _all(console, "crash", _one_crash_in_a_flood, floods)
+        console.print(
+            f"meanwhile a crash: dead for all honest members after {statistics.median(crashes):.2f} s "
+            f"(worst of {4 * seeds} seeds {max(crashes):.2f})"
+        )
+
+
+def _one_flood(job: tuple[int, int, int, Any]) -> hostile.Believed:
+    nodes, liars, seed, rules = job
+    return hostile.flood(nodes, liars, seed, rules=rules, seconds=20.0)
+
+
+def _one_crash_in_a_flood(job: tuple[int, int, int]) -> float:
+    return hostile.crash_in_a_flood(*job)
 
 
 def _loss(console: Console) -> None:
@@ -216,6 +266,8 @@ FIGURES: dict[str, Callable[[Console], None]] = {
     "join": _join,
     "heal": _heal,
     "troubles": _troubles,
+    "hostile": _hostile,
+    "returns": _returns,
     "loss": _loss,
     "hours": _hours,
     "restarts": _restarts,

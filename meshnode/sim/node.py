@@ -66,14 +66,18 @@ def verify(spki: bytes, message: bytes, signature: bytes) -> bool:
 
 
 class Disk:
-    """What a node keeps: its start counter. A write that is not yet synced is lost in a crash."""
+    """What a node keeps: its start counter. A write that is not yet synced is lost in a crash, and one to a full disk
+    at once."""
 
     def __init__(self) -> None:
         self.gen = 0
+        self.full = False
         self._synced = 0
 
     def write(self, gen: int, *, synced: bool = True) -> None:
         """Keep the counter."""
+        if self.full:
+            return
         self.gen = gen
         if synced:
             self._synced = gen
@@ -98,6 +102,7 @@ class Node:
         self._armed = math.inf
         self.life = 0
         self.wall_offset_s = 0.0
+        self.said_bytes = 0
         self._inbox: list[Event] = []
         self._outbox: list[Callable[[], None]] = []
         self.core = self._born()
@@ -136,14 +141,21 @@ class Node:
         self.up = False
 
     def restart(self, seeds: list[Node] | None = None) -> None:
-        """Come back with a higher start counter, and look for the others: first for these, or for any."""
+        """Come back with a higher start counter, and look for the others: first for these, or for any.
+
+        With an empty list the home remembers nobody and nothing is heard of others: they must find it. Where the disk
+        is full no agent starts.
+        """
         assert not self.up, "only what stopped is restarted"
+        if self.disk.full:
+            return
         self.core = self._born()
         self.up, self.paused, self.blocked, self.isolated = True, False, False, False
         self._armed = math.inf
         self.life += 1
         self._arm()
-        self._look(seeds or self.mesh.some(3), self.life)
+        if seeds != []:
+            self._look(seeds or self.mesh.some(3), self.life)
 
     def _look(self, at: list[Node], life: int) -> None:
         """Even out views with these; again and again while nobody is found, as discovery does."""
@@ -254,6 +266,12 @@ class Node:
         event = Received(self.core.me, packet)
         for to in self.mesh.at(peer):
             self.mesh.world.send(self.index, to.index, to.receive, event, nbytes)
+
+    def say(self, peer: NodeId, packet: updates.AnyPacket) -> None:
+        """Send a packet that its core knows nothing of."""
+        nbytes = len(updates.encode(packet)) + OVERHEAD_BYTES + UDP_IP_BYTES
+        self.said_bytes += nbytes
+        self._send(peer, packet, nbytes)
 
     # --- streams ---
 

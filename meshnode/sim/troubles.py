@@ -118,6 +118,41 @@ def flapping(n: int, seed: int, *, seconds: float = 300.0, rules: Rules = OURS) 
     return wronged.end()
 
 
+def returns(n: int, seed: int, *, down_s: float, up_s: float, seconds: float = 300.0) -> tuple[Found, float, float]:
+    """One node crashes and returns again and again: what is said of the others, and what it costs, in bytes a second a
+    node and in bytes a node and turn, all that goes on in a calm included."""
+    mesh = calm(n, seed)
+    world, wronged = mesh.world, Wronged(mesh)
+    world.run(3.0)
+    began, before, turns = world.now, world.sent_bytes + world.stream_bytes, 0
+
+    def changed(change: Change) -> None:
+        if change.subject != 0:
+            wronged.changed(change)
+
+    mesh.on_change = changed
+    while world.now < began + seconds:
+        mesh.nodes[0].crash()
+        world.run(world.now + down_s)
+        mesh.nodes[0].restart()
+        world.run(world.now + up_s)
+        turns += 1
+    nbytes = (world.sent_bytes + world.stream_bytes - before) / n
+    return wronged.end(), nbytes / (world.now - began), nbytes / turns
+
+
+def found_by_others(n: int, seed: int, *, down_s: float = 30.0) -> float:
+    """Seconds until all hold a node alive that restarts, dead for all, without its file of peers and where it hears of
+    nobody: one of the others must try the dead."""
+    mesh = calm(n, seed)
+    world, node = mesh.world, mesh.nodes[0]
+    world.run(3.0)
+    node.crash()
+    world.run(world.now + down_s)
+    node.restart([])
+    return _until_one_view(mesh, world.now + 600.0) - (3.0 + down_s)
+
+
 def _until_one_view(mesh: Mesh, until: float) -> float:
     """When everyone holds everyone alive, looked at each 100 ms."""
     left = list(mesh.nodes)

@@ -172,6 +172,7 @@ class Keeper:
         for name in ("invites", "admin.key"):  # of the mesh of one that is left behind
             if (self.home / name).exists():
                 move_aside(self.home / name, "left")
+        (self.home / "peers").unlink(missing_ok=True)
 
     def raise_boot(self, boot: int) -> None:
         """Count this start as a later one, because a later one was heard of. Raises HomeError."""
@@ -288,6 +289,7 @@ class Keeper:
         for name in KEPT:
             if (self.home / name).exists():
                 move_aside(self.home / name, why)
+        (self.home / "peers").unlink(missing_ok=True)
         self.leaf = None
         self._unsaved = False
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from meshnode.edge.advertising import ADDRESSES_MAX, CHARGE_STEP, SERVICE_NEWS, content, is_news
 from meshnode.edge.node import Node
-from meshnode.execution.devices import Gpu, Power
+from meshnode.execution.devices import Gpu
 from meshnode.membership import advert
 from meshnode.membership.advert import Content, Cpu, Held, PowerState
+from meshnode.owner.manners import Reading
 from tests.edge.living import ask
 from tests.edge.test_local import ECHO
 from tests.waiting import until
@@ -105,15 +106,22 @@ async def test_the_facts_are_those_of_the_parts(node: Node) -> None:
     assert () == told(node).models, "its files are still here, and nobody may ask for them"
 
 
-async def test_a_battery_that_drains_is_told_in_steps(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_battery_that_drains_is_told_in_steps(node: Node) -> None:
     """Not each percent is gossip."""
     charges = []
     for percent in (None, 100.0, 99.0, 71.3, 2.0, 0.0):
-        power = Power("battery", percent)
-        monkeypatch.setattr(type(node.devices), "power", lambda _, power=power: power)
+        node.owner.reading = Reading(on_battery=True, charge_percent=percent)
         charges.append(told(node).power.percent)
     assert [None, 100, 100, 70, 0, 0] == charges
     assert all(charge is None or charge % CHARGE_STEP == 0 for charge in charges)
+
+
+@pytest.mark.parametrize(("on_battery", "source"), [(True, "battery"), (False, "mains"), (None, "unknown")])
+async def test_the_owners_sensor_says_where_power_comes_from(node: Node, on_battery: bool | None, source: str) -> None:
+    """In the advert and in the vitals alike: there is one sensor."""
+    node.owner.reading = Reading(on_battery=on_battery, charge_percent=66.66)
+    assert (source, 65) == (told(node).power.source, told(node).power.percent)
+    assert (source, 66.7) == (node.vitals().power_source, node.vitals().power_percent)
 
 
 async def test_more_addresses_than_fit_are_cut(node: Node) -> None:

@@ -23,9 +23,21 @@ def test_a_peer_that_answers_is_never_silent() -> None:
     assert abs(it.rtt_s - 0.01) < 1e-9
 
 
-def test_three_missed_beats_are_silence() -> None:
-    """With a request open, a peer that says nothing is silent after about 0.75 s."""
+def measured(rtt_s: float) -> Heartbeat:
+    """Of a connection on which round trips take that long."""
     it = Heartbeat(S, 0.0)
+    for _ in range(20):
+        now = it.due_at
+        _, nonce = it.beat(now, open=True)
+        assert nonce is not None
+        it.heard(now + rtt_s)
+        it.pong(nonce, now + rtt_s)
+    return it
+
+
+def test_three_missed_beats_are_silence() -> None:
+    """With a request open, a peer near by that says nothing is silent after about 0.75 s."""
+    it = measured(0.001)
     it.due_at = 100.0
     assert it.wake(10.0)
     beats = 0
@@ -54,3 +66,55 @@ def test_at_rest_pings_are_rare() -> None:
     assert it.wake(1.0)
     assert abs(it.due_at - (1.0 + S.heartbeat_s)) < 1e-9
     assert not it.wake(1.0)
+
+
+def test_a_peer_far_away_is_not_silent() -> None:
+    """Over a satellite a pong comes after two further pings: it is measured, and waited for before any judgement."""
+    it, under_way = Heartbeat(S, 0.0), list[tuple[float, int]]()
+    for _ in range(100):
+        now = it.due_at
+        while under_way and under_way[0][0] <= now:
+            at, nonce = under_way.pop(0)
+            it.heard(at)
+            it.pong(nonce, at)
+        silent, asked = it.beat(now, open=True)
+        assert None is silent
+        assert asked is not None
+        under_way.append((now + 0.7, asked))
+    assert it.rtt_s is not None
+    assert abs(it.rtt_s - 0.7) < 1e-6
+
+
+def test_a_peer_far_away_is_silent_in_the_end() -> None:
+    """After three intervals and a round trip."""
+    it = measured(0.2)
+    last = it.heard_at
+    while (silent := it.beat(it.due_at, open=True)[0]) is None:
+        assert it.due_at < last + 3.0
+    assert 0.75 <= silent <= 1.25
+
+
+def test_a_peer_to_which_bulk_still_arrives_is_not_silent() -> None:
+    """Pings wait behind our own bytes: while those arrive, nobody is judged; when they stop, three beats later."""
+    it, arrived = measured(0.001), 0
+    it.wake(it.due_at)
+    for _ in range(20):
+        arrived += 10_000
+        silent, _ = it.beat(it.due_at, open=True, sent=(arrived, 500_000))
+        assert silent is None
+    beats = 0
+    while (silent := it.beat(it.due_at, open=True, sent=(arrived, 500_000))[0]) is None:
+        beats += 1
+    assert 2 == beats
+    assert 0.7 < silent < 0.8
+
+
+def test_pings_that_arrive_at_a_peer_that_stands_still_are_no_sign_of_life() -> None:
+    """The system of a frozen agent takes what comes; no bulk is under way, so nothing stands before the pings."""
+    it, arrived, beats = measured(0.001), 0, 1
+    it.due_at = 100.0
+    it.wake(10.0)
+    while it.beat(it.due_at, open=True, sent=(arrived, 40))[0] is None:
+        arrived += 40
+        beats += 1
+    assert 3 == beats

@@ -179,8 +179,13 @@ class Living:
     def connected_from(self, host: str) -> bool:
         """Whether one of its connections stands on this address of the machine."""
         end = int.from_bytes(socket.inet_aton(host), sys.byteorder)
-        rows = Path(f"/proc/{self.process.pid}/net/tcp").read_text().splitlines()[1:]
-        return any(row.split()[1].startswith(f"{end:08X}:") and row.split()[3] == "01" for row in rows)
+        return any(here.startswith(f"{end:08X}:") for here, _ in self.connections())
+
+    def connections(self) -> set[tuple[str, str]]:
+        """The established TCP connections of its machine: this end and the other, as the kernel writes them."""
+        net = Path(f"/proc/{self.process.pid}/net")
+        lines = [line.split() for kind in ("tcp", "tcp6") for line in (net / kind).read_text().splitlines()[1:]]
+        return {(line[1], line[2]) for line in lines if line[3] == "01"}
 
     def log(self) -> str:
         path = self.home / "agent.log"

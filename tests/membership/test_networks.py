@@ -31,8 +31,12 @@ def net() -> Iterator[Net]:
 
 
 def linked(one: Living, other: Living) -> bool:
-    """Both have a link to each other."""
-    return all("direct" == row.get("path") for row in (one.peer(other.home.name), other.peer(one.home.name)))
+    """Both hold each other alive and linked, and one TCP connection stands that is the same at both ends."""
+    rows = (one.peer(other.home.name), other.peer(one.home.name))
+    if any(("direct", "alive") != (row.get("path"), row.get("state")) for row in rows):
+        return False
+    theirs = other.connections()
+    return any((there, here) in theirs for here, there in one.connections())
 
 
 def test_neighbours_meet_and_follow_each_others_addresses(net: Net, tmp_path: Path) -> None:

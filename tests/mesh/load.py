@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from concurrent.futures import Future
@@ -10,28 +11,70 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 
 import meshnode
+
+MODELS = Path(__file__).parent.parent.parent / "models"
+KINDS = 16
+"""So many different inputs of the slow model, whose answers are known from a run of onnxruntime itself."""
+END_S = 30.0
+
+
+@dataclass(slots=True)
+class Task:
+    """One task's story; times are monotonic seconds."""
+
+    number: int
+    sent: float
+    answers: int = 0
+    answered: float = 0.0
+    error: str = ""
+    right: bool = False
+    node: str = ""
+    outcomes: tuple[str, ...] = ()
+    last_began: float = 0.0
+    """When the attempt that answered was sent."""
+
+    @property
+    def seconds(self) -> float:
+        """From submission to answer."""
+        return self.answered - self.sent
+
+
+@functools.cache
+def expected(rounds: int, kind: int) -> Any:
+    """What the slow model says, by onnxruntime itself."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(MODELS / "slow" / "model.onnx"), options)
+    return session.run(None, {"x": _slow_input(kind), "rounds": np.array(rounds, np.int64)})[0]
+
+
+def _slow_input(kind: int) -> Any:
+    return np.full((1, 64), (kind + 1) / KINDS, np.float32)
+
+
+def task_of(number: int, rounds: int = 0) -> tuple[str, dict[str, Any]]:
+    """The model and the inputs of a task."""
+    if rounds:
+        return "slow", {"x": _slow_input(number % KINDS), "rounds": np.array(rounds, np.int64)}
+    return "echo", {"x": np.full((1, 4), number, np.float32)}
 
 
 @dataclass
 class Load:
-    """`rate` tasks a second through the agent of `home` until it is left.
+    """`rate` tasks a second through the agent of `home` until it is left, which waits for the answers.
 
     Of the echo model each task carries its number, and an answer that is not that number is wrong; with `rounds` it is
-    the slow model, and an answer that differs from the first one is.
+    the slow model, and an answer that onnxruntime itself would not give is.
     """
 
     home: Path
     rate: float
     rounds: int = 0
-    sent: int = 0
-    wrong: int = 0
-    errors: list[str] = field(default_factory=list)
-    nodes: dict[str, int] = field(default_factory=dict)
-    rerouted: int = 0
-    answered: int = 0
-    expected: Any = None
+    timeout_s: float = 20.0
+    history: list[Task] = field(default_factory=list)
 
     def __enter__(self) -> Load:
         self._stop = threading.Event()
@@ -43,35 +86,67 @@ class Load:
         self._stop.set()
         self._thread.join()
 
+    @property
+    def sent(self) -> int:
+        return len(self.history)
+
+    @property
+    def answered(self) -> int:
+        return sum(task.answers > 0 and not task.error for task in self.history)
+
+    @property
+    def wrong(self) -> int:
+        return sum(task.answers > 0 and not task.error and not task.right for task in self.history)
+
+    @property
+    def twice(self) -> int:
+        """Tasks that were answered more than once."""
+        return sum(task.answers > 1 for task in self.history)
+
+    @property
+    def errors(self) -> list[str]:
+        """A line for each lost task: it ended in an error, or not at all."""
+        return [f"{t.number}: {t.error or 'no answer'}" for t in self.history if t.error or not t.answers]
+
+    @property
+    def nodes(self) -> dict[str, int]:
+        """How many tasks each node did."""
+        ids = [task.node for task in self.history if task.node]
+        return {node: ids.count(node) for node in set(ids)}
+
+    @property
+    def rerouted(self) -> int:
+        return sum(len(task.outcomes) > 1 for task in self.history)
+
     def _run(self) -> None:
-        open_tasks: list[tuple[int, Future[Any]]] = []
         with meshnode.Client(home=self.home) as client:
+            open_tasks = []
             due = time.monotonic()
             while not self._stop.is_set():
-                number = self.sent
-                self.sent += 1
-                open_tasks.append((number, client.submit(*self._task(number), timeout=20.0)))
+                task = Task(len(self.history), time.monotonic())
+                self.history.append(task)
+                future = client.submit(*task_of(task.number, self.rounds), timeout=self.timeout_s)
+                future.add_done_callback(functools.partial(self._judge, task))
+                open_tasks.append(future)
                 due += 1 / self.rate
                 self._stop.wait(max(0.0, due - time.monotonic()))
-            for number, future in open_tasks:
-                self._judge(number, future)
+            end = time.monotonic() + self.timeout_s + END_S
+            for future in open_tasks:
+                try:
+                    future.exception(max(0.0, end - time.monotonic()))
+                except TimeoutError:
+                    break  # it has no answer, and counts as lost
 
-    def _task(self, number: int) -> tuple[str, dict[str, Any]]:
-        if self.rounds:
-            return "slow", {"x": np.ones((1, 64), np.float32), "rounds": np.array(self.rounds, np.int64)}
-        return "echo", {"x": np.full((1, 4), number, np.float32)}
-
-    def _judge(self, number: int, future: Future[Any]) -> None:
-        try:
-            result = future.result(30)
-        except Exception as error:  # whatever it is, it is a lost task
-            self.errors.append(f"{number}: {error!r}")
+    def _judge(self, task: Task, future: Future[Any]) -> None:
+        task.answers += 1
+        task.answered = time.monotonic()
+        if (error := future.exception()) is not None:  # whatever it is, it is a lost task
+            task.error = repr(error)
             return
-        self.answered += 1
-        if self.rounds:
-            self.expected = result["y"] if self.expected is None else self.expected
-            self.wrong += not np.array_equal(result["y"], self.expected)
-        else:
-            self.wrong += not np.array_equal(result["y"], np.full((1, 4), number, np.float32))
-        self.nodes[result.node] = self.nodes.get(result.node, 0) + 1
-        self.rerouted += len(result.attempts) > 1
+        result = future.result()
+        number = task.number
+        wanted = expected(self.rounds, number % KINDS) if self.rounds else np.full((1, 4), number, np.float32)
+        task.right = bool(np.array_equal(result["y"], wanted))
+        task.node = result.node
+        task.outcomes = tuple(attempt.outcome for attempt in result.attempts)
+        task.last_began = task.answered - result.attempts[-1].seconds

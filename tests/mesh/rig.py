@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 
 import psutil
 
+import meshnode
+
 T = TypeVar("T")
 
 COMMAND = [sys.executable, "-m", "meshnode.cli.main"]
@@ -83,7 +85,9 @@ class Agent:
         return json.loads(self.command("--json", *words).stdout)
 
     def status(self) -> Any:
-        return self.json("status")
+        """The document of `meshnode status --json`, without the start of a command: it is polled."""
+        with meshnode.Client(home=self.home) as client:
+            return client.status()
 
     def states(self) -> dict[str, str]:
         """Node id to state, as this agent sees it."""

@@ -150,14 +150,14 @@ async def test_the_log_has_changes_only(tmp_path: Path, caplog: pytest.LogCaptur
     assert [f"foreign work: none, {OWNER}", f"foreign work: none, {METERED}", "foreign work: taken"] == caplog.messages
 
 
-async def test_manners_off_reads_no_sensor(tmp_path: Path) -> None:
-    """There is nothing to decide."""
+async def test_manners_off_decides_nothing_by_sensors(tmp_path: Path) -> None:
+    """They are read all the same: others are told of mains or battery."""
     sensors = Pretended(HERE)
     async with watching(tmp_path, sensors, Settings(manners=Manners.OFF)) as (it, _):
         assert OFF == it.reason == it.told
         it.resume()
         assert OFF == it.reason
-        assert set() == sensors.threads
+        assert it.reading is sensors.reading
         assert [] == it.unknown()
 
 

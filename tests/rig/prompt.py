@@ -23,11 +23,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of what the wires do")
     parser.add_argument("--loss", type=float, default=0.0, help="share of all frames, once the mesh stands")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds, each way")
+    parser.add_argument("--rootless", action="store_true", help="as an ordinary user can; without root it is always so")
     args = parser.parse_args()
     if reason := unavailable():
         sys.exit(f"no rig here: {reason}")
     hosts = [[int(digit) for digit in word] for word in args.subnets.split(",")] if args.subnets else [[0]] * args.hosts
-    with tempfile.TemporaryDirectory(prefix="meshnode-rig") as folder, net(Path(folder), hosts, seed=args.seed) as it:
+    without_root = args.rootless or None
+    with (
+        tempfile.TemporaryDirectory(prefix="meshnode-rig") as folder,
+        net(Path(folder), hosts, seed=args.seed, rootless=without_root) as it,
+    ):
         agents = dict(enumerate(it.mesh(range(len(hosts)))))
         it.set(ANY, ANY, loss=args.loss, delay=args.delay)
         obey(it, agents, "status")

@@ -1,19 +1,22 @@
-"""The rig's Ethernet switch: one process that owns a TAP device in each host's network namespace.
+"""The rig's Ethernet switch: one process in a network namespace of its own, with a cable to each host's.
 
-    python -m tests.rig.switch '{"prefix": "mnrig123", "seed": 1, "hosts": [[0], [0], [0, 1], [1]]}'
+    unshare -n python -m tests.rig.switch '{"seed": 1, "hosts": [[0], [0], [0, 1], [1]]}'      (-Urn without root)
 
-Each host is a list of subnets; on each it has a device. The switch says {"ready": true, …} on stdout, then takes one
-JSON command a line on stdin, and answers each on a line: {"set": [SENDER, RECEIVER], "loss": 0.1, …} (-1 for any),
-{"heal": true}. When stdin ends it removes the namespaces and ends, so that nothing outlives who started it.
+Each host is a list of subnets; on each it has a device, the far end of a veth pair whose near end the switch reads raw.
+A host's namespace lives in a process that waits for the end of its stdin, so that all of it is gone when the switch is,
+however it ended. The switch says {"ready": true, "hosts": [PID, …]} on stdout, then takes one JSON command a line on
+stdin, and answers each on a line: {"set": [SENDER, RECEIVER], "loss": 0.1, …} (-1 for any), {"heal": true}, {}.
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import heapq
 import json
 import os
 import select
+import socket
 import struct
 import subprocess
 import sys
@@ -24,9 +27,14 @@ from typing import Any
 
 from tests.rig.wires import Wires
 
-TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
+SIOCETHTOOL, ETHTOOL_STXCSUM = 0x8946, 0x17
+SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23
+SO_RCVBUFFORCE, BUFFER_BYTES = 33, 4 * 1024 * 1024
+ETH_P_ALL = 0x0003
 FRAMES_A_TURN = 64
 FRAME_BYTES = 65_550
+NAMESPACE = ["unshare", "-n", "sh", "-c", "echo; exec cat"]
+"""Holds a network namespace until its stdin ends; says when it is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +43,7 @@ class Port:
 
     host: int
     subnet: int
-    fd: int
-
-
-def ip(*lines: str) -> None:
-    """Run `ip` with some lines. Raises CalledProcessError."""
-    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True, capture_output=True)
-
-
-def namespace(prefix: str, host: int) -> str:
-    """The name of a host's namespace."""
-    return f"{prefix}-{host}"
+    socket: socket.socket
 
 
 def address(host: int, subnet: int) -> str:
@@ -53,26 +51,38 @@ def address(host: int, subnet: int) -> str:
     return f"10.77.{subnet}.{host + 1}"
 
 
-def build(prefix: str, hosts: list[list[int]]) -> list[Port]:
-    """Make the namespaces with their devices, addresses and routes."""
+def inside(pid: int, *command: str) -> list[str]:
+    """A command as it runs in the network namespace of a process, in the same user namespace as the caller."""
+    return ["nsenter", "-t", str(pid), "-n", "--", *command]
+
+
+def hold(hosts: int) -> list[subprocess.Popen[bytes]]:
+    """A namespace for each host, as the process that holds it."""
+    holders = [subprocess.Popen(NAMESPACE, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(hosts)]
+    for holder in holders:
+        assert holder.stdout is not None
+        assert holder.stdout.readline(), "`unshare -n` failed"
+    return holders
+
+
+def build(hosts: list[list[int]], pids: list[int]) -> list[Port]:
+    """Lay the cables: devices, addresses and routes."""
     ports = []
-    ip(*(f"netns add {namespace(prefix, host)}" for host in range(len(hosts))))
-    for host, subnets in enumerate(hosts):
-        name = namespace(prefix, host)
-        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+    for host, (subnets, pid) in enumerate(zip(hosts, pids, strict=True)):
+        lines = ["link set lo up"]
         for number, subnet in enumerate(subnets):
-            device = f"{prefix[-8:]}{host}x{number}"
-            fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-            fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", device.encode(), IFF_TAP | IFF_NO_PI))
-            ip(f"link set {device} netns {name}")
-            subprocess.run(
-                ["ip", "-n", name, "-batch", "-"],
-                input="\n".join(_lines(host, subnet, number, device)),
-                text=True,
-                check=True,
-            )
-            ports.append(Port(host, subnet, fd))
+            near, far = f"p{host}x{number}", f"q{host}x{number}"
+            _ip(f"link add {near} type veth peer name {far}", f"link set {near} up")
+            _whole_checksums(far)
+            _ip(f"link set {far} netns {pid}")
+            ports.append(Port(host, subnet, _raw(near)))
+            lines += _lines(host, subnet, number, far)
+        _ip(*lines, where=inside(pid))
     return ports
+
+
+def _ip(*lines: str, where: list[str] | None = None) -> None:
+    subprocess.run([*(where or []), "ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
 
 
 def _lines(host: int, subnet: int, number: int, device: str) -> list[str]:
@@ -87,31 +97,32 @@ def _lines(host: int, subnet: int, number: int, device: str) -> list[str]:
     return [*lines, f"route add default dev {eth}"] if number == 0 else lines
 
 
-def remove(prefix: str) -> None:
-    """Remove all namespaces of a prefix; devices go with them."""
-    with suppress(FileNotFoundError):
-        for name in os.listdir("/run/netns"):
-            if name.startswith(f"{prefix}-"):
-                subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+def _whole_checksums(device: str) -> None:
+    """What the host sends has its checksums in it and is no larger than a frame; a veth leaves both to the receiver."""
+    value = ctypes.create_string_buffer(struct.pack("II", ETHTOOL_STXCSUM, 0))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, SIOCETHTOOL, struct.pack("16sP16x", device.encode(), ctypes.addressof(value)))
 
 
-def remove_left_behind() -> None:
-    """Remove the namespaces of switches that were killed: the prefix ends with their process id."""
-    with suppress(FileNotFoundError):
-        for name in os.listdir("/run/netns"):
-            pid = name.removeprefix("mnrig").partition("-")[0]
-            if name.startswith("mnrig") and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
-                subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+def _raw(device: str) -> socket.socket:
+    """Every frame that comes out of a device, and none that goes in."""
+    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)  # deaf until it is bound, so nothing else is heard before
+    raw.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+    with suppress(PermissionError):  # only the machine's root may go past the machine's limit
+        raw.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
+    raw.bind((device, ETH_P_ALL))
+    raw.setblocking(False)
+    return raw
 
 
 class Switch:
     """Learns where hosts are, floods what it does not know, and asks the wires about each frame."""
 
     def __init__(self, ports: list[Port], wires: Wires) -> None:
-        self.ports = {port.fd: port for port in ports}
+        self.ports = {port.socket.fileno(): port for port in ports}
         self.wires = wires
         self._where: dict[tuple[int, bytes], Port] = {}
-        self._late: list[tuple[float, int, int, bytes]] = []
+        self._late: list[tuple[float, int, Port, bytes]] = []
         self._order = 0
 
     def run(self) -> None:
@@ -136,8 +147,8 @@ class Switch:
                     print(json.dumps(self.obey(json.loads(line))), flush=True)
             now = time.monotonic()
             while self._late and self._late[0][0] <= now:
-                _, _, fd, frame = heapq.heappop(self._late)
-                self._write(fd, frame)
+                _, _, port, frame = heapq.heappop(self._late)
+                _write(port, frame)
 
     def obey(self, command: dict[str, Any]) -> dict[str, Any]:
         """One command."""
@@ -147,14 +158,14 @@ class Switch:
                 self.wires.set(sender, receiver, **command)
             elif "heal" in command:
                 self.wires.heal()
-            return {"ok": True, "passed": self.wires.passed, "dropped": self.wires.dropped}
+            return {"ok": True, "passed": self.wires.passed, "dropped": self.wires.dropped, "dials": self.wires.dials}
         except (ValueError, TypeError) as error:
             return {"ok": False, "error": str(error)}
 
     def _read(self, port: Port) -> None:
         for _ in range(FRAMES_A_TURN):
             try:
-                frame = os.read(port.fd, FRAME_BYTES)
+                frame = port.socket.recv(FRAME_BYTES)
             except BlockingIOError:
                 return
             except OSError:
@@ -162,35 +173,33 @@ class Switch:
             self._where[port.subnet, frame[6:12]] = port
             known = None if frame[0] & 1 else self._where.get((port.subnet, frame[0:6]))
             for to in [known] if known is not None else list(self.ports.values()):
-                if to.subnet == port.subnet and to.fd != port.fd:
+                if to.subnet == port.subnet and to is not port:
                     self._forward(port, to, frame)
 
     def _forward(self, port: Port, to: Port, frame: bytes) -> None:
         now = time.monotonic()
         for at in self.wires.carry(now, port.host, to.host, frame):
             if at <= now:
-                self._write(to.fd, frame)
+                _write(to, frame)
             else:
                 self._order += 1
-                heapq.heappush(self._late, (at, self._order, to.fd, frame))
+                heapq.heappush(self._late, (at, self._order, to, frame))
 
-    def _write(self, fd: int, frame: bytes) -> None:
-        with suppress(OSError):  # the device is down, or its queue is full: lost, as on a real wire
-            os.write(fd, frame)
+
+def _write(port: Port, frame: bytes) -> None:
+    with suppress(OSError):  # the device is down, or its queue is full: lost, as on a real wire
+        port.socket.send(frame)
 
 
 def main() -> None:
     """See the module's docstring."""
     given = json.loads(sys.argv[1])
-    prefix = given["prefix"]
-    try:
-        ports = build(prefix, given["hosts"])
-        print(json.dumps({"ready": True}), flush=True)
+    holders = hold(len(given["hosts"]))
+    pids = [holder.pid for holder in holders]
+    ports = build(given["hosts"], pids)
+    print(json.dumps({"ready": True, "hosts": pids}), flush=True)
+    with suppress(KeyboardInterrupt):
         Switch(ports, Wires(given["seed"])).run()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        remove(prefix)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from tests.rig.wires import ANY, Kind, Wires, kind_of
@@ -64,3 +66,23 @@ def test_what_is_no_policy_is_refused() -> None:
     """By name, with what there is."""
     with pytest.raises(ValueError, match="no 'los'"):
         Wires(1).set(0, 1, los=0.1)
+
+
+def test_jitter_keeps_the_order_and_reorder_does_not() -> None:
+    """A wire whose delay varies lets nothing overtake, unless it is told to."""
+    wires = Wires(3)
+    wires.set(0, 1, delay=0.3, jitter=0.1)
+    times = [wires.carry(n * 0.001, 0, 1, ARP)[0] for n in range(1000)]
+    assert times == sorted(times)
+    wires.set(0, 1, reorder=0.1)
+    times = [wires.carry(2 + n * 0.001, 0, 1, ARP)[0] for n in range(1000)]
+    assert 50 < sum(later < earlier for earlier, later in itertools.pairwise(times))
+
+
+def test_connections_that_are_begun_are_counted() -> None:
+    """Also those that get nowhere."""
+    wires = Wires(1)
+    wires.set(0, 1, cut=True)
+    for frame in (SYN4, UDP4, ARP):
+        wires.carry(0.0, 0, 1, frame)
+    assert 1 == wires.dials

@@ -64,8 +64,11 @@ class Wires:
     rng: random.Random = field(init=False)
     passed: int = 0
     dropped: int = 0
+    dials: int = 0
+    """First packets of TCP connections, also those that were dropped."""
     _policies: dict[tuple[int, int], Policy] = field(default_factory=dict)
     _free_at: dict[tuple[int, int], float] = field(default_factory=dict)
+    _last: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -91,6 +94,7 @@ class Wires:
     def carry(self, now: float, sender: int, receiver: int, frame: bytes) -> list[float]:
         """When copies of the frame arrive; empty when it is lost."""
         policy, rng = self.policy(sender, receiver), self.rng
+        self.dials += kind_of(frame).syn
         if not self._passes(policy, frame):
             self.dropped += 1
             return []
@@ -101,8 +105,12 @@ class Wires:
             self._free_at[sender, receiver] = begins + len(frame) * 8 / policy.rate
         times = []
         for _ in range(2 if policy.duplicate and rng.random() < policy.duplicate else 1):
-            late = 0.0 if policy.reorder and rng.random() < policy.reorder else policy.delay
-            times.append(begins + max(0.0, late + rng.uniform(-policy.jitter, policy.jitter)))
+            at = begins + max(0.0, policy.delay + rng.uniform(-policy.jitter, policy.jitter))
+            if policy.reorder and rng.random() < policy.reorder:
+                at = begins
+            else:  # what varies is how long the wire takes; what was sent first still arrives first
+                at = self._last[sender, receiver] = max(at, self._last.get((sender, receiver), at))
+            times.append(at)
         return times
 
     def _passes(self, policy: Policy, frame: bytes) -> bool:

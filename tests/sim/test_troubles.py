@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 
 from meshnode.config import LAN
@@ -36,3 +38,19 @@ def test_a_link_that_flaps_kills_nobody_and_would_under_plain_swim() -> None:
     assert found.suspicions > 0
     assert 0 == found.deaths
     assert 0 < troubles.flapping(NODES, 1, seconds=120.0, rules=SWIM).deaths
+
+
+@pytest.mark.parametrize(("down_s", "up_s"), [(1.0, 1.0), (2.0, 5.0)])
+def test_who_comes_and_goes_costs_little_and_harms_nobody_else(down_s: float, up_s: float) -> None:
+    """Each turn is some kilobytes for each node, however fast they come: no damping is needed."""
+    found, per_s, _ = troubles.returns(NODES, 1, down_s=down_s, up_s=up_s, seconds=60.0)
+    assert (0, 0) == (found.deaths, found.suspicions), "of the others"
+    assert per_s < 4000
+
+
+@pytest.mark.parametrize("nodes", [20, 100])
+def test_who_lost_its_peers_file_is_found_by_the_others(nodes: int) -> None:
+    """It is dead for all, knows nobody and hears of nobody; a verdict never forbids a dial. One of the others tries
+    about every 30 s, whatever their number."""
+    took_s = [troubles.found_by_others(nodes, seed) for seed in range(8)]
+    assert statistics.mean(took_s) < 75.0

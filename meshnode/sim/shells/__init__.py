@@ -1,0 +1,1 @@
+"""Runs of the product's real asyncio shells on a virtual clock, over links and datagrams in memory."""

@@ -1,0 +1,40 @@
+"""The promises of the mesh, each as one experiment with real agents on virtual hosts.
+
+A promise has a short form, which the ordinary tests run, and a full form, which `scripts/promises --full` runs: the
+same experiment for longer or more often. It returns figures; whoever runs it says whether they hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.rig.promises import clocks, copies, deaths, freezes, splits, starts, wires
+from tests.rig.promises.figures import Figure
+from tests.rig.promises.town import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """One promise; `keep` runs its experiment, with True for the full form."""
+
+    name: str
+    says: str
+    keep: Callable[[Stage, bool], list[Figure]]
+
+
+PROMISES = {
+    promise.name: promise
+    for promise in (
+        Promise("START", "twelve agents that start cold find each other", starts.keep),
+        Promise("P2", "a killed agent is noticed, and its work is done elsewhere", deaths.keep),
+        Promise("P3", "loss, delay, disorder and a busy machine kill nobody", wires.loss),
+        Promise("P4", "a wire that loses one way only makes nobody flap", wires.one_way),
+        Promise("P5", "a split mesh works on in both halves and heals", splits.keep),
+        Promise("P6", "a link that comes and goes costs no task and no storm", wires.flapping),
+        Promise("P7", "a mesh over satellites joins, serves and accuses nobody", wires.latency),
+        Promise("P8", "a frozen agent's work is done elsewhere, and it returns by itself", freezes.keep),
+        Promise("P9", "a wall clock that jumps costs no task and no membership", clocks.keep),
+        Promise("P21", "a home that was copied is found out", copies.keep),
+    )
+}

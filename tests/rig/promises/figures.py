@@ -1,0 +1,80 @@
+"""What a promise says, what was seen, and whether that is within it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.mesh.load import Load
+
+LOADED = 10.0
+"""The ordinary tests allow so many times the promised seconds: they run on machines that have other things to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the report.
+
+    Attributes:
+        did: what was done to get it.
+        ok: whether it is within what is promised.
+        nearly: or was it late by no more than a loaded machine may be; counts have no such excuse.
+    """
+
+    did: str
+    what: str
+    promised: str
+    seen: str
+    ok: bool
+    nearly: bool = False
+
+
+def at_most(did: str, what: str, seen: float, limit: float, unit: str = "s") -> Figure:
+    """A number that may not be larger."""
+    nearly = unit == "s" and seen <= limit * LOADED
+    return Figure(did, what, f"<= {limit:g} {unit}".rstrip(), f"{seen:.3g} {unit}".rstrip(), seen <= limit, nearly)
+
+
+def at_least(did: str, what: str, seen: float, limit: float, unit: str = "") -> Figure:
+    """A number that may not be smaller."""
+    return Figure(did, what, f">= {limit:g} {unit}".rstrip(), f"{seen:.3g} {unit}".rstrip(), seen >= limit)
+
+
+def none_of(did: str, what: str, found: Sequence[object]) -> Figure:
+    """Something that must not happen; the first few that did."""
+    shown = f": {'; '.join(map(str, found[:3]))}" if found else ""
+    return Figure(did, what, "0", f"{len(found)}{shown}", not found)
+
+
+def true(did: str, what: str, seen: bool, otherwise: str = "no") -> Figure:
+    """Something that must be so."""
+    return Figure(did, what, "yes", "yes" if seen else otherwise, seen)
+
+
+def told(did: str, what: str, seen: str) -> Figure:
+    """Not promised, and good to know."""
+    return Figure(did, what, "-", seen, True)
+
+
+def tasks(did: str, loads: Sequence[Load]) -> list[Figure]:
+    """The history of the tasks: each was answered, once, and rightly."""
+    sent = sum(load.sent for load in loads)
+    lost = [error for load in loads for error in load.errors]
+    slowest_s = max((task.seconds for load in loads for task in load.history if task.answers), default=0.0)
+    bad = (sum(load.wrong for load in loads), sum(load.twice for load in loads))
+    return [
+        at_least(did, "tasks", sent, 1),
+        none_of(did, "tasks lost", lost),
+        Figure(did, "wrong, delivered twice", "0, 0", f"{bad[0]}, {bad[1]}", bad == (0, 0)),
+        told(did, "slowest task", f"{slowest_s:.2f} s"),
+    ]
+
+
+def table(rows: Sequence[tuple[str, Figure]]) -> str:
+    """The report, a line a figure."""
+    cells = [("", "what was done", "figure", "promised", "seen", "")]
+    cells += [(name, f.did, f.what, f.promised, f.seen, "pass" if f.ok else "FAIL") for name, f in rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(5)]
+    widths[4] = min(widths[4], 60)
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 4], strict=True)) for row in cells]
+    return "\n".join(line.rstrip() for line in lines)

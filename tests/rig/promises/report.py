@@ -1,0 +1,55 @@
+"""`scripts/promises`: try promises, print what was seen."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from tests.rig.net import unavailable
+from tests.rig.promises import PROMISES
+from tests.rig.promises.figures import Figure, table
+from tests.rig.promises.town import Stage
+
+
+def main() -> int:
+    """Parse, try one after the other, print; the exit code."""
+    parser = argparse.ArgumentParser("promises", description="Try the promises of the mesh with real agents.")
+    parser.add_argument("names", nargs="*", metavar="PROMISE", help=f"of {', '.join(PROMISES)}; all when left out")
+    parser.add_argument("--full", action="store_true", help="the full length, not that of the ordinary tests")
+    parser.add_argument("--list", action="store_true", help="say what is promised, and end")
+    args = parser.parse_args()
+    if unknown := [name for name in args.names if name.upper() not in PROMISES]:
+        parser.error(f"no promise {unknown[0]!r}: there are {', '.join(PROMISES)}")
+    if args.list:
+        print("\n".join(f"{promise.name:6} {promise.says}" for promise in PROMISES.values()))
+        return 0
+    if reason := unavailable():
+        sys.exit(f"no rig here: {reason}")
+    kept = True
+    with tempfile.TemporaryDirectory(prefix="meshnode-promises") as folder:
+        stage = Stage(Path(folder))
+        try:
+            for name in [name.upper() for name in args.names] or PROMISES:
+                began = time.monotonic()
+                print(f"\n{name}: {PROMISES[name].says}", flush=True)
+                figures = _try(stage, name, args.full)
+                print(table([(name, figure) for figure in figures]))
+                print(f"{time.monotonic() - began:.0f} s", flush=True)
+                kept &= all(figure.ok for figure in figures)
+        finally:
+            stage.close()
+    print("\nall kept" if kept else "\nNOT all kept")
+    return 0 if kept else 1
+
+
+def _try(stage: Stage, name: str, full: bool) -> list[Figure]:
+    try:
+        return PROMISES[name].keep(stage, full)
+    except AssertionError as error:
+        traceback.print_exc()
+        stage.renew()
+        return [Figure("the experiment", "came to its end", "yes", str(error).partition("\n")[0], False)]
