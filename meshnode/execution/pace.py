@@ -19,6 +19,7 @@ PATIENCE_SHARE = 0.25
 BACK_OFF = 0.9
 FIRST_SIZE = 2.0
 WIDE_AGAIN = 500
+WIDE_PAYS = 1.1
 WIDE_FROM_S = 0.004
 """Below, handing parts of a run to other threads costs about what they save."""
 
@@ -78,11 +79,13 @@ class Pace:
         return self.run_s(1) if self._wide is None else self._wide.mean_s
 
     def learn_wide(self, run_s: float) -> None:
-        """One task ran on all threads."""
+        """One task ran on all threads. Runs that keep being no quicker end that for a while."""
         if self._wide is None:
             self._wide = _Mean(run_s)
-        else:
-            self._wide.learn(run_s)
+            return
+        self._wide.learn(run_s)
+        if self._wide.seen > EARLY and self._wide.mean_s * WIDE_PAYS > (self.service_s or 0.0):
+            self.wide, self.wide_due, self._wide = False, WIDE_AGAIN, None
 
     def learn(self, count: int, run_s: float, patience_s: float) -> None:
         """`count` tasks ran as one; the most urgent had `patience_s` left when they began."""

@@ -66,6 +66,18 @@ def test_what_is_learnt_of_wide_runs_is_kept_apart() -> None:
     assert pace.worth_widening
 
 
+def test_width_that_does_not_keep_its_promise_ends() -> None:
+    """A measurement on a quiet machine, and then runs that are no quicker than on one thread: back to one thread."""
+    it = queue()
+    for number in range(12):
+        name, now = f"t{number}", 1.0 + number
+        (start,) = it.handle(now, offer(name))
+        assert isinstance(start, Start)
+        it.handle(now + 0.02, Finished(TaskId(name), 0.02))
+    assert [Start(TaskId("last"))] == it.handle(50.0, offer("last"))
+    assert not it.pace(MODEL).worth_widening
+
+
 def test_small_models_and_single_slots_stay_narrow() -> None:
     """Nobody measures what cannot pay."""
     it = TaskQueue(Settings(), 1)
