@@ -24,7 +24,8 @@ import onnxruntime as ort
 log = logging.getLogger(__name__)
 
 FOLDER_BYTES_MAX = 2 * 1024**3
-ENTRY_BYTES_MAX = 128 * 1024**2
+ENTRY_BYTES_MAX = 16 * 1024**2
+"""While ONNX Runtime writes an optimised model it holds the weights twice, and it goes on doing so."""
 WORTH_S = 0.02
 WORTH_BYTES_S = 150e6
 """A load is long that takes more processor time than this and its bytes at this rate. Measured: 7,500 small nodes take
