@@ -138,6 +138,18 @@ def _returns(console: Console) -> None:
         )
 
 
+def _zones(console: Console) -> None:
+    table = _table(
+        "gossip domains of so many", "nodes", "idle B/s a node", "B a crash and return", "a crash: all know, worst of 5"
+    )
+    for nodes in (100, 300, 1000):
+        known_s = max(one.agreed for one in _all(console, f"{nodes}", _one_crash, [(nodes, n, OURS) for n in range(5)]))
+        _, _, per_turn = troubles.returns(nodes, UNSEEN_SEED, down_s=30.0, up_s=30.0)
+        idle = experiments.idle(nodes, 1)
+        table.add_row(str(nodes), f"{idle:.0f}", f"{per_turn - 60 * idle:,.0f}", f"{known_s:.1f}")
+    console.print(table)
+
+
 def _wronged(found: Sequence[troubles.Found]) -> tuple[str, str, str]:
     deaths, suspicions = sum(one.deaths for one in found), sum(one.suspicions for one in found)
     return str(deaths), str(suspicions), f"{max(one.longest_s for one in found):.1f}"
@@ -267,6 +279,7 @@ FIGURES: dict[str, Callable[[Console], None]] = {
     "heal": _heal,
     "troubles": _troubles,
     "hostile": _hostile,
+    "zones": _zones,
     "returns": _returns,
     "loss": _loss,
     "hours": _hours,
