@@ -179,10 +179,15 @@ class Discovery:
             self._tell(Elsewhere())
 
     def introduce(self, peers: Sequence[candidates.Row]) -> None:
-        """Peers that an inviter named: they are tried like remembered ones, before them."""
+        """Peers that an inviter named: they are tried like remembered ones, before them, and written down at once.
+
+        Who loses its power a moment after it joined knows nobody else, and has no token any more.
+        """
         for node, addresses in reversed(peers):
             self._remembered.note(node, addresses, int(self._clocks().wall))
+        if peers:
             self._dirty = True
+            self._file.soon()
         self._tell(Introduced(tuple(peers), "token"))
 
     def remember(self, view: Sequence[Member]) -> None:

@@ -349,6 +349,16 @@ async def test_rows_that_are_none_are_one_warning(tmp_path: Path, caplog: pytest
     assert ["the remembered peers are ignored"] == [r.message.partition(":")[0] for r in caplog.records]
 
 
+async def test_whom_the_inviter_named_is_written_down_at_once(tmp_path: Path) -> None:
+    """A newcomer that loses its power before it saw anybody finds its mesh again without a token."""
+    one = Looking(tmp_path, mdns=False)
+    await one.start("127.0.0.1")
+    one.it.introduce([(NodeId("inviter"), (("10.0.0.1", 7433),))])
+    await wait_for((tmp_path / "peers").exists, "it is written")
+    assert b"inviter" in (tmp_path / "peers").read_bytes()
+    await one.it.stop()
+
+
 async def test_the_file_is_not_written_at_every_change(tmp_path: Path) -> None:
     """The first change is written, those of the next minute at the end; nothing is lost."""
     one = Looking(tmp_path, mdns=False)
