@@ -31,6 +31,13 @@ class Urgency(StrEnum):
     high = "high"
 
 
+class Objective(StrEnum):
+    """What waiting is weighed by."""
+
+    tail = "tail"
+    latency = "latency"
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command()(run)
@@ -55,6 +62,9 @@ def run(
     zone: Annotated[str | None, typer.Option(help="Run it in this zone only.")] = None,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds until it fails.")] = TIMEOUT_S,
     priority: Annotated[Urgency, typer.Option(help="Who goes first where tasks wait.")] = Urgency.normal,
+    objective: Annotated[
+        Objective, typer.Option(help="Where nodes are busy: the slowest tasks short, or the usual one.")
+    ] = Objective.tail,
     exact: Annotated[bool, typer.Option("--exact", help="With ONNX Runtime's CPU provider only.")] = False,
     once: Annotated[
         bool, typer.Option("--once", help="Never run it twice, whatever happens; it may end without an answer.")
@@ -77,7 +87,7 @@ def run(
     the channels are; a batch axis of 1 is put in front.
     """
     options: dict[str, Any] = {"node": node, "zone": zone, "timeout": timeout, "priority": priority.value}
-    options["exact"] = exact
+    options |= {"exact": exact, "objective": objective.value}
     named = dict(_named(text) for text in input)
     if output is not None:
         files.check_writable(output)
@@ -101,6 +111,8 @@ def run(
         context.emit(_document(document, result, with_outputs=output is None))
     else:
         _print(document, result, output)
+        if verify:
+            typer.echo(context.printable(_compared(result)))
 
 
 def why(
@@ -150,7 +162,7 @@ def _print(model: dict[str, Any], result: Result, output: Path | None) -> None:
             typer.echo(context.printable(summary(name, array)))
     else:
         typer.echo(f"wrote {', '.join(result)} to {output}")
-    for attempt in result.attempts[:-1]:
+    for attempt in (it for it in result.attempts if it.outcome != "ok"):
         line = f"tried {attempt.name} ({attempt.node[:8]}): {attempt.outcome} after {attempt.seconds:.3f} s"
         typer.echo(context.printable(line))
     how = " ".join(word for word in (result.provider.removesuffix("ExecutionProvider"), result.precision) if word)
@@ -161,6 +173,13 @@ def _print(model: dict[str, Any], result: Result, output: Path | None) -> None:
         times += f", expected {result.quoted_seconds * 1000:.1f}"
     where = f"{model['name']}:{model['version']} on {result.node_name} ({result.node[:8]})"
     typer.echo(context.printable(f"{where}, {how}: {result.seconds * 1000:.1f} ms ({times})"))
+
+
+def _compared(result: Result) -> str:
+    others = [it for it in result.attempts if it.outcome == "ok" and it.node != result.node]
+    if not others:
+        return "not compared: no second node could run it"
+    return f"compared with {' and '.join(f'{it.name} ({it.node[:8]})' for it in others)}"
 
 
 def summary(name: str, array: Array) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from meshnode import config
 from meshnode.errors import InvalidInput
 from meshnode.wire import tensors
-from meshnode.wire.messages import Priority, TensorSpec
+from meshnode.wire.messages import Objective, Priority, TensorSpec
 from meshnode.wire.tensors import Array, Buffer
 
 Inputs = Mapping[str, Any]
@@ -20,6 +20,7 @@ TIMEOUT_MAX_S = 1e9
 NAME_CHARACTERS_MAX = 256
 DIMENSIONS_MAX = 32
 PRIORITIES = ("low", "normal", "high")
+OBJECTIVES = ("tail", "latency")
 BODY_BYTES_MAX = config.Links().body_bytes_max
 
 
@@ -30,7 +31,8 @@ class TaskOptions(TypedDict, total=False):
     or id. zone: run it in this zone only. priority: "low", "normal" or "high". outputs: those that are wanted.
     idempotent: False for a model that must not run twice, which then may end as OutcomeUnknown. exact: on the CPU
     provider only. hedge: a second copy may run when the first is late. verify: the share of tasks, 0 to 1, that a
-    second node repeats, to compare the results.
+    second node repeats, to compare the results. objective: "tail" for the least latency of the slowest tasks, or
+    "latency" for that of the usual one.
     """
 
     timeout: float
@@ -42,6 +44,7 @@ class TaskOptions(TypedDict, total=False):
     exact: bool
     hedge: bool
     verify: float
+    objective: Objective
 
 
 def checked_seconds(value: float, name: str = "timeout") -> float:
@@ -67,7 +70,7 @@ def checked_share(value: float, name: str) -> float:
     return float(value)
 
 
-def check_flags(*, idempotent: bool, exact: bool, hedge: bool, verify: float) -> None:
+def check_flags(*, idempotent: bool, exact: bool, hedge: bool, verify: float, node: str | None) -> None:
     """Raises InvalidInput for what is neither True nor False, and for what contradicts itself."""
     for name, value in (("idempotent", idempotent), ("exact", exact), ("hedge", hedge)):
         if not isinstance(value, bool | np.bool_):
@@ -77,6 +80,11 @@ def check_flags(*, idempotent: bool, exact: bool, hedge: bool, verify: float) ->
         raise InvalidInput(
             "a task that must not run twice cannot be hedged or verified",
             hint="leave hedge= and verify= out, or idempotent=False",
+        )
+    if node is not None and (hedge or verify):
+        raise InvalidInput(
+            "a task that names its node cannot be hedged or verified: both need a second one",
+            hint="leave node= out, or hedge= and verify=",
         )
 
 

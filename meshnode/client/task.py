@@ -20,7 +20,7 @@ from meshnode.client.options import DEFAULT_TIMEOUT_S, Inputs, TaskOptions
 from meshnode.client.pacing import cancelled, pace
 from meshnode.client.result import Result
 from meshnode.errors import AgentUnavailable, InvalidInput, OutcomeUnknown, PeerLost, ProtocolError, Refused
-from meshnode.wire.messages import Ask, Document, Plan, Priority, Submit, Submitted
+from meshnode.wire.messages import Ask, Document, Objective, Plan, Priority, Submit, Submitted
 
 Home = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 GRACE_S = 1.0
@@ -76,6 +76,7 @@ class AsyncClient:
         exact: bool = False,
         hedge: bool = False,
         verify: float = 0.0,
+        objective: Objective = "tail",
     ) -> Result:
         """Run a model on the node that will finish first and return its outputs.
 
@@ -92,10 +93,11 @@ class AsyncClient:
             hedge: when the first copy is late, a second one may run on another node; the first result counts.
             verify: the share of such tasks, 0 to 1, that a second node repeats. Where the two results differ a third
                 node decides, and the one that stands alone is set aside.
+            objective: "tail" keeps the slowest tasks short where nodes are busy, "latency" the usual one.
         """
-        options.check_flags(idempotent=idempotent, exact=exact, hedge=hedge, verify=verify)
+        options.check_flags(idempotent=idempotent, exact=exact, hedge=hedge, verify=verify, node=node)
         deadline = time.monotonic() + options.checked_seconds(timeout)
-        wanted = _check(model, node, zone, priority, outputs)
+        wanted = _check(model, node, zone, priority, outputs, objective)
         specs, body = options.encode(inputs)
         task = secrets.token_hex(16)
         while True:
@@ -113,6 +115,7 @@ class AsyncClient:
                 once=not idempotent,
                 hedge=bool(hedge),
                 verify=verify,
+                objective=objective,
             )
             link = None
             try:
@@ -223,13 +226,21 @@ class AsyncClient:
         priority: Priority = "normal",
         outputs: Sequence[str] = (),
         exact: bool = False,
+        objective: Objective = "tail",
     ) -> dict[str, Any]:
         """Where a task would run, with every candidate's estimate and every exclusion's reason; nothing is run."""
-        _check(model, node, zone, priority, outputs)
+        _check(model, node, zone, priority, outputs, objective)
         specs, _ = options.encode(inputs)
         deadline_s = options.checked_seconds(timeout)
         request = Plan(
-            model=model, inputs=specs, deadline_s=deadline_s, node=node, zone=zone, priority=priority, exact=exact
+            model=model,
+            inputs=specs,
+            deadline_s=deadline_s,
+            node=node,
+            zone=zone,
+            priority=priority,
+            exact=exact,
+            objective=objective,
         )
         document: dict[str, Any] = await self._document(request)
         return document
@@ -322,7 +333,7 @@ class AsyncModel:
 
 
 def _check(
-    model: str, node: str | None, zone: str | None, priority: str, outputs: Sequence[str] | None
+    model: str, node: str | None, zone: str | None, priority: str, outputs: Sequence[str] | None, objective: str
 ) -> tuple[str, ...]:
     """What can be known to be wrong before anything is sent. Returns the wanted outputs. Raises InvalidInput."""
     options.checked_text(model, "model")
@@ -330,6 +341,7 @@ def _check(
         if value is not None:
             options.checked_text(value, name)
     options.checked_choice(priority, "priority", options.PRIORITIES)
+    options.checked_choice(objective, "objective", options.OBJECTIVES)
     return options.checked_outputs(outputs)
 
 

@@ -154,6 +154,8 @@ class Lifecycle:
     _hedged: bool = False
     _wake_at: float = 0.0
     _unroutable_since: float | None = None
+    _nobody: MeshError | None = None
+    """Why there was no node for it, the last time."""
 
     @property
     def state(self) -> State:
@@ -227,7 +229,7 @@ class Lifecycle:
         return [Send(self._sent, self._counted, node, self.deadline - now, self._deaths)]
 
     def _unroutable(self, now: float, error: MeshError, final: bool) -> list[Effect]:
-        self._seeking = False
+        self._seeking, self._nobody = False, error
         if self._running:  # it was for a second copy: the first goes on alone
             self.budget.give_back()
             return []
@@ -361,8 +363,9 @@ class Lifecycle:
         elif self._seeking:
             where = "no node was chosen yet"
         else:
+            why = "" if self._nobody is None else f": {self._nobody}"
             return NoCapacity(
-                "no node could take the task before its deadline",
+                f"no node could take the task before its deadline{why}",
                 hint="`meshnode status` shows who is busy or away; allow more time, or add a node",
             )
         return DeadlineExceeded(f"the task's time ran out; {where}", hint="allow more time with timeout=")

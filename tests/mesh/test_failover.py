@@ -151,9 +151,12 @@ def test_drain_and_run_on_the_command_line(trio: tuple[Agent, Agent, Agent]) -> 
     text = submitter.command(*words).stdout
     assert "CPU float" in text
     assert "expected" in text
+    assert "compared with " in text
     refused = submitter.command("run", "slow", str(folder / "in.npz"), "--once", "--hedge", check=None)
     assert refused.returncode != 0
     assert "cannot be hedged" in refused.stderr
+    refused = submitter.command("run", "slow", str(folder / "in.npz"), "--verify", "--node", first.id, check=None)
+    assert "both need a second one" in refused.stderr
 
 
 def test_giving_up_reaches_the_worker(trio: tuple[Agent, Agent, Agent]) -> None:

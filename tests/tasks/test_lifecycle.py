@@ -561,3 +561,13 @@ def test_whatever_happens_there_is_exactly_one_answer(
         assert 1 == sum(isinstance(e, Fail) for e in life.handle(20.0))
     assert [] == life.handle(1e9)
     assert life.next_deadline() is None
+
+
+def test_the_last_reason_is_told_when_the_time_is_up() -> None:
+    """Not only that nobody could, but why the last one that was asked could not."""
+    life = task(deadline=1.0)
+    life.handle(0.0, Begin())
+    life.handle(0.1, Unroutable(NoCapacity("bob is paused by hand"), final=False))
+    error = failure(life.handle(1.0))
+    assert isinstance(error, NoCapacity)
+    assert "bob is paused by hand" in str(error)
