@@ -36,6 +36,7 @@ def trio(mesh_rig: Rig) -> tuple[Agent, Agent, Agent]:
     submitter = mesh_rig.start("submitter", workers[0].command("invite", "--role", "submitter").stdout.strip())
     wait_for(lambda: submitter.status()["models"], within_s=10, why="the model is known")
     with meshnode.Client(submitter.home) as client:
+        wait_for(lambda: client.status()["mesh"]["nodes"]["alive"] == 3, within_s=20, why="all are seen")
         for agent in workers:
             client.infer("slow", long(1000), node=agent.id)
     return submitter, workers[0], workers[1]
