@@ -21,6 +21,7 @@ from meshnode.membership.view import Member
 from meshnode.routing import policy
 from meshnode.routing.estimates import Estimates
 from meshnode.routing.facts import Decision, PeerFacts, Ranked, TaskFacts
+from meshnode.tasks.asking import Asking
 from meshnode.tasks.explaining import Decided, Explaining
 from meshnode.tasks.knowing import Knowing
 from meshnode.tasks.wanted import Wanted
@@ -68,6 +69,7 @@ class Chooser:
     linked: Callable[[NodeId], Link | None]
     find: Callable[[str], Member]
     now: Callable[[], float] = time.monotonic
+    asking: Asking = field(default_factory=Asking)
     _expected: dict[tuple[str, NodeId], tuple[float, bool]] = field(default_factory=dict)
     _output_bytes: dict[Digest, int] = field(default_factory=dict)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -78,6 +80,13 @@ class Chooser:
         Raises NoNodeInZone, InvalidInput for an unknown node, DeadlineExceeded when nobody would be done in time,
         NoCapacity (with `retry_after_s`) when nobody takes it.
         """
+        if exclude:  # it had a place, and must not wait behind those that never had one
+            return await self._choose(wanted, exclude, remaining_s)
+        deadline = self.now() + remaining_s
+        kind = (wanted.manifest.digest, wanted.node, wanted.zone, wanted.provider, wanted.priority)
+        return await self.asking.in_turn(kind, deadline, lambda: self._choose(wanted, exclude, deadline - self.now()))
+
+    async def _choose(self, wanted: Wanted, exclude: frozenset[NodeId], remaining_s: float) -> Choice:
         task, decided = await self._decide(wanted, exclude, remaining_s)
         self.explaining.decided(wanted, decided)
         if not decided.ranked:

@@ -30,7 +30,7 @@ SILENT_S = 0.75
 """A node that says nothing for so long is left."""
 TCP_S = 0.1
 """What the way there and back, and the clocks of heartbeats, may add."""
-IMPATIENT_S = 0.75
+IMPATIENT_S = 1.0
 """The deadline of tasks in the overload."""
 KILL_EVERY_S, AWAY_S = 5.0, 2.0
 CANCELLED = 1000
