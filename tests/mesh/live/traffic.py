@@ -106,6 +106,15 @@ class Traffic:
         return sorted(task.seconds for task in self.history if task.good)
 
     @property
+    def runs(self) -> dict[str, list[float]]:
+        """What the runs took, by node."""
+        found: dict[str, list[float]] = {}
+        for task in self.history:
+            if task.good:
+                found.setdefault(task.node, []).append(task.run_s)
+        return found
+
+    @property
     def lost(self) -> list[str]:
         return [f"{task.number}: {task.error or 'no answer'}" for task in self.history if not task.good]
 
