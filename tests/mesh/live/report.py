@@ -41,8 +41,12 @@ def main() -> int:
     if sys.platform != "linux":
         sys.exit("this needs Linux: processes are held by descriptors, and found in /proc")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # everything is taken down on the way out
-    with tempfile.TemporaryDirectory(prefix="meshnode-bench-") as folder, town(Path(folder), NODES) as it:
-        report = asyncio.run(_all(it, args.phases, args.seed, args.seconds / 60.0, quiet=args.json))
+    try:
+        with tempfile.TemporaryDirectory(prefix="meshnode-bench-") as folder, town(Path(folder), NODES) as it:
+            report = asyncio.run(_all(it, args.phases, args.seed, args.seconds / 60.0, quiet=args.json))
+    except KeyboardInterrupt:
+        print("ended early; all agents are gone", file=sys.stderr)
+        return 130
     if args.json:
         print(json.dumps(report, indent=1))
     return 1 if args.check and not report["ok"] else 0
