@@ -28,6 +28,9 @@ from meshnode.tasks.wanted import Wanted
 from meshnode.wire.messages import Digest, Inferred, NodeId, Quote, QuoteAsk
 from meshnode.wire.rng import Rng
 
+PATIENT_S = 5.0
+"""Who has more time left than this is not given up for what nodes say now: they restart, recover, and learn. Tasks with
+17 s left were lost while every node that was asked had just been restarted or was behind with its work."""
 QUOTE_FIRST_S = 1.0
 """A quote to a peer without a link may take a handshake more."""
 
@@ -258,10 +261,15 @@ class Chooser:
         )
 
     def _too_late(self, wanted: Wanted, task: TaskFacts, best: Ranked) -> MeshError:
-        """Nobody would be done in time: better said now than when the time is up."""
-        return DeadlineExceeded(
+        """Nobody would be done in time: better said now than when the time is up, unless that is far away."""
+        text = (
             f"no node would be done with {wanted.manifest.name!r} in the {task.remaining_s:.3g} s that are left; "
-            f"the soonest, {self.knowing.name(best.peer.id)}, in {best.estimate_s:.3g} s",
+            f"the soonest, {self.knowing.name(best.peer.id)}, in {best.estimate_s:.3g} s"
+        )
+        if task.remaining_s > PATIENT_S:
+            return NoCapacity(text, retry_after_s=1.0)
+        return DeadlineExceeded(
+            text,
             hint="allow more time with timeout=, submit less at once, or add a node",
         )
 
