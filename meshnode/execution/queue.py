@@ -148,7 +148,8 @@ class TaskQueue:
         free = self.slots - len(self._running) - self._ahead(foreign)
         wait_s = self.backlog_s(now, foreign=foreign)
         if len(self._holds) >= max(free, 0):
-            wait_s += held / self.slots
+            # Promises cannot come to more than may wait: told so of a burst, submitters gave up tasks that had time.
+            wait_s = max(wait_s, min(wait_s + held / self.slots, self.settings.queue_backlog_max_s))
         pace = self.pace(model)
         return wait_s, pace.wide_s if pace.wide and self.idle and not self._running else pace.run_s(1)
 

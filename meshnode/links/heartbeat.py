@@ -8,6 +8,8 @@ machine: our pings wait behind it.
 
 from __future__ import annotations
 
+from collections import deque
+
 from meshnode.config import KIB, Links
 
 UNKNOWN_S = 1.0
@@ -15,6 +17,7 @@ UNKNOWN_S = 1.0
 ROUND_TRIP_MAX_S = 3.0
 PINGS_MAX = 64
 """Unanswered pings that are remembered: longer round trips than this many beats are not measured."""
+RECENT = 8
 BULK_BYTES = 16 * KIB
 """What TCP sends at once on a fresh connection. A ping behind no more than this is not kept waiting."""
 
@@ -30,6 +33,7 @@ class Heartbeat:
         self._settings = settings
         self.heard_at = now
         self._variation_s = 0.0
+        self._recent: deque[float] = deque(maxlen=RECENT)
         self._unknown_s = UNKNOWN_S
         self._began = now
         self._pings: dict[int, float] = {}
@@ -37,6 +41,14 @@ class Heartbeat:
         self._nonce = 0
         self._arrived = 0
         self._moved_at = now
+
+    @property
+    def least_rtt_s(self) -> float | None:
+        """The shortest of the last round trips: what the way takes, without what made us late just then.
+
+        The smoothed one says for half a minute after a busy second of this process that all peers are far away.
+        """
+        return min(self._recent, default=None)
 
     @property
     def round_trip_s(self) -> float:
@@ -93,6 +105,7 @@ class Heartbeat:
         rtt_s = now - self._pings[nonce]
         while nonce in self._pings:
             del self._pings[next(iter(self._pings))]
+        self._recent.append(rtt_s)
         if self.rtt_s is None:
             self.rtt_s, self._variation_s = rtt_s, rtt_s / 2
         else:

@@ -87,9 +87,9 @@ class Link(asyncio.BufferedProtocol):
         return self._heartbeat.rtt_s
 
     @property
-    def last(self) -> tuple[float, float]:
-        """When a byte last came, and when a request was last opened; monotonic seconds."""
-        return self._heartbeat.heard_at, self._heartbeat.used_at
+    def heartbeat(self) -> Heartbeat:
+        """When the peer was last heard, and how far away it is."""
+        return self._heartbeat
 
     @property
     def in_flight(self) -> int:

@@ -173,7 +173,7 @@ class Contact:
         """In a mesh too large for a link between every two, those that said nothing for a while are closed."""
         if self.core.roster.living > LINKED_MAX:
             for link in self.pool.links():
-                if now - link.last[1] > IDLE_S and not link.in_flight:
+                if now - link.heartbeat.used_at > IDLE_S and not link.in_flight:
                     link.hang_up("idle", "nothing to say for a while")
 
     def age_s(self, node: NodeId) -> float:

@@ -303,9 +303,8 @@ class Membership:
     def _ring(self) -> None:
         """A deadline. What has come by then is heard first."""
         self.datagrams.read()
-        now = self._now()
-        heard = [link.peer.id for link in self._pool.links() if link.last[0] > self._heard_until and not link.silent]
-        self._heard_until = now
+        since, self._heard_until = self._heard_until, self._now()
+        heard = [it.peer.id for it in self._pool.links() if it.heartbeat.heard_at > since and not it.silent]
         if heard:
             self._feed(StreamsHeard(tuple(heard)))
         self._feed(None)

@@ -59,10 +59,11 @@ class TaskFacts:
 class PeerFacts:
     """What is known of a node without asking it.
 
-    `service_s` is what the model is believed to take there; `weight` scales the draw (newcomers, past failures),
-    never the estimate; `correction` is how many times longer it took than it said, lately, and `shortfall_s` how many
-    seconds longer than even that explains. `backlog_s` is the wait that it told last, less the time since; None when
-    it told nothing. `suspect` and `ejected` peers are left out while others are there.
+    `service_s` is what the model is believed to take there, `claimed_s` what the peer itself says; `weight` scales the
+    draw (newcomers, past failures), never the estimate; `correction` is how many times longer it took than it said,
+    lately, and `shortfall_s` how many seconds longer than even that explains. `backlog_s` is the wait that it told
+    last, less the time since; None when it told nothing. `suspect` and `ejected` peers are left out while others are
+    there.
     """
 
     id: NodeId
@@ -82,6 +83,7 @@ class PeerFacts:
     battery_percent: float | None = None
     slots: int = 1
     service_s: float = SERVICE_PRIOR_S
+    claimed_s: float | None = None
     rtt_s: float | None = None
     bytes_s: float | None = None
     backlog_s: float | None = None
@@ -95,7 +97,8 @@ class PeerFacts:
     """What one byte of a tensor takes."""
     ready_s: float = field(init=False, compare=False)
     """The soonest it could be done with an empty tensor and the model loaded: one trip for the quote, one for the
-    task."""
+    task. What we believe counts here only if it is less than what the peer says: who is left out for our belief never
+    gets to refute it."""
     capacity: float = field(init=False, compare=False)
     """Its weight in the draw: runs a second, scaled by where the model is and by how far the peer is trusted."""
     plain: bool = field(init=False, compare=False)
@@ -107,7 +110,8 @@ class PeerFacts:
         trip_s = 0.0 if self.is_self else finite(self.rtt_s, RTT_PRIOR_S)
         put(self, "trip_s", trip_s)
         put(self, "byte_s", 0.0 if self.is_self else 1 / max(1.0, finite(self.bytes_s, LINK_BYTES_S)))
-        put(self, "ready_s", 2 * trip_s + service_s * finite(self.correction, 1.0))
+        believed_s = service_s * finite(self.correction, 1.0)
+        put(self, "ready_s", 2 * trip_s + min(believed_s, finite(self.claimed_s, believed_s)))
         warm = WARM if self.loaded else ON_DISK if self.on_disk else FETCH
         trust = warm * min(1.0, finite(self.weight, 0.0))
         put(self, "capacity", max(1e-9, max(1, self.slots) / max(service_s, 1e-6) * trust))

@@ -14,6 +14,7 @@ from meshnode.execution.supervisor import Execution
 from meshnode.links.link import Link
 from meshnode.membership.view import Member
 from meshnode.routing.estimates import Estimates
+from meshnode.tasks.asking import Asking
 from meshnode.tasks.choosing import Chooser
 from meshnode.tasks.dispatcher import Dispatcher
 from meshnode.tasks.explaining import Explaining
@@ -116,6 +117,7 @@ def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -
         linked=world.linked,
         find=lambda wanted: find_member(world.view(), wanted),
         now=world.now,
+        asking=Asking(world.now),
     )
     means = Means(world.self_id, chooser, world.link, serving.infer_here, world.failed, world.now)
     dispatcher = Dispatcher(means=means, settings=settings, rng=rng, resolve=world.resolve, set_aside=world.set_aside)

@@ -21,12 +21,16 @@ from meshnode.membership.view import Member
 from meshnode.routing import policy
 from meshnode.routing.estimates import Estimates
 from meshnode.routing.facts import Decision, PeerFacts, Ranked, TaskFacts
+from meshnode.tasks.asking import Asking
 from meshnode.tasks.explaining import Decided, Explaining
 from meshnode.tasks.knowing import Knowing
 from meshnode.tasks.wanted import Wanted
 from meshnode.wire.messages import Digest, Inferred, NodeId, Quote, QuoteAsk
 from meshnode.wire.rng import Rng
 
+PATIENT_S = 5.0
+"""Who has more time left than this is not given up for what nodes say now: they restart, recover, and learn. Tasks with
+17 s left were lost while every node that was asked had just been restarted or was behind with its work."""
 QUOTE_FIRST_S = 1.0
 """A quote to a peer without a link may take a handshake more."""
 
@@ -68,6 +72,7 @@ class Chooser:
     linked: Callable[[NodeId], Link | None]
     find: Callable[[str], Member]
     now: Callable[[], float] = time.monotonic
+    asking: Asking = field(default_factory=Asking)
     _expected: dict[tuple[str, NodeId], tuple[float, bool]] = field(default_factory=dict)
     _output_bytes: dict[Digest, int] = field(default_factory=dict)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -78,6 +83,13 @@ class Chooser:
         Raises NoNodeInZone, InvalidInput for an unknown node, DeadlineExceeded when nobody would be done in time,
         NoCapacity (with `retry_after_s`) when nobody takes it.
         """
+        if exclude:  # it had a place, and must not wait behind those that never had one
+            return await self._choose(wanted, exclude, remaining_s)
+        deadline = self.now() + remaining_s
+        kind = (wanted.manifest.digest, wanted.node, wanted.zone, wanted.provider, wanted.priority)
+        return await self.asking.in_turn(kind, deadline, lambda: self._choose(wanted, exclude, deadline - self.now()))
+
+    async def _choose(self, wanted: Wanted, exclude: frozenset[NodeId], remaining_s: float) -> Choice:
         task, decided = await self._decide(wanted, exclude, remaining_s)
         self.explaining.decided(wanted, decided)
         if not decided.ranked:
@@ -249,10 +261,15 @@ class Chooser:
         )
 
     def _too_late(self, wanted: Wanted, task: TaskFacts, best: Ranked) -> MeshError:
-        """Nobody would be done in time: better said now than when the time is up."""
-        return DeadlineExceeded(
+        """Nobody would be done in time: better said now than when the time is up, unless that is far away."""
+        text = (
             f"no node would be done with {wanted.manifest.name!r} in the {task.remaining_s:.3g} s that are left; "
-            f"the soonest, {self.knowing.name(best.peer.id)}, in {best.estimate_s:.3g} s",
+            f"the soonest, {self.knowing.name(best.peer.id)}, in {best.estimate_s:.3g} s"
+        )
+        if task.remaining_s > PATIENT_S:
+            return NoCapacity(text, retry_after_s=1.0)
+        return DeadlineExceeded(
+            text,
             hint="allow more time with timeout=, submit less at once, or add a node",
         )
 

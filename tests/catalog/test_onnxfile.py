@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from meshnode.catalog.onnxfile import DEPTH_MAX, FIELDS_MAX, Outline, outline
+from meshnode.catalog.onnxfile import DEPTH_MAX, FIELDS_MAX, KEY, WINDOW, Outline, _mentions, outline
 from meshnode.errors import ModelRefused
 from tests.catalog.making import model_of, outside, plain, weights
 
@@ -147,6 +147,14 @@ def test_a_bomb_of_fields_ends_at_the_budget() -> None:
     with pytest.raises(ModelRefused, match="fields"):
         outline(bomb)
     assert time.process_time() - began < 20
+
+
+@pytest.mark.parametrize("at", [0, WINDOW - len(KEY), WINDOW - len(KEY) + 1, WINDOW - 1, WINDOW, 2 * WINDOW + 5])
+def test_a_word_is_found_once_wherever_the_search_pauses(at: int) -> None:
+    """A large file is searched piece by piece, so that the agent's loop goes on: nothing is missed at the seams."""
+    data = bytearray(2 * WINDOW + 100)
+    data[at : at + len(KEY)] = KEY
+    assert [at] == list(_mentions(memoryview(data)))
 
 
 def test_a_large_graph_without_external_data_is_not_walked() -> None:

@@ -111,6 +111,17 @@ def test_what_killed_a_worker_runs_alone() -> None:
     assert [Start(task("b"))] == it.handle(0.2, Finished(task("suspect"), None))
 
 
+def test_promises_alone_make_no_quote_longer_than_what_may_wait() -> None:
+    """A thousand tasks ask at once: the last is not told of minutes, which would be its end."""
+    it = queue()
+    it.handle(0.0, offer("a"))
+    it.handle(0.3, Finished(task("a"), 0.3))
+    for number in range(1000):
+        it.handle(0.3, Hold(task(f"h{number}"), M, hold_s=0.05))
+    wait_s, _ = it.quote(0.3, M)
+    assert SETTINGS.queue_backlog_max_s == wait_s
+
+
 def test_a_hold_makes_the_next_quote_longer_until_it_runs_out() -> None:
     """Two submitters that ask at once see each other."""
     it = queue()

@@ -126,3 +126,22 @@ def test_pings_that_arrive_at_a_peer_that_stands_still_are_no_sign_of_life() -> 
         arrived += 40
         beats += 1
     assert 3 == beats
+
+
+def test_one_good_round_trip_says_how_near_a_peer_is() -> None:
+    """After a second in which this process came to nothing, all peers look far; the shortest of late tells the way."""
+    it = measured(0.001)
+    for _ in range(10):
+        now = it.due_at
+        _, nonce = it.beat(now, open=False)
+        assert nonce is not None
+        it.pong(nonce, now + 2.0)
+    assert it.least_rtt_s is not None
+    assert it.rtt_s is not None
+    assert abs(it.least_rtt_s - 2.0) < 1e-6
+    now = it.due_at
+    _, nonce = it.beat(now, open=False)
+    assert nonce is not None
+    it.pong(nonce, now + 0.001)
+    assert abs(it.least_rtt_s - 0.001) < 1e-6
+    assert it.rtt_s > 1.0

@@ -467,3 +467,14 @@ def test_only_those_that_answered_are_ranked() -> None:
     ranked: list[Ranked] = pick(TASK, {}, [peer("a")], random.Random(1), ROUTING)
     assert [] == ranked
     assert ["b"] == chosen(TASK, {NodeId("b"): quote()}, [peer("a"), peer("b")])
+
+
+def test_who_is_thought_slow_is_still_asked_when_it_says_otherwise() -> None:
+    """Our belief makes a peer the last choice; only its own word excludes it, or it could never refute us."""
+    short = replace(TASK, remaining_s=1.0)
+    slow = {"service_s": 0.9, "correction": 4.0}
+    asked = route(short, [peer("a", claimed_s=0.05, **slow), peer("b")], None, random.Random(1), ROUTING)
+    assert {"a", "b"} == {it.id for it in asked.candidates}
+    for claimed_s in (None, 2.0):
+        asked = route(short, [peer("a", claimed_s=claimed_s, **slow), peer("b")], None, random.Random(1), ROUTING)
+        assert "deadline" == asked.excluded[NodeId("a")].reason
