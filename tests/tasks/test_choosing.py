@@ -318,7 +318,8 @@ async def test_a_peer_that_broke_is_avoided_while_others_are_there(around: Aroun
 async def test_nobody_is_given_up_long_before_the_time_is_up(around: Around) -> None:
     """Nodes that are far behind now: a task with little time hears it at once, one with much asks again."""
     around.alone(Refused("busy"))
-    (await around.peer(ANN)).quote = Quote(backlog_s=60.0, service_s=0.01, slots=1)
+    for node in (ANN, BOB):
+        (await around.peer(node)).quote = Quote(backlog_s=60.0, service_s=0.01, slots=1)
     with pytest.raises(DeadlineExceeded, match="would be done"):
         await around.chooser().choose(wanted(), NOBODY, 3.0)
     with pytest.raises(NoCapacity, match="would be done") as refused:
