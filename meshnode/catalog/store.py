@@ -64,6 +64,7 @@ class Store:
         self._lock = threading.Lock()
         self._known: dict[Digest, _Held] = {}
         self._proven: set[Digest] = set()
+        self._paths: dict[Digest, Path] = {}  # a path is put together by string work, and asked for with every task
         self._growing: dict[Digest, Partial] = {}
 
     def open(self) -> None:
@@ -100,7 +101,11 @@ class Store:
 
     def path(self, digest: Digest) -> Path:
         """The .onnx file of a model that is here. Raises TransferFailed when it is not, or no longer."""
-        return self.folder / digest / self._held(digest).files[0].path
+        held = self._held(digest)
+        path = self._paths.get(digest)
+        if path is None:
+            path = self._paths[digest] = self.folder / digest / held.files[0].path
+        return path
 
     async def add(self, path: Path, progress: Progress | None = None) -> Stored:
         """Copy a model into the store. Raises ModelRefused, HomeError when the disk is full."""
@@ -117,6 +122,7 @@ class Store:
         """Forget a model's files, also half-fetched ones."""
         self._known.pop(digest, None)
         self._proven.discard(digest)
+        self._paths.pop(digest, None)
         shutil.rmtree(self.folder / digest, ignore_errors=True)
         if digest not in self._growing:
             shutil.rmtree(self._partial(digest), ignore_errors=True)
@@ -249,6 +255,7 @@ class Store:
         with self._lock:
             self._known.pop(digest, None)
             self._proven.discard(digest)
+            self._paths.pop(digest, None)
             try:
                 aside = move_aside(self.folder / digest).name
             except FileNotFoundError:

@@ -226,7 +226,7 @@ class Device:
         body, place, fd = await hand_over(life.inbound, job.body)
         try:
             if self.process.life is not life:
-                self._wait_again(it)
+                self._wait_again(it)  # its block is gone with that life
                 return None
             run = Running(self.process.next_id(), [it], life, place, self.process, self._settings.cancel_grace_s)
             run.wide = it.wide

@@ -1,7 +1,7 @@
 """Handing the tensors of a task to a worker, and taking its answer.
 
-What is small lies in the message or in the shared arena, which costs microseconds. What is large has a memory file of
-its own, and its copies are made in a thread, so that heartbeats and other tasks go on meanwhile.
+What is small lies in the message, what is not in the shared arena, and what is large has a memory file of its own. From
+4 MB on copies are made in a thread, so that heartbeats and other tasks go on meanwhile.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
+
 from meshnode.errors import OutOfMemory, WorkerCrashed
-from meshnode.execution.arena import Arena, contents, fill, memory_file
+from meshnode.execution.arena import ASIDE_BYTES, Arena, contents, copy, fill, memory_file
 from meshnode.execution.control import INLINE_BYTES, Free, Place, Ran
 from meshnode.execution.process import Incarnation, WorkerProcess
 from meshnode.wire.tensors import Buffer
@@ -33,7 +35,15 @@ async def hand_over(inbound: Arena, body: memoryview) -> tuple[bytes, Place | No
         return bytes(body), None, None
     offset = inbound.allocate(nbytes)
     if offset is not None:
-        inbound.memory[offset : offset + nbytes] = body
+        room = memoryview(inbound.memory)[offset : offset + nbytes]
+        if nbytes < ASIDE_BYTES:
+            room[:] = body
+            return b"", Place(offset, nbytes), None
+        try:
+            await aside(lambda: copy(room, body))
+        except BaseException:
+            inbound.free(offset)
+            raise
         return b"", Place(offset, nbytes), None
     fd = memory_file(nbytes)
     try:
@@ -45,11 +55,11 @@ async def hand_over(inbound: Arena, body: memoryview) -> tuple[bytes, Place | No
 
 
 def lay_down(inbound: Arena, parts: Sequence[Buffer]) -> tuple[bytes, Place | None] | None:
-    """The same for many small parts at once; None when the arena has no room."""
+    """The same for many small parts at once; None when that has to be done one by one."""
     nbytes = sum(map(len, parts))
     if nbytes <= INLINE_BYTES:
         return b"".join(parts), None
-    offset = inbound.allocate(nbytes)
+    offset = inbound.allocate(nbytes) if nbytes < ASIDE_BYTES else None
     if offset is None:
         return None
     at = offset
@@ -74,22 +84,24 @@ class Outlet:
 
     Args:
         answer_bytes_max: no answer is larger.
-        hold_bytes: a block of this size is given back at once.
+        hold_bytes: when blocks of so much wait to be given back, it is done at once.
     """
 
     process: WorkerProcess
     answer_bytes_max: int
     hold_bytes: int
     _frees: list[int] = field(default_factory=list)
+    _frees_bytes: int = 0
 
     def given_back(self) -> tuple[int, ...]:
         """Blocks that were read, to be told to the worker by whoever asks."""
-        frees, self._frees = tuple(self._frees), []
+        frees = tuple(self._frees)
+        self.forget()
         return frees
 
     def forget(self) -> None:
         """The worker is dead, and with it its blocks."""
-        self._frees = []
+        self._frees, self._frees_bytes = [], 0
 
     def discard(self, answer: Answer) -> None:
         """Nobody wants it."""
@@ -107,12 +119,18 @@ class Outlet:
             return data
         place, fd = answer.message.place, answer.fd
         assert place is not None
+        if place.offset >= 0:
+            block = memoryview(answer.life.outbound)[place.offset : place.offset + place.nbytes]
+            try:
+                return await aside(lambda: _copied(block))
+            finally:
+                self._give_back(answer, place)
         if fd is None:
             raise WorkerCrashed("the worker's answer came without its memory")
         return await take(fd, place.nbytes)
 
     def take_now(self, answer: Answer) -> Buffer | None:
-        """The same for what is small; None for what lies in a memory file of its own."""
+        """The same for what is small; None for what is copied in a thread."""
         place, fd, life = answer.message.place, answer.fd, answer.life
         if place is None:
             return answer.message.body
@@ -127,6 +145,8 @@ class Outlet:
         if not 0 <= offset <= offset + nbytes <= len(life.outbound):
             self.process.kill("it named memory that it does not have")
             raise WorkerCrashed("the worker's answer lies outside its memory")
+        if nbytes >= ASIDE_BYTES:
+            return None
         data = life.outbound[offset : offset + nbytes]
         self._give_back(answer, place)
         return data
@@ -135,8 +155,15 @@ class Outlet:
         if self.process.life is not answer.life:
             return  # another one has not given this block
         self._frees.append(place.offset)
-        if len(self._frees) >= FREES_MAX or place.nbytes > self.hold_bytes:
+        self._frees_bytes += place.nbytes
+        if len(self._frees) >= FREES_MAX or self._frees_bytes > self.hold_bytes:
             self.process.tell(Free(self.given_back()))
+
+
+def _copied(block: memoryview) -> memoryview:
+    whole = np.empty(len(block), np.uint8).data
+    copy(whole, block)
+    return whole
 
 
 async def take(fd: int, nbytes: int) -> memoryview:

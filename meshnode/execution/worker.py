@@ -25,7 +25,7 @@ import psutil
 
 from meshnode.errors import ExecutionFailed, InvalidInput, MeshError, ModelRefused, OutOfMemory
 from meshnode.execution import control
-from meshnode.execution.arena import LARGE_BYTES, Arena, fill, memory_file
+from meshnode.execution.arena import ASIDE_BYTES, Arena, copy, fill, memory_file
 from meshnode.execution.control import INLINE_BYTES, Described, Failed, Place, Proved, Ran, Run, Unloaded, Up, Wide
 from meshnode.execution.graphs import Graphs
 from meshnode.execution.proof import why_not_together
@@ -190,7 +190,7 @@ class Worker:
                 f"an answer carries {self._answer_bytes_max}",
                 hint="ask for less at a time, or for fewer of the outputs",
             )
-        if total >= LARGE_BYTES and COPIES * total > (free := psutil.virtual_memory().available):
+        if total >= ASIDE_BYTES and COPIES * total > (free := psutil.virtual_memory().available):
             raise OutOfMemory(
                 f"the outputs are {total} bytes together, output {largest.name!r} {largest.nbytes} of them; "
                 f"this node has {free} bytes of memory left, and must hold them twice more to hand them over"
@@ -210,9 +210,9 @@ class Worker:
                 os.close(fd)
                 raise
             return b"", Place(-1, nbytes), fd
-        at = offset
+        at, memory = offset, memoryview(self._outbound.memory)
         for part in parts:
-            self._outbound.memory[at : at + len(part)] = part
+            copy(memory[at : at + len(part)], part)
             at += len(part)
         return b"", Place(offset, nbytes), None
 

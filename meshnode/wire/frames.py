@@ -12,16 +12,16 @@ is a `ProtocolError`. The sending half is `meshnode.wire.flow`.
 
 from __future__ import annotations
 
-import mmap
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+
+import numpy as np
 
 from meshnode.config import Links
 from meshnode.errors import ProtocolError
 
 HEADER = struct.Struct("<IIHBBI")
-LARGE_BYTES = 1 << 20
 SKIP_BIT = 0x80
 """Types with this bit are from the future and may be skipped."""
 
@@ -84,10 +84,12 @@ def pack(kind: Type, stream: int, header: bytes = b"", body: bytes | memoryview 
 
 
 def _room(nbytes: int) -> memoryview:
-    """Where a body goes. A large one is not filled with zeros first, which takes 0.2 s at 500 MB."""
-    if nbytes < LARGE_BYTES:
-        return memoryview(bytearray(nbytes))
-    return memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    """Where a body goes.
+
+    By numpy: it does not fill it with zeros, which takes 0.2 s at 500 MB, and asks for huge pages, or takes memory that
+    was used a moment ago. The first touch of 10 MB of fresh small pages costs twenty times what a copy costs.
+    """
+    return np.empty(nbytes, np.uint8).data
 
 
 @dataclass(slots=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.execution.arena import ALIGN, LARGE_BYTES, Arena, contents, fill, memory_file
+from meshnode.execution.arena import ALIGN, LARGE_BYTES, STAYS_BYTES, Arena, contents, fill, memory_file
 
 SIZE = 64 * ALIGN
 
@@ -45,6 +46,27 @@ def test_what_is_large_has_no_block() -> None:
     os.close(fd)
     assert None is arena.allocate(LARGE_BYTES)
     assert 0 == arena.allocate(LARGE_BYTES - 1)
+    arena.memory.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages of a shared file go back by MADV_REMOVE")
+def test_an_empty_arena_keeps_few_pages() -> None:
+    """What was used beyond them is the machine's again, while nothing is in it; and can be used once more."""
+    size = 2 * STAYS_BYTES
+    fd = memory_file(size)
+    arena = Arena(fd, size)
+    blocks = [arena.allocate(size // 4) for _ in range(4)]
+    assert None not in blocks
+    arena.memory[:] = b"x" * size
+    for block in blocks[1:]:
+        arena.free(block or 0)
+    assert size <= os.fstat(fd).st_blocks * 512, "one block is still in use"
+    arena.free(0)
+    assert STAYS_BYTES >= os.fstat(fd).st_blocks * 512
+    for block in blocks:
+        assert block == arena.allocate(size // 4)
+    arena.memory[:] = b"y" * size
+    os.close(fd)
     arena.memory.close()
 
 

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from meshnode.errors import OutOfMemory, WorkerCrashed
-from meshnode.execution.arena import ALIGN, LARGE_BYTES, Arena, memory_file
+from meshnode.execution.arena import ALIGN, ASIDE_BYTES, LARGE_BYTES, Arena, memory_file
 from meshnode.execution.handover import aside, hand_over, take
 
 
@@ -37,6 +37,27 @@ async def test_what_is_large_goes_and_comes_whole(arena: Arena) -> None:
     assert fd is not None
     assert body == await take(fd, len(body))
     assert before == descriptors()
+
+
+async def test_a_block_is_given_back_when_its_task_is_cancelled() -> None:
+    """While its bytes are copied into it in a thread: after the copy, not before."""
+    nbytes = ASIDE_BYTES + 1
+    fd = memory_file(2 * nbytes)
+    arena = Arena(fd, 2 * nbytes)
+    os.close(fd)
+    body = os.urandom(nbytes)
+    _, place, _ = await hand_over(arena, memoryview(body))
+    assert place is not None
+    assert body == arena.memory[place.offset : place.offset + nbytes]
+    arena.free(place.offset)
+
+    handing = asyncio.ensure_future(hand_over(arena, memoryview(body)))
+    await asyncio.sleep(0)
+    assert 0 < arena.used_bytes
+    handing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await handing
+    assert 0 == arena.used_bytes
 
 
 async def test_an_answer_that_is_not_whole_is_the_workers_fault() -> None:

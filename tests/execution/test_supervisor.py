@@ -83,13 +83,16 @@ async def test_outputs_that_no_answer_can_carry_are_refused(execution: Execution
 
 
 async def test_tensors_of_every_size_come_back(execution: Execution, tmp_path: Path) -> None:
-    """In the message, through the arena, and in a memory file of their own."""
+    """In the message, through the arena, there in a thread, and in a memory file of their own."""
     model = echo(tmp_path)
-    for count in (0, 1, 5_000, 500_000, 5_000_000):
+    for count in (0, 1, 5_000, 500_000, 1_500_000, 1_500_000, 1_500_000, 5_000_000):
         x = np.random.default_rng(1).random((1, count), np.float32)
         assert np.array_equal(x, (await run(execution, model, {"x": x}))["y"])
     assert [model.digest] == [loaded.digest for loaded in execution.loaded()]
     assert (CPU,) == execution.providers
+    (life,) = [device.process.life for device in execution._own]
+    assert life is not None
+    assert 0 == life.inbound.used_bytes
 
 
 async def test_many_tasks_at_once_are_all_answered_right(execution: Execution, tmp_path: Path) -> None:
