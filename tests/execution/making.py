@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import secrets
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,18 @@ def save(folder: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any], 
     path = folder / f"{secrets.token_hex(4)}.onnx"
     onnx.save(model, path)
     return ModelFile(Digest(secrets.token_hex(32)), path)
+
+
+@asynccontextmanager
+async def ready(execution: Execution) -> AsyncIterator[Execution]:
+    """Started, with a worker that is ready; stopped at the end of the block."""
+    await execution.start()
+    try:
+        async with asyncio.timeout(60):
+            await execution.ready()
+        yield execution
+    finally:
+        await execution.stop()
 
 
 def bundled(name: str) -> ModelFile:

@@ -30,6 +30,7 @@ from tests.execution.making import (
     gathered,
     job,
     proven,
+    ready,
     rows_times,
     run,
     save,
@@ -55,13 +56,8 @@ def new(folder: Path, settings: Settings = SETTINGS) -> Execution:
 async def execution(tmp_path: Path) -> AsyncIterator[Execution]:
     """One slot, so that what comes while it is taken waits."""
     it = new(tmp_path)
-    await it.start()
-    try:
-        async with asyncio.timeout(60):
-            await it.ready()
+    async with ready(it):
         yield it
-    finally:
-        await it.stop()
 
 
 def value(number: int) -> np.ndarray[Any, Any]:

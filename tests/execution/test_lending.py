@@ -20,7 +20,7 @@ from meshnode.execution import supervisor
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import CPU, Execution
 from meshnode.wire.messages import QuoteAsk
-from tests.execution.making import bundled, done, endless
+from tests.execution.making import bundled, done, endless, ready
 from tests.waiting import until
 
 SETTINGS = Settings(concurrency=1, arena_bytes=8 * 1024 * 1024, cancel_grace_s=30.0, lent_idle_s=0.2)
@@ -42,14 +42,9 @@ def new(folder: Path, settings: Settings = SETTINGS, *, apart: bool = True) -> E
 async def execution(tmp_path: Path) -> AsyncIterator[Execution]:
     """A machine with an owner; one slot for him and one for the others."""
     it = new(tmp_path, replace(SETTINGS, lent_idle_s=60.0))
-    await it.start()
-    try:
-        async with asyncio.timeout(60):
-            await it.ready()
+    async with ready(it):
         yield it
-    finally:
-        await it.stop()
-        assert [] == workers()
+    assert [] == workers()
 
 
 def workers() -> list[psutil.Process]:

@@ -16,7 +16,7 @@ from meshnode.errors import DeadlineExceeded, Refused
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import CPU, Execution
 from meshnode.wire.messages import QuoteAsk
-from tests.execution.making import bundled, done, run
+from tests.execution.making import bundled, done, ready, run
 from tests.waiting import until
 
 SETTINGS = Settings(concurrency=1, arena_bytes=8 * 1024 * 1024, cancel_grace_s=0.5, queue_backlog_max_s=1e6)
@@ -33,13 +33,8 @@ async def execution(tmp_path: Path) -> AsyncIterator[Execution]:
         folder=tmp_path / "w",
         changed=lambda: None,
     )
-    await it.start()
-    try:
-        async with asyncio.timeout(60):
-            await it.ready()
+    async with ready(it):
         yield it
-    finally:
-        await it.stop()
 
 
 async def busy(it: Execution) -> asyncio.Task[object]:

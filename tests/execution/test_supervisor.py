@@ -20,7 +20,7 @@ from meshnode.errors import DeadlineExceeded, InvalidInput, ModelRefused, OutOfM
 from meshnode.execution.devices import Devices
 from meshnode.execution.job import ModelFile
 from meshnode.execution.supervisor import CPU, Execution
-from tests.execution.making import endless, run, save, value_info
+from tests.execution.making import endless, ready, run, save, value_info
 
 SETTINGS = Settings(concurrency=2, arena_bytes=8 * 1024 * 1024, cancel_grace_s=0.5, probe_timeout_s=0.5)
 ANSWER_BYTES_MAX = 32_000_000
@@ -36,16 +36,9 @@ async def execution(tmp_path: Path) -> AsyncIterator[Execution]:
         changed=lambda: None,
         answer_bytes_max=ANSWER_BYTES_MAX,
     )
-    await it.start()
-    try:
-        async with asyncio.timeout(60):
-            await it.ready()
+    async with ready(it):
         yield it
-    finally:
-        await it.stop()
-        assert [] == [
-            p for p in psutil.Process().children(recursive=True) if "meshnode.execution.worker" in p.cmdline()
-        ]
+    assert [] == [p for p in psutil.Process().children(recursive=True) if "meshnode.execution.worker" in p.cmdline()]
 
 
 def echo(folder: Path) -> ModelFile:

@@ -18,7 +18,7 @@ from meshnode.execution.pace import WIDE_FROM_S
 from meshnode.execution.queue import TaskQueue
 from meshnode.execution.supervisor import Execution
 from meshnode.wire.messages import Digest, TaskId
-from tests.execution.making import done, run, save, value_info
+from tests.execution.making import done, ready, run, save, value_info
 from tests.waiting import until
 
 MODEL = Digest("a" * 64)
@@ -111,10 +111,7 @@ async def test_a_worker_measures_what_threads_bring(tmp_path: Path) -> None:
         folder=tmp_path / "w",
         changed=lambda: None,
     )
-    await it.start()
-    try:
-        async with asyncio.timeout(60):
-            await it.ready()
+    async with ready(it):
         model = products(tmp_path)
         x = {"h0": np.random.default_rng(2).standard_normal((ROWS, SIDE)).astype(np.float32)}
         narrow = await run(it, model, x)
@@ -129,5 +126,3 @@ async def test_a_worker_measures_what_threads_bring(tmp_path: Path) -> None:
         it.unload(model.digest)
         assert before >= 4 * SIDE * SIDE
         np.testing.assert_array_equal(narrow["h3"], (await run(it, model, x))["h3"])
-    finally:
-        await it.stop()
