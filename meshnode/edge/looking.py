@@ -13,9 +13,10 @@ import shutil
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from meshnode.edge.facts import Clock, Disk, Hearing, Here, PeerFacts
 from meshnode.edge.node import Node
@@ -146,16 +147,16 @@ def hearing(node: Node) -> Hearing:
 
 async def look_at(node: Node, here: Here, member: Member, *, back: bool) -> PeerFacts:
     """All about one peer, at once; with `back`, it is asked to dial this node."""
-    facts = {
-        "id": member.id,
-        "name": member.name,
-        "state": member.state,
-        "reason": member.reason,
-        "found_by": member.found_by,
-        "addresses": member.addresses,
-    }
+    known = PeerFacts(
+        id=member.id,
+        name=member.name,
+        state=member.state,
+        reason=member.reason,
+        found_by=member.found_by,
+        addresses=member.addresses,
+    )
     if member.state == "left":
-        return PeerFacts(**facts)  # type: ignore[arg-type]
+        return known
     began = time.monotonic()
     multicast = node.discovery.multicast
     if multicast is not None:
@@ -163,9 +164,9 @@ async def look_at(node: Node, here: Here, member: Member, *, back: bool) -> Peer
     tries, datagram_s, asked = await asyncio.gather(
         probe_all(member.addresses[:ADDRESSES_MAX]), _datagram(node, member), _over_link(node, member, began, back=back)
     )
-    return PeerFacts(
-        **facts,  # type: ignore[arg-type]
-        **asked,  # type: ignore[arg-type]
+    return replace(
+        known,
+        **asked,
         tries=tries,
         datagram_s=datagram_s,
         keyed=node.membership.datagrams.knows(member.id),
@@ -182,9 +183,9 @@ async def _datagram(node: Node, member: Member) -> float | None:
     return min((took for took in await asyncio.gather(*pings) if took is not None), default=None)
 
 
-async def _over_link(node: Node, member: Member, began: float, *, back: bool) -> dict[str, object]:
+async def _over_link(node: Node, member: Member, began: float, *, back: bool) -> dict[str, Any]:
     """What the peer says over the link, whichever way that takes."""
-    facts: dict[str, object] = {}
+    facts: dict[str, Any] = {}
     try:
         async with asyncio.timeout(LINK_S):
             link = await node.pool.link(member.id, member.addresses)
@@ -200,15 +201,15 @@ async def _over_link(node: Node, member: Member, began: float, *, back: bool) ->
     return facts | listened | reached
 
 
-async def _nothing() -> dict[str, object]:
+async def _nothing() -> dict[str, Any]:
     return {}
 
 
-async def _listen(node: Node, link: Link, began: float) -> dict[str, object]:
+async def _listen(node: Node, link: Link, began: float) -> dict[str, Any]:
     """Its clock; whether it hears our multicast and datagrams, and we its multicast. A version that cannot tell: {}."""
     multicast = node.discovery.multicast
     label = multicast.speaks_as if multicast is not None else ""
-    facts: dict[str, object] = {}
+    facts: dict[str, Any] = {}
     try:
         asked, wall = time.monotonic(), time.time()
         first = (await link.call(LookAsk(label=label, announce=True), timeout_s=CALL_S)).message
@@ -229,7 +230,7 @@ async def _listen(node: Node, link: Link, began: float) -> dict[str, object]:
     return facts
 
 
-async def _reach(link: Link, began: float) -> dict[str, object]:
+async def _reach(link: Link, began: float) -> dict[str, Any]:
     try:
         left_s = max(CALL_S, ALL_S - (time.monotonic() - began))
         answer = (await link.call(ReachAsk(), timeout_s=left_s)).message

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any, cast
 
 from meshnode.sim.shells.mesh import Mesh
 
@@ -42,11 +44,13 @@ def bury(mesh: Mesh) -> None:
         warnings.simplefilter("ignore")
         before, sys.unraisablehook = sys.unraisablehook, lambda _: None
         mesh.loop.set_exception_handler(lambda loop, context: None)
-        for process in mesh.processes:
-            for task in process.open_tasks():
-                task._log_destroy_pending = False  # type: ignore[attr-defined]
+        buried: set[asyncio.Task[Any]] = set()
+        while left := asyncio.all_tasks(mesh.loop) - buried:  # what is ended begins other things as it goes
+            for task in left:
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio has no other word for it
                 with suppress(BaseException):
-                    task.get_coro().close()
+                    cast(Coroutine[Any, Any, Any], task.get_coro()).close()
+            buried |= left
         mesh.processes.clear()
         gc.collect()
         sys.unraisablehook = before

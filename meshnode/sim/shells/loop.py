@@ -11,16 +11,19 @@ import asyncio
 import heapq
 import selectors
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple, Unpack, cast
 
 from meshnode.sim.shells.process import PROCESS, Future, Process, Task
 from meshnode.sim.shells.sockets import Listener, UdpEnd
 from meshnode.sim.shells.stations import Network
 from meshnode.sim.shells.streams import StreamEnd, TlsIdentity
 from meshnode.sim.shells.transport import Transport
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 TURNS_MAX = 20_000
 """So many turns of the loop without a moment passing are a task that spins."""
@@ -57,12 +60,26 @@ class _NoSelector(selectors.BaseSelector):
         return {}
 
 
+class _Handle(asyncio.Handle):
+    """As asyncio makes them, with the field that is read here."""
+
+    _context: Context
+
+
+class _Timer(asyncio.TimerHandle):
+    """The same; a sleep moves timers that others hold, so they cannot be made anew."""
+
+    _context: Context
+    _when: float
+    _scheduled: bool
+
+
 class SimLoop(asyncio.SelectorEventLoop):
     """See the module's docstring. The parts of asyncio's loop that the product uses, and no others."""
 
     # What `asyncio.BaseEventLoop` keeps, by its own names.
-    _ready: deque[asyncio.Handle]
-    _scheduled: list[asyncio.TimerHandle]
+    _ready: deque[_Handle | _Timer]
+    _scheduled: list[_Timer]
     _stopping: bool
 
     def __init__(self, network: Network) -> None:
@@ -72,7 +89,7 @@ class SimLoop(asyncio.SelectorEventLoop):
         self._births = count(1)
         super().__init__(_NoSelector(self._pass))
         self.network = network
-        self.set_task_factory(self._make_task)  # type: ignore[arg-type]
+        self.set_task_factory(self._make_task)
         self.set_exception_handler(lambda loop, context: self.complaints.append(str(context)))
         self.complaints: list[str] = []
         """What asyncio would have logged: exceptions that nobody retrieved, callbacks that failed."""
@@ -85,8 +102,12 @@ class SimLoop(asyncio.SelectorEventLoop):
         owner = PROCESS.get()
         return self.now if owner is None else self.now - owner.slept_s
 
-    def call_at(  # type: ignore[override]
-        self, when: float, callback: Any, *args: Any, context: Context | None = None
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Args]], object],
+        *args: *Args,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """By the clock of the process that it belongs to."""
         owner = PROCESS.get() if context is None else context.get(PROCESS)
@@ -108,7 +129,7 @@ class SimLoop(asyncio.SelectorEventLoop):
     def _run_once(self) -> None:
         """One turn, as asyncio's own but for held and ended processes."""
         while self._scheduled and self._scheduled[0].cancelled():
-            heapq.heappop(self._scheduled)._scheduled = False  # type: ignore[attr-defined]
+            heapq.heappop(self._scheduled)._scheduled = False
         if self._ready or self._stopping:
             self._pass(0.0)
         elif self._scheduled:
@@ -117,7 +138,7 @@ class SimLoop(asyncio.SelectorEventLoop):
             self._pass(None)
         while self._scheduled and self._scheduled[0].when() <= self.now:
             timer = heapq.heappop(self._scheduled)
-            timer._scheduled = False  # type: ignore[attr-defined]
+            timer._scheduled = False
             self._ready.append(timer)
         for _ in range(len(self._ready)):
             handle = self._ready.popleft()
@@ -145,14 +166,15 @@ class SimLoop(asyncio.SelectorEventLoop):
         process.held = False
         process.slept_s += slept_s
         handles, process.handles = process.handles, deque()
-        timers = [handle for handle in handles if isinstance(handle, asyncio.TimerHandle)]
-        self._ready.extend(handle for handle in handles if not isinstance(handle, asyncio.TimerHandle))
+        timers = [cast(_Timer, handle) for handle in handles if isinstance(handle, asyncio.TimerHandle)]
+        others = [cast(_Handle, handle) for handle in handles if not isinstance(handle, asyncio.TimerHandle)]
+        self._ready.extend(others)
         if slept_s:
             timers += [timer for timer in self._scheduled if _owner(timer) is process]
             self._scheduled = [timer for timer in self._scheduled if _owner(timer) is not process]
             for timer in timers:
-                timer._when += slept_s  # type: ignore[attr-defined]
-                timer._scheduled = True  # type: ignore[attr-defined]
+                timer._when += slept_s
+                timer._scheduled = True
             self._scheduled += timers
             heapq.heapify(self._scheduled)
         else:
@@ -169,7 +191,9 @@ class SimLoop(asyncio.SelectorEventLoop):
         """A future with a number."""
         return Future(loop=self, births=self._births)
 
-    def _make_task(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **more: Any) -> Task:
+    def _make_task(
+        self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T] | Generator[Any, None, T], /, **more: Any
+    ) -> asyncio.Future[T]:
         task = Task(work, loop=loop, births=self._births, **more)
         context = more.get("context")
         owner = PROCESS.get() if context is None else context.get(PROCESS)
@@ -265,5 +289,5 @@ class SimLoop(asyncio.SelectorEventLoop):
         return transport, protocol
 
 
-def _owner(handle: asyncio.Handle) -> Process | None:
-    return handle._context.get(PROCESS)  # type: ignore[attr-defined, no-any-return]
+def _owner(handle: _Handle | _Timer) -> Process | None:
+    return handle._context.get(PROCESS)
