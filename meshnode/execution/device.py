@@ -49,7 +49,7 @@ from meshnode.execution.pace import WIDE_AGAIN
 from meshnode.execution.process import WorkerProcess
 from meshnode.execution.proving import Prover
 from meshnode.execution.quarantine import Quarantine
-from meshnode.execution.queue import TaskQueue, too_long
+from meshnode.execution.queue import TaskQueue, overdue
 from meshnode.execution.runs import Open, Running, blame, fail
 from meshnode.wire.messages import Digest, TaskId, TensorSpec
 from meshnode.wire.tensors import Buffer
@@ -193,7 +193,7 @@ class Device:
                 fail(it, DeadlineExceeded("the task's time ran out while it waited at this node; it was not run"))
             case Overdue(_, backlog_s):
                 if it is not None:
-                    fail(it, too_long(it.job.max_wait_s or 0.0, backlog_s))
+                    fail(it, overdue(it.job.max_wait_s, backlog_s))
             case Prove(_, model):
                 if it is not None:
                     self._go(self._prove(it.job))

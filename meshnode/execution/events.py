@@ -108,7 +108,9 @@ class Expired:
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """The task waited for as long as its submitter let it; so much work is still ahead of it."""
+    """The task waited for as long as its submitter let it, or has less time left than a run takes while others wait;
+    so much work is still here.
+    """
 
     task: TaskId
     backlog_s: float

@@ -303,6 +303,19 @@ def test_who_would_wait_longer_than_allowed_is_refused_with_a_hint() -> None:
     assert overdue.backlog_s > 0
 
 
+def test_who_cannot_be_done_in_time_gives_way_to_those_who_can() -> None:
+    """It is sent away when its turn comes and others wait; the last one runs, whatever is believed of the model."""
+    it = queue()
+    it.pace(M).learn(1, 0.4, 30.0)
+    it.handle(0.0, offer("a"))
+    for name, deadline in (("b", 0.5), ("c", 0.7), ("d", 2.0)):
+        it.handle(0.0, offer(name, deadline))
+    effects = it.handle(0.4, Finished(task("a"), 0.4))
+    assert [Overdue(task("b"), pytest.approx(0.8)), Overdue(task("c"), pytest.approx(0.4)), Start(task("d"))] == effects
+    it.handle(0.4, offer("e", deadline=1.1))
+    assert [Start(task("e"))] == it.handle(0.8, Finished(task("d"), 0.4))
+
+
 def test_own_work_comes_before_that_of_others() -> None:
     """In the queue, and in who may come: a queue full of others' work refuses no own task."""
     it = queue(settings=replace(SETTINGS, queue_tasks_max=2))
