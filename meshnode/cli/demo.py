@@ -1,6 +1,7 @@
 """`meshnode demo`: a real mesh on this machine, with real work and a real death.
 
-Every agent is a process of its own with its own home, started and driven by the same commands that a person uses. The
+Every agent is a process of its own with its own home, started and driven by the same commands that a person uses. One
+more, the desk, only submits: it runs nothing itself, so all work is given to others over the network. The
 answers are compared with a plain onnxruntime run in yet another process. It passes only if nothing was lost and
 nothing was wrong.
 """
@@ -88,22 +89,27 @@ class Demo:
         with ExitStack() as stack:
             stack.enter_context(_ended_by_signals())
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meshnode-demo-")))
-            agents: list[Agent] = []
-            stack.callback(_end, agents)
+            started: list[Agent] = []
+            stack.callback(_end, started)
             reference = self._reference(folder, scratch)
-            self._build_mesh(agents, scratch)
-            return self._work(agents, folder, reference)
+            desk = self._build_mesh(started, scratch)
+            return self._work([agent for agent in started if agent is not desk], desk, folder, reference)
 
     # --- the mesh ---
 
-    def _build_mesh(self, agents: list[Agent], scratch: Path) -> None:
+    def _build_mesh(self, started: list[Agent], scratch: Path) -> Agent:
+        """Start those that work, then the desk; the desk."""
         began = time.monotonic()
-        first = self._start(agents, scratch, "node-1")
+        first = self._start(started, scratch, "node-1")
         for number in range(2, self._nodes + 1):
-            token = _command(first.home, "invite")
-            self._start(agents, scratch, f"node-{number}", token)
-        self._wait_for(agents, lambda status: status["mesh"]["nodes"]["alive"] == len(agents), "see all the others")
-        self._say(f"{self._nodes} agents, {self._nodes - 1} invited by token, all see each other after {_since(began)}")
+            self._start(started, scratch, f"node-{number}", _command(first.home, "invite"))
+        desk = self._start(started, scratch, "desk", _command(first.home, "invite", "--role", "submitter"))
+        self._wait_for(started, lambda status: status["mesh"]["nodes"]["alive"] == len(started), "see all the others")
+        self._say(
+            f"{self._nodes} agents and one that only submits, {self._nodes} of them invited by token, "
+            f"all see each other after {_since(began)}"
+        )
+        return desk
 
     def _start(self, agents: list[Agent], scratch: Path, name: str, *words: str) -> Agent:
         home = scratch / name
@@ -148,7 +154,7 @@ class Demo:
         answers: Array = np.load(out, allow_pickle=False)
         return answers
 
-    def _work(self, agents: list[Agent], folder: Path, reference: Array) -> int:
+    def _work(self, agents: list[Agent], desk: Agent, folder: Path, reference: Array) -> int:
         with np.load(folder / "samples.npz", allow_pickle=False) as samples:
             images, labels = samples["image"], samples["labels"]
         repeats = -(-self._tasks // len(images))
@@ -156,7 +162,8 @@ class Demo:
         tally = Tally(total)
         with Client(agents[0].home) as client:
             client.add_model(folder / "model.onnx", name="digits")
-            self._wait_for(agents, lambda status: bool(status["models"]), "know the model")
+        self._wait_for([*agents, desk], lambda status: bool(status["models"]), "know the model")
+        with Client(desk.home) as client:
             for agent in agents:  # each fetches the model, so that the work can spread from the first task on
                 client.infer("digits", {"image": images[:1]}, node=agent.ready["id"])
             self._say(f"every agent has the model; {len(images)} held-out samples, {repeats} times: {total} tasks")
@@ -172,7 +179,7 @@ class Demo:
     def _submit(
         self, client: Client, images: Array, total: int, tally: Tally, agents: list[Agent]
     ) -> Iterator[tuple[int, Future[Result]]]:
-        """Keep a window of tasks in flight; half way, kill the agent that is busiest, but for the client's own."""
+        """Keep a window of tasks in flight; half way, kill the agent that is busiest."""
         window: list[tuple[int, Future[Result]]] = []
         killing: threading.Thread | None = None
         try:
@@ -182,7 +189,7 @@ class Demo:
                 if len(window) >= WINDOW:
                     yield window.pop(0)
                 if index == total // 2:
-                    victim = max(agents[1:], key=lambda agent: tally.latest.count(agent.ready["id"]))
+                    victim = max(agents, key=lambda agent: tally.latest.count(agent.ready["id"]))
                     killing = threading.Thread(target=_kill, args=(victim, tally))
                     killing.start()
             yield from window

@@ -208,7 +208,7 @@ def _value(value: Any) -> str:
 
 
 def demo(
-    nodes: Annotated[int, typer.Option(min=2, max=16, help="How many agents.")] = 4,
+    nodes: Annotated[int, typer.Option(min=2, max=16, help="How many agents that work; one more only submits.")] = 4,
     tasks: Annotated[int, typer.Option(min=100, help="How many tasks, at least; samples are repeated.")] = 5000,
 ) -> None:
     """The whole thing on this machine: real agents, real digits, one agent killed in the middle."""
