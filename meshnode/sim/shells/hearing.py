@@ -44,13 +44,19 @@ def bury(mesh: Mesh) -> None:
         warnings.simplefilter("ignore")
         before, sys.unraisablehook = sys.unraisablehook, lambda _: None
         mesh.loop.set_exception_handler(lambda loop, context: None)
-        buried: set[asyncio.Task[Any]] = set()
-        while left := asyncio.all_tasks(mesh.loop) - buried:  # what is ended begins other things as it goes
-            for task in left:
-                task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio has no other word for it
-                with suppress(BaseException):
-                    cast(Coroutine[Any, Any, Any], task.get_coro()).close()
-            buried |= left
+        mesh.loop.forget()
+        mesh.loop.run_until_complete(_end_all())
         mesh.processes.clear()
         gc.collect()
         sys.unraisablehook = before
+
+
+async def _end_all() -> None:
+    """Inside the loop, for what is ended begins other things as it goes."""
+    buried = {asyncio.current_task()}
+    while left := asyncio.all_tasks() - buried:
+        for task in left:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio has no other word for it
+            with suppress(BaseException):
+                cast(Coroutine[Any, Any, Any], task.get_coro()).close()
+        buried |= left

@@ -113,6 +113,12 @@ class SimLoop(asyncio.SelectorEventLoop):
         owner = PROCESS.get() if context is None else context.get(PROCESS)
         return super().call_at(when if owner is None else when + owner.slept_s, callback, *args, context=context)
 
+    def forget(self) -> None:
+        """Whatever is due does not happen any more."""
+        self._ready.clear()
+        self._scheduled.clear()
+        self._spins = 0
+
     def _pass(self, timeout: float | None) -> None:
         if timeout is None:
             waiting = "; ".join(sorted(repr(task) for task in asyncio.all_tasks(self)))
