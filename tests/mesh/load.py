@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 
 import meshnode
+from meshnode.errors import Attempt
 
 MODELS = Path(__file__).parent.parent.parent / "models"
 KINDS = 16
@@ -23,23 +24,35 @@ END_S = 30.0
 
 @dataclass(slots=True)
 class Task:
-    """One task's story; times are monotonic seconds."""
+    """One task's story; `due` and `ended` are monotonic seconds."""
 
     number: int
-    sent: float
+    due: float
+    ended: float = 0.0
     answers: int = 0
-    answered: float = 0.0
     error: str = ""
     right: bool = False
     node: str = ""
-    outcomes: tuple[str, ...] = ()
-    last_began: float = 0.0
-    """When the attempt that answered was sent."""
+    run_s: float = 0.0
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def good(self) -> bool:
+        return self.answers > 0 and not self.error
 
     @property
     def seconds(self) -> float:
-        """From submission to answer."""
-        return self.answered - self.sent
+        """From when it was due to the answer."""
+        return self.ended - self.due
+
+    @property
+    def last_sent(self) -> float:
+        """When the last attempt was sent, as far as it came to one."""
+        return self.ended - (self.attempts[-1].seconds if self.attempts else 0.0)
+
+    def outcomes(self, node: str | None = None) -> list[str]:
+        """How its attempts ended, of one node or of all."""
+        return [it.outcome for it in self.attempts if node in (None, it.node)]
 
 
 @functools.cache
@@ -92,11 +105,11 @@ class Load:
 
     @property
     def answered(self) -> int:
-        return sum(task.answers > 0 and not task.error for task in self.history)
+        return sum(task.good for task in self.history)
 
     @property
     def wrong(self) -> int:
-        return sum(task.answers > 0 and not task.error and not task.right for task in self.history)
+        return sum(task.good and not task.right for task in self.history)
 
     @property
     def twice(self) -> int:
@@ -106,7 +119,7 @@ class Load:
     @property
     def errors(self) -> list[str]:
         """A line for each lost task: it ended in an error, or not at all."""
-        return [f"{t.number}: {t.error or 'no answer'}" for t in self.history if t.error or not t.answers]
+        return [f"{t.number}: {t.error or 'no answer'}" for t in self.history if not t.good]
 
     @property
     def nodes(self) -> dict[str, int]:
@@ -116,7 +129,7 @@ class Load:
 
     @property
     def rerouted(self) -> int:
-        return sum(len(task.outcomes) > 1 for task in self.history)
+        return sum(len(task.attempts) > 1 for task in self.history)
 
     def _run(self) -> None:
         with meshnode.Client(home=self.home) as client:
@@ -139,7 +152,7 @@ class Load:
 
     def _judge(self, task: Task, future: Future[Any]) -> None:
         task.answers += 1
-        task.answered = time.monotonic()
+        task.ended = time.monotonic()
         if (error := future.exception()) is not None:  # whatever it is, it is a lost task
             task.error = repr(error)
             return
@@ -148,5 +161,4 @@ class Load:
         wanted = expected(self.rounds, number % KINDS) if self.rounds else np.full((1, 4), number, np.float32)
         task.right = bool(np.array_equal(result["y"], wanted))
         task.node = result.node
-        task.outcomes = tuple(attempt.outcome for attempt in result.attempts)
-        task.last_began = task.answered - result.attempts[-1].seconds
+        task.attempts = result.attempts

@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 import meshnode
 from tests.mesh.live.bound import bound_s
 from tests.mesh.live.town import Town
-from tests.mesh.live.traffic import Task, Traffic, at
-from tests.mesh.load import task_of
+from tests.mesh.live.traffic import Traffic, at
+from tests.mesh.load import Task, task_of
 from tests.rig.promises.figures import Figure, at_least, at_most, none_of, told, true
 from tests.rig.promises.town import busy
 

@@ -12,41 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import meshnode
-from meshnode.errors import Attempt, MeshError
-from tests.mesh.load import KINDS, expected, task_of
-
-
-@dataclass(slots=True)
-class Task:
-    """One task's story; `due` and `ended` are monotonic seconds."""
-
-    number: int
-    due: float
-    ended: float = 0.0
-    answers: int = 0
-    error: str = ""
-    right: bool = False
-    node: str = ""
-    run_s: float = 0.0
-    attempts: tuple[Attempt, ...] = ()
-
-    @property
-    def good(self) -> bool:
-        return self.answers > 0 and not self.error
-
-    @property
-    def seconds(self) -> float:
-        """From when it was due to the answer."""
-        return self.ended - self.due
-
-    @property
-    def last_sent(self) -> float:
-        """When the attempt that answered was sent."""
-        return self.ended - self.attempts[-1].seconds
-
-    def outcomes(self, node: str | None = None) -> list[str]:
-        """How its attempts ended, of one node or of all."""
-        return [it.outcome for it in self.attempts if node in (None, it.node)]
+from meshnode.errors import MeshError
+from tests.mesh.load import KINDS, Task, expected, task_of
 
 
 @dataclass

@@ -40,9 +40,9 @@ def keep(stage: Stage, full: bool) -> list[Figure]:
                 noticed.append(min(e.at for e in events if e.host == host) - killed)
                 dead.append(min(e.at for e in events if e.host == host and e.event == "dead") - killed)
             for task in (task for load in loads for task in list(load.history)):
-                inside = task.sent < killed_monotonic < task.answered
-                if inside and len(task.outcomes) > 1 and town.agents[victim].id != task.node:
-                    rerouted.append(task.last_began - killed_monotonic)
+                inside = task.due < killed_monotonic < task.ended
+                if inside and len(task.attempts) > 1 and town.agents[victim].id != task.node:
+                    rerouted.append(task.last_sent - killed_monotonic)
             town.restart(victim)
             back = time.time()
             town.until_alive(why="the killed agent is back")

@@ -34,9 +34,9 @@ def keep(stage: Stage, full: bool) -> list[Figure]:
         others = [other for other in town.agents if other != host]
         back = [e.at - woken for e in town.seen(others) if e.other == host and e.at > woken]
         while_frozen = [
-            task for load in loads for task in load.history if task.answered > frozen and task.sent < woken_monotonic
+            task for load in loads for task in load.history if task.ended > frozen and task.due < woken_monotonic
         ]
-        elsewhere = max((task.last_began - max(frozen, task.sent) for task in while_frozen), default=0.0)
+        elsewhere = max((task.last_sent - max(frozen, task.due) for task in while_frozen), default=0.0)
         figures += [
             at_most(did, f"sent to who answered, slowest of {len(while_frozen)} tasks", elsewhere, ELSEWHERE_S),
             at_most(did, "back for all after it went on", max(back, default=0.0), BACK_S),

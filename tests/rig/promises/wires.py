@@ -58,7 +58,7 @@ def one_way(stage: Stage, full: bool) -> list[Figure]:
             town.net.set(a, b, **policy)
             wait(seconds)
             town.net.heal()
-        there = [t for t in loads[0].history if t.node == town.agents[b].id and t.sent > began]
+        there = [t for t in loads[0].history if t.node == town.agents[b].id and t.due > began]
         changes = Counter((e.host, e.other) for e in town.seen() if e.event in ("suspect", "dead", "alive", "back"))
         most = max(changes.values(), default=0)
         figures += [
