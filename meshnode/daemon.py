@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from meshnode import heap
 from meshnode.agent import Agent, Peers, node_name
 from meshnode.config import Settings
 from meshnode.errors import PermissionDenied
@@ -20,6 +21,8 @@ from meshnode.trust.keeper import Keeper
 log = logging.getLogger(__name__)
 
 Announce = Callable[[dict[str, Any]], None]
+GIVE_BACK_S = 30.0
+"""So often what is free of our memory goes back: the next large tensor after it costs what fresh pages cost."""
 
 
 async def run(home: Path, settings: Settings, *, token: str | None, announce: Announce) -> None:
@@ -28,8 +31,10 @@ async def run(home: Path, settings: Settings, *, token: str | None, announce: An
     `announce` gets one map an event, `{"event": "ready", …}` first. Raises HomeError, ConfigError, TokenRefused,
     PermissionDenied, PeerLost when it cannot begin.
     """
+    heap.keep_warm()  # before there are threads
     keeper = await asyncio.to_thread(Keeper.open, home)
     devices = asyncio.ensure_future(asyncio.to_thread(Devices.probe))
+    giving_back = asyncio.ensure_future(_give_back())
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -48,6 +53,7 @@ async def run(home: Path, settings: Settings, *, token: str | None, announce: An
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+        giving_back.cancel()
         # Not left behind: OpenBLAS never returns from a fork while another thread computes with it.
         await asyncio.wait({devices})
         keeper.close()
@@ -77,3 +83,9 @@ async def belong(keeper: Keeper, settings: Settings, token: str | None) -> Peers
     if not keeper.belongs:
         keeper.found(f"{name}'s mesh", name)
     return ()
+
+
+async def _give_back() -> None:
+    while True:
+        await asyncio.sleep(GIVE_BACK_S)
+        heap.give_back()

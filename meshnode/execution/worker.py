@@ -8,7 +8,6 @@ end of the socket is gone.
 from __future__ import annotations
 
 import base64
-import ctypes
 import mmap
 import os
 import socket
@@ -16,13 +15,13 @@ import sys
 import threading
 import time
 from collections import deque
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import psutil
 
+from meshnode import heap
 from meshnode.errors import ExecutionFailed, InvalidInput, MeshError, ModelRefused, OutOfMemory
 from meshnode.execution import control
 from meshnode.execution.arena import ASIDE_BYTES, Arena, copy, fill, memory_file
@@ -115,7 +114,7 @@ class Worker:
                     with self._lock:
                         self._sessions.pop(message.digest, None)
                         self._wide.pop(message.digest, None)
-                    _give_back()
+                    heap.give_back()
                     control.send(self._connection, Unloaded(message.id))
                 case control.Terminate():
                     self._unwanted.append(message.id)  # first: its run may be on its way from another thread
@@ -226,7 +225,7 @@ class Worker:
             session = self._sessions.get(digest)
             if session is None:
                 session = Session(Path(path), self._provider, self._threads, graphs=self._graphs, digest=digest)
-                _give_back()  # what loading it took and left
+                heap.give_back()  # what loading it took and left
                 with self._lock:
                     self._sessions[digest] = session
         return session
@@ -252,7 +251,7 @@ class Worker:
                 self._wide[message.digest] = wide
         del wide
         if not kept:
-            _give_back()
+            heap.give_back()
         return Wide(message.id, narrow_s, wide_s, kept, max(0, _rss() - before)), None
 
     def _probe(self, message: control.Probe) -> tuple[Described, None]:
@@ -270,7 +269,7 @@ class Worker:
         grown = max(0, _rss() - before)
         described = Described(message.id, session.inputs, session.outputs, grown, run_s, session.metadata)
         del session
-        _give_back()
+        heap.give_back()
         return described, None
 
 
@@ -279,13 +278,6 @@ def _check_rows(results: dict[str, Array], rows: int) -> None:
     for name, array in results.items():
         if array.shape[:1] != (rows,):
             raise ExecutionFailed(f"output {name!r} of {rows} rows has shape {list(array.shape)}")
-
-
-def _give_back() -> None:
-    """Have the allocator let go of what is free; only glibc needs to be asked."""
-    if sys.platform == "linux":
-        with suppress(AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _rss() -> int:

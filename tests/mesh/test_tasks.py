@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -162,3 +163,26 @@ def test_the_demo_holds_its_promise() -> None:
         [sys.executable, "-m", "meshnode.cli.main", "demo"], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep memory")
+def test_tensors_travel_through_memory_that_was_used_before(mesh_rig: Rig) -> None:
+    """Tasks of sizes that grow: neither the agent nor its worker touches fresh pages, which cost more than copies."""
+    (agent,) = mesh_rig.mesh(1)
+    with_echo([agent])
+    processes = [agent.process.pid, *(child.pid for child in psutil.Process(agent.process.pid).children())]
+    with meshnode.Client(home=agent.home) as client:
+        for nbytes in (100_000, 600_000, 3_000_000):
+            x = np.ones((1, nbytes // 4), np.float32)
+            for _ in range(5):
+                client.infer("echo", {"x": x})
+            before = sum(map(page_faults, processes))
+            for _ in range(20):
+                client.infer("echo", {"x": x})
+            faults = (sum(map(page_faults, processes)) - before) / 20
+            assert faults < 200, f"{faults:.0f} a task of {nbytes} bytes, in which both ways are {nbytes // 2048} pages"
+
+
+def page_faults(pid: int) -> int:
+    """Of a process so far, those that no disk was needed for."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])
