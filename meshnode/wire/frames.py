@@ -87,7 +87,8 @@ def _room(nbytes: int) -> memoryview:
     """Where a body goes.
 
     By numpy: it does not fill it with zeros, which takes 0.2 s at 500 MB, and asks for huge pages, or takes memory that
-    was used a moment ago. The first touch of 10 MB of fresh small pages costs twenty times what a copy costs.
+    was used a moment ago (see meshnode.heap). The first touch of 10 MB of fresh small pages costs twenty times what a
+    copy costs.
     """
     return np.empty(nbytes, np.uint8).data
 
