@@ -146,6 +146,7 @@ class Pursuit:
                 event = await self._next()
         finally:
             self._means.counters.late += life.late
+            self._means.chooser.ended(self._wanted)
             self._stop()
 
     async def _within(self, step: Awaitable[Event]) -> Event | None:

@@ -98,6 +98,21 @@ def test_a_shortfall_fades_as_others_bring_results() -> None:
     assert 0.0 == it.shortfall_s(A)
 
 
+def test_a_task_that_was_given_up_says_how_long_it_takes_at_least() -> None:
+    """Far beyond what the peer said it counts as a result that took so long; a task that had little time is no proof."""
+    it = believing()
+    for waited_s in (0.0019, 0.05, 0.4):
+        it.unanswered(A, MODEL, now=0.0, quoted_s=0.1, waited_s=waited_s)
+    assert (1.0, 0, {}) == (it.of(A).correction, it.of(A).slow, it.of(A).service_s)
+    for _ in range(EJECT_AFTER):
+        assert not it.ejected(A, 0.0)
+        expected_s = it.of(A).correction * 0.1 + it.shortfall_s(A)
+        it.unanswered(A, MODEL, now=0.0, quoted_s=expected_s, waited_s=2.0)
+    assert it.ejected(A, 0.0)
+    assert it.shortfall_s(A) > 1.0
+    assert pytest.approx(2.0) == it.of(A).service_s[MODEL]
+
+
 def test_a_failure_makes_suspect_and_a_result_clears_it() -> None:
     """For the time that the settings say."""
     it = believing()
