@@ -99,7 +99,7 @@ def test_a_shortfall_fades_as_others_bring_results() -> None:
 
 
 def test_a_task_that_was_given_up_says_how_long_it_takes_at_least() -> None:
-    """Far beyond what the peer said it counts as a result that took so long; a task that had little time is no proof."""
+    """Far beyond what the peer said it counts as a result that took so long; a task with little time is no proof."""
     it = believing()
     for waited_s in (0.0019, 0.05, 0.4):
         it.unanswered(A, MODEL, now=0.0, quoted_s=0.1, waited_s=waited_s)

@@ -168,6 +168,7 @@ class Life:
                 linked=pool.get,
                 link=self._link_to,
                 roles_of=self._roles_of,
+                zone_of=lambda node: "",
                 resolve=self.catalog.resolve,
                 manifest=self.catalog.of_digest,
                 on_disk=lambda digest: True,
