@@ -302,9 +302,10 @@ class Chooser:
         """Why nobody takes the task, as the error that the client would see."""
         reasons = {node: why.reason for node, why in decision.excluded.items()}
         considered = [node for node, reason in reasons.items() if reason != "node"]
-        in_zone_now = [node for node in considered if reasons[node] not in ("zone", "not_alive")] or decision.candidates
-        zoned = all(isinstance(error, NoNodeInZone) for error in refusals.values())
-        if wanted.zone is not None and zoned and (refusals or not in_zone_now):
+        there = {node for node in considered if reasons[node] not in ("zone", "not_alive", "role")}
+        there.update(peer.id for peer in decision.candidates)
+        there.difference_update(node for node, error in refusals.items() if isinstance(error, NoNodeInZone))
+        if wanted.zone is not None and not there:
             return NoNodeInZone(
                 f"no live node in zone {wanted.zone!r} can run {wanted.manifest.name!r}",
                 hint="`meshnode status` shows the zones; a task never leaves the zone that it names",
