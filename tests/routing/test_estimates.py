@@ -153,6 +153,25 @@ def test_a_newcomer_earns_its_share_over_five_results() -> None:
     assert pytest.approx([0.2, 0.36, 0.52, 0.68, 0.84, 1.0, 1.0]) == shares
 
 
+def test_who_came_back_earns_its_share_within_ten_seconds() -> None:
+    """Also one that brought results before it was away: a tenth at first, all of it after ten seconds."""
+    it = believing()
+    for _ in range(9):
+        succeed(it)
+    assert pytest.approx([0.1, 0.55, 1.0, 1.0]) == [it.weight(A, known_s) for known_s in (0.0, 5.0, 10.0, 1e9)]
+
+
+def test_who_was_set_aside_begins_anew() -> None:
+    """When its time is over it has the share of a newcomer, not the one it had."""
+    it = believing()
+    for _ in range(9):
+        succeed(it)
+    for _ in range(EJECT_AFTER):
+        it.failed(A, 0.0)
+    assert not it.ejected(A, EJECT_S)
+    assert pytest.approx(0.2) == it.weight(A)
+
+
 def test_a_peer_that_is_gone_is_forgotten() -> None:
     """When it comes back it is a newcomer."""
     it = believing()
