@@ -82,6 +82,7 @@ class Agent:
             requests=messages.decode_peer_request,
             replies=messages.decode_peer_reply,
             told=lambda closing: self.node.trust.told(closing),
+            late=lambda received: self.node.dispatcher.came_late(received),
         )
         pool = Pool(
             keeper,

@@ -66,6 +66,7 @@ class Counters:
     """Results that were fetched over a new link."""
     hedged: int = 0
     late: int = 0
+    """Results that came when nobody waited for them any more."""
     verified: int = 0
     disputed: int = 0
     """Tasks on whose result two nodes did not agree."""

@@ -81,8 +81,8 @@ def test_who_becomes_slow_has_less_after_five_tasks_and_its_share_again_when_it_
 def test_a_death_costs_little_more_than_the_runs_that_died() -> None:
     """Three of twenty killed: the tail is at most half as long again as without, and only what died runs twice."""
     scenario = SCENARIOS["D1"]
-    killed = measure(scenario, PRODUCT, SEED, SECONDS)
-    calm = measure(replace(scenario, killed=0), PRODUCT, SEED, SECONDS)
+    killed = measure(scenario, PRODUCT, SEED, 31.0)
+    calm = measure(replace(scenario, killed=0), PRODUCT, SEED, 31.0)
     assert (0, 0) == (killed.unanswered, calm.unanswered)
     assert killed.at(0.99) <= 1.5 * calm.at(0.99)
     assert killed.extra <= scenario.killed

@@ -116,6 +116,7 @@ class Life:
             requests=messages.decode_peer_request,
             replies=messages.decode_peer_reply,
             told=lambda closing: self.trust.told(closing),
+            late=lambda received: self.dispatcher.came_late(received),
             machine=machine,
         )
         self.pool = pool = Pool(
