@@ -29,10 +29,9 @@ def small_town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
         yield it
 
 
-@pytest.mark.parametrize("phase", ["killed", "frozen", "slowed"])
+@pytest.mark.parametrize("phase", ["killed", "frozen"])
 async def test_no_task_is_lost_wrong_or_delivered_twice(small_town: Town, phase: str) -> None:
-    """Two agents killed with their workers, one stopped for two seconds, or one ten times slower for three, which has
-    less to do then."""
+    """Two agents killed with their workers, or one stopped for two seconds, at 60 % load."""
     async with meshnode.AsyncClient(small_town.submitter.home) as client:
         stage = Stage(small_town, client, random.Random(1), SCALE)
         await small_town.until_whole()

@@ -234,14 +234,7 @@ async def slowed(stage: Stage) -> list[Figure]:
     return [
         *history(did, traffic),
         told(did, "its share of the tasks before", f"{before:.0%}"),
-        Figure(
-            did,
-            "after its fifth task (twice what is fair)",
-            f"<= {2 * fair:.1%}",
-            f"{after:.1%}",
-            after <= 2 * fair,
-            nearly=after <= max(2 * fair, before / 2),
-        ),
+        at_most(did, "and after its fifth task (twice what is fair)", after * 100, 2 * fair * 100, "%"),
         told("70 % load", "half of it again, at most 15 s looked for", f"{back_s:.1f} s"),
     ]
 
