@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,6 +79,11 @@ class Stage:
             told("nodes always busy", "capacity", f"{self.capacity:.1f} tasks/s (by the median run {by_runs:.1f})"),
             none_of("nodes always busy", "lost, wrong", [*traffic.lost, *traffic.wrong]),
         ]
+
+
+def histogram(ordered: Sequence[float]) -> str:
+    """What each tenth of them stays below, in milliseconds."""
+    return " ".join(f"{at(ordered, tenth / 10) * 1000:.0f}" for tenth in range(1, 11)) if ordered else "-"
 
 
 def history(did: str, traffic: Traffic) -> list[Figure]:
@@ -170,6 +175,7 @@ async def killed(stage: Stage) -> list[Figure]:
             f"{extra}",
             extra <= len(lost_attempts),
         ),
+        told(did, f"moved after the kill, tenths of {len(moved)}, ms", histogram(moved)),
         at_most(did, "moved after the kill (p99)", at(moved, 0.99) if moved else 0.0, 0.1),
     ]
 
