@@ -112,7 +112,7 @@ RATE_BITS, UP_TO_S = 20e6, 0.2
 
 
 def narrow(stage: Stage, full: bool) -> list[Figure]:
-    """NARROW: 20 Mb/s, 0 to 200 ms each way and disorder between a worker and all others; a large tensor beside tasks."""
+    """NARROW: 20 Mb/s, 0 to 200 ms each way and disorder around a worker; a large tensor beside tasks."""
     town, seconds = stage.town(), 60 if full else 2
     host = town.workers[-1]
     node = town.agents[host].id
