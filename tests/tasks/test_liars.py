@@ -86,7 +86,7 @@ def boasting(draw: st.DrawFn, node: NodeId) -> Member:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.tuples(*(boasting(node) for node in (ME, ANN, BOB, CAT))),
     st.tuples(places, places, places, places),
