@@ -81,8 +81,8 @@ def held(it: Execution) -> dict[str, int]:
 
 
 async def settled(it: Execution, before: dict[str, int]) -> None:
-    """Nothing more is open than there was; what is, is named. What leaks, leaks by the hundred here: a descriptor or two
-    of the loop's own do not count."""
+    """Nothing more is open than there was; what is, is named. What leaks, leaks by the hundred here: one or two
+    descriptors of the loop's own do not count."""
 
     def more() -> dict[str, int]:
         now = held(it)
