@@ -82,6 +82,7 @@ class Agent:
             requests=messages.decode_peer_request,
             replies=messages.decode_peer_reply,
             told=lambda closing: self.node.trust.told(closing),
+            late=lambda received: self.node.dispatcher.came_late(received),
         )
         pool = Pool(
             keeper,
@@ -128,6 +129,7 @@ class Agent:
                 linked=pool.get,
                 link=self._link_to,
                 roles_of=self._roles_of,
+                zone_of=self._zone_of,
                 resolve=catalog.resolve,
                 manifest=catalog.of_digest,
                 on_disk=store.has,
@@ -343,8 +345,11 @@ class Agent:
 
     def _zone(self) -> str:
         """The zone of the grant; a node may choose its own only when the grant names none."""
-        grant = self._keeper.statements.grant(self._keeper.id)
-        return grant.zones[0] if grant is not None and grant.zones else self._settings.zone
+        return self._zone_of(self._keeper.id) or self._settings.zone
+
+    def _zone_of(self, node: NodeId) -> str:
+        grant = self._keeper.statements.grant(node)
+        return grant.zones[0] if grant is not None and grant.zones else ""
 
     def _admitted(self, statement: Statement) -> None:
         self.node.trust.publish([statement.data])

@@ -255,8 +255,8 @@ class Link(asyncio.BufferedProtocol):
             raise ProtocolError("a message before HELLO")
         if event.type is Type.RES:
             answer = self._calls.pop(event.stream, None)
-            if answer is not None and not answer.done():
-                answer.set_result(Received(self._side.replies(event.header), memoryview(event.body)))
+            received = Received(self._side.replies(event.header), memoryview(event.body))
+            (self._side.late if answer is None or answer.done() else answer.set_result)(received)
             return
         if event.stream % 2 == self._next_stream % 2 or event.stream in self._serving:
             raise ProtocolError(f"stream {event.stream} is not the peer's to open")

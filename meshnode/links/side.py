@@ -80,6 +80,8 @@ class Side:
     local: bool = False
     told: Callable[[dict[str, Any]], None] = lambda _: None
     """Hears why the other side hangs up, as `closing` says it."""
+    late: Callable[[Received], None] = lambda _: None
+    """Gets answers that nobody waits for any more."""
     machine: Machine = field(default_factory=Machine)
 
 

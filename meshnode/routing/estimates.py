@@ -142,15 +142,28 @@ class Estimates:
         if nbytes >= LARGE_BYTES:
             self._learn_link(belief, nbytes, actual_s - queue_s - run_s - rtt_s)
         slow = quoted_s is not None and max(quoted_s, actual_s) > NOTICEABLE_S and actual_s > SLOW * quoted_s
-        belief.slow = belief.slow + 1 if slow else 0
-        if belief.slow >= EJECT_AFTER:
-            self._eject(belief, now)
-        elif not slow:
-            belief.ejections, belief.ejected_until = 0, 0.0
+        if slow:
+            self._too_slow(belief, now)
+        else:
+            belief.slow, belief.ejections = 0, 0
+            belief.ejected_until = 0.0
         if quoted_s is not None:
             run_s = max(run_s, self._compare(peer, belief, quoted_s, actual_s))
-        known = belief.service_s.get(model)
-        belief.service_s[model] = run_s if known is None else known + ALPHA * (run_s - known)
+        self._learn_run(belief, model, run_s)
+
+    def unanswered(self, peer: NodeId, model: Digest, *, now: float, quoted_s: float, waited_s: float) -> None:
+        """A task was given up while the peer had it: it takes at least so long.
+
+        It counts when that is far more than the peer said. One that takes tasks and answers none brings no result to
+        learn from, and would get every task for ever.
+        """
+        belief = self.of(peer)
+        if waited_s <= max(NOTICEABLE_S, SLOW * self._said_s(peer, belief, quoted_s)):
+            return
+        belief.revision += 1
+        self._too_slow(belief, now)
+        if run_s := self._compare(peer, belief, quoted_s, waited_s):
+            self._learn_run(belief, model, run_s)
 
     def _compare(self, peer: NodeId, belief: Belief, quoted_s: float, actual_s: float) -> float:
         """Learn from what was expected and what came.
@@ -160,8 +173,7 @@ class Estimates:
         if max(quoted_s, actual_s) <= NOTICEABLE_S:
             return 0.0
         shortfall_s = self.shortfall_s(peer)
-        # What the peer itself said, as far as it can be told from an estimate that was corrected already.
-        said_s = max(quoted_s - shortfall_s, 0.0) / belief.correction
+        said_s = self._said_s(peer, belief, quoted_s)
         ratio = min(CORRECTION_MAX, max(CORRECTION_MIN, actual_s / max(said_s, 1e-9)))
         belief.correction += ALPHA * (ratio - belief.correction)
         unexplained_s = max(0.0, actual_s - CORRECTION_MAX * said_s)
@@ -172,6 +184,10 @@ class Estimates:
             belief.shortfall_s = max(shortfall_s, HABIT_FACTOR * unexplained_s)
         belief.shortfall_at = self._results
         return actual_s if unexplained_s else 0.0
+
+    def _said_s(self, peer: NodeId, belief: Belief, quoted_s: float) -> float:
+        """What the peer itself said, as far as it can be told from an estimate that was corrected already."""
+        return max(quoted_s - self.shortfall_s(peer), 0.0) / belief.correction
 
     def shortfall_s(self, peer: NodeId) -> float:
         """Seconds that the peer takes beyond what it says, even corrected; fades as others bring results."""
@@ -211,6 +227,15 @@ class Estimates:
             belief.counted_since = now
         belief.attempts += 1
         belief.attempts_failed += failed
+
+    def _too_slow(self, belief: Belief, now: float) -> None:
+        belief.slow += 1
+        if belief.slow >= EJECT_AFTER:
+            self._eject(belief, now)
+
+    def _learn_run(self, belief: Belief, model: Digest, run_s: float) -> None:
+        known = belief.service_s.get(model)
+        belief.service_s[model] = run_s if known is None else known + ALPHA * (run_s - known)
 
     def _eject(self, belief: Belief, now: float) -> None:
         """Set it aside; when the time is over it is a newcomer again, and one result is its way back."""

@@ -38,6 +38,7 @@ class World:
         linked: the live link to a peer, when there is one.
         link: a link to a peer, dialled when there is none; raises PeerLost.
         roles_of: the roles of a member's grant.
+        zone_of: the zone that it names, or "".
         resolve: a model by name or digest; raises ModelNotFound.
         manifest: of a digest; raises ModelNotFound.
         on_disk: whether the digest is in the store.
@@ -54,6 +55,7 @@ class World:
     linked: Callable[[NodeId], Link | None]
     link: Callable[[NodeId], Awaitable[Link]]
     roles_of: RolesOf
+    zone_of: Callable[[NodeId], str]
     resolve: Callable[[str], Manifest]
     manifest: Callable[[Digest], Manifest]
     on_disk: Callable[[Digest], bool]
@@ -81,6 +83,7 @@ def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -
         world.view,
         world.linked,
         may_work=lambda node: "worker" in world.roles_of(node),
+        zone_of=world.zone_of,
     )
     warming = Warming(
         self_id=world.self_id,

@@ -47,6 +47,15 @@ class Choice:
     max_wait_s: float | None = field(default=None, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """Of an attempt; `loading`: the model had to be loaded or fetched first."""
+
+    estimate_s: float
+    loading: bool
+    sent_at: float
+
+
 @dataclass(slots=True)
 class Chooser:
     """See the module's docstring.
@@ -73,7 +82,8 @@ class Chooser:
     find: Callable[[str], Member]
     now: Callable[[], float] = time.monotonic
     asking: Asking = field(default_factory=Asking)
-    _expected: dict[tuple[str, NodeId], tuple[float, bool]] = field(default_factory=dict)
+    _expected: dict[str, dict[NodeId, _Expected]] = field(default_factory=dict)
+    """Of attempts that are out, by task."""
     _output_bytes: dict[Digest, int] = field(default_factory=dict)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
@@ -98,7 +108,8 @@ class Chooser:
         if wanted.node is None and all(policy.hopeless(task, ranked) for ranked in decided.ranked):
             raise self._too_late(wanted, task, best)
         node, now = best.peer.id, self.now()
-        self._expected[wanted.task, node] = (best.estimate_s, best.terms["fetch_s"] > 0)
+        sent = self._expected.setdefault(wanted.task, {})
+        sent[node] = _Expected(best.estimate_s, best.terms["fetch_s"] > 0, now)
         self.estimates.sent(node, wanted.manifest.digest, now)
         max_wait_s = decided.decision.max_wait_s
         expected_s = self.estimates.expected_s(node, wanted.manifest.digest, best.estimate_s)
@@ -112,7 +123,8 @@ class Chooser:
     def succeeded(self, wanted: Wanted, node: NodeId, actual_s: float, message: Inferred) -> None:
         """An attempt brought a result."""
         now = self.now()
-        expected_s, loading = self._expected.pop((wanted.task, node), (None, True))
+        expected = self._expected.get(wanted.task, {}).pop(node, None)
+        expected_s = None if expected is None else expected.estimate_s
         self.explaining.ended(wanted.task, node, "ok", actual_s)
         output_bytes = sum(spec.nbytes for spec in message.outputs)
         self._output_bytes[wanted.manifest.digest] = output_bytes
@@ -129,7 +141,7 @@ class Chooser:
             actual_s=actual_s,
             run_s=message.run_s,
             queue_s=message.queue_s,
-            nbytes=0 if loading else wanted.input_bytes + output_bytes,
+            nbytes=0 if expected is None or expected.loading else wanted.input_bytes + output_bytes,
             rtt_s=(link.rtt_s or 0.0) if link is not None else 0.0,
         )
         self.estimates.told(node, message.backlog_s, now)
@@ -137,12 +149,25 @@ class Chooser:
     def failed(self, wanted: Wanted, node: NodeId, error: MeshError) -> None:
         """An attempt failed."""
         now = self.now()
-        self._expected.pop((wanted.task, node), None)
+        self._expected.get(wanted.task, {}).pop(node, None)
         self.explaining.ended(wanted.task, node, error.code)
         if isinstance(error, PeerLost):
             self.estimates.failed(node, now)
         elif isinstance(error, Refused) and error.retry_after_s is not None and node != self.self_id:
             self.estimates.told(node, error.retry_after_s, now)
+
+    def ended(self, wanted: Wanted) -> None:
+        """The task is over: attempts that are still out are not wanted any more, and took at least until now."""
+        now = self.now()
+        for node, expected in self._expected.pop(wanted.task, {}).items():
+            if node != self.self_id:
+                self.estimates.unanswered(
+                    node,
+                    wanted.manifest.digest,
+                    now=now,
+                    quoted_s=expected.estimate_s,
+                    waited_s=now - expected.sent_at,
+                )
 
     # --- deciding ---
 
@@ -277,9 +302,10 @@ class Chooser:
         """Why nobody takes the task, as the error that the client would see."""
         reasons = {node: why.reason for node, why in decision.excluded.items()}
         considered = [node for node, reason in reasons.items() if reason != "node"]
-        in_zone_now = [node for node in considered if reasons[node] not in ("zone", "not_alive")] or decision.candidates
-        zoned = all(isinstance(error, NoNodeInZone) for error in refusals.values())
-        if wanted.zone is not None and zoned and (refusals or not in_zone_now):
+        there = {node for node in considered if reasons[node] not in ("zone", "not_alive", "role")}
+        there.update(peer.id for peer in decision.candidates)
+        there.difference_update(node for node, error in refusals.items() if isinstance(error, NoNodeInZone))
+        if wanted.zone is not None and not there:
             return NoNodeInZone(
                 f"no live node in zone {wanted.zone!r} can run {wanted.manifest.name!r}",
                 hint="`meshnode status` shows the zones; a task never leaves the zone that it names",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from meshnode.catalog.manifest import Manifest
 from meshnode.config import Settings
 from meshnode.errors import Attempt, MeshError, Refused
-from meshnode.links.link import Reply
+from meshnode.links.link import Received, Reply
 from meshnode.tasks.agreement import agree
 from meshnode.tasks.checksum import checksum
 from meshnode.tasks.choosing import Chooser
@@ -22,7 +22,7 @@ from meshnode.tasks.lifecycle import Lifecycle
 from meshnode.tasks.pursuit import Counters, Means, Outcome, Pursuit
 from meshnode.tasks.recent import Recent
 from meshnode.tasks.wanted import Wanted
-from meshnode.wire.messages import NodeId, Submit, Submitted, TaskId
+from meshnode.wire.messages import Inferred, NodeId, Submit, Submitted, TaskId
 from meshnode.wire.rng import Rng
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,10 @@ class Dispatcher:
     def open(self) -> int:
         """Tasks that have no answer yet."""
         return len(self._open)
+
+    def came_late(self, received: Received) -> None:
+        """An answer that nobody waits for any more; of a task, when another attempt was faster or its time was up."""
+        self.counters.late += isinstance(received.message, Inferred)
 
     async def submit(self, request: Submit, body: memoryview) -> Reply:
         """The one answer of a task: a `Submitted` with its tensors, or a MeshError with every attempt in it.

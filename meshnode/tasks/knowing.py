@@ -39,6 +39,7 @@ class Knowing:
         view: the members; the same tuple until something changes.
         linked: the live link to a peer, when there is one.
         may_work: whether a node's grant has the role `worker`.
+        zone_of: the zone that a node's grant names, "" when it names none: then the node's own word counts.
     """
 
     self_id: NodeId
@@ -46,6 +47,7 @@ class Knowing:
     view: Callable[[], tuple[Member, ...]]
     linked: Callable[[NodeId], Link | None]
     may_work: Callable[[NodeId], bool]
+    zone_of: Callable[[NodeId], str]
     _kinds: dict[Kind, dict[NodeId, _Kept]] = field(default_factory=dict)
 
     def peers(self, wanted: Wanted, now: float) -> list[PeerFacts]:
@@ -100,7 +102,7 @@ class Knowing:
             draining=advert.draining,
             paused=advert.paused,
             worker=self.may_work(member.id),
-            in_zone=wanted.zone is None or in_zone(advert.zone, wanted.zone),
+            in_zone=wanted.zone is None or in_zone(self.zone_of(member.id) or advert.zone, wanted.zone),
             can_run=bool(advert.providers),
             provides=not wanted.provider or wanted.provider in advert.providers,
             loaded=held is not None and held.loaded,

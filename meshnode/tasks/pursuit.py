@@ -66,6 +66,7 @@ class Counters:
     """Results that were fetched over a new link."""
     hedged: int = 0
     late: int = 0
+    """Results that came when nobody waited for them any more."""
     verified: int = 0
     disputed: int = 0
     """Tasks on whose result two nodes did not agree."""
@@ -146,6 +147,7 @@ class Pursuit:
                 event = await self._next()
         finally:
             self._means.counters.late += life.late
+            self._means.chooser.ended(self._wanted)
             self._stop()
 
     async def _within(self, step: Awaitable[Event]) -> Event | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from meshnode.client import AsyncClient
 from meshnode.edge.node import Node
@@ -18,6 +19,7 @@ from meshnode.wire.messages import ResultAsk
 from tests.edge.living import ask, founder, joiner, sees, workers
 from tests.edge.test_local import ECHO
 from tests.edge.test_peers import to
+from tests.execution.making import save, value_info
 from tests.mesh.rig import MODELS
 from tests.waiting import until
 
@@ -92,6 +94,40 @@ async def test_a_result_that_was_ready_when_the_link_broke_is_still_there(three:
         with pytest.raises(UnknownTask):
             await to(asking, bob).call(ResultAsk(task=other, attempt=1))
     assert runs == done(bob)
+
+
+async def test_a_result_that_was_cut_off_is_the_stored_one(
+    three: tuple[Node, Node, Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link breaks when the answer is about to be written: what comes over the next one is the result of the one
+    run, which a second run would not give again, for the model adds chance."""
+    ann, bob, _ = three
+    model = save(
+        tmp_path,
+        [helper.make_node("RandomNormalLike", ["x"], ["r"]), helper.make_node("Add", ["x", "r"], ["y"])],
+        [value_info("x", TensorProto.FLOAT, ["b", 4])],
+        [value_info("y", TensorProto.FLOAT, ["b", 4])],
+    )
+    await ask(ann.home, "model.add", {"path": str(model.path), "name": "chance"})
+    await until(lambda: len(bob.catalog.manifests()) == 2, "bob knows it")
+    real, given = bob.serving.runs.run, list[bytes]()
+
+    async def cut_off(*words: Any) -> Any:
+        reply = await real(*words)
+        given.append(b"".join(reply.body))
+        cut(ann, bob)
+        return reply
+
+    x = {"x": np.zeros((1, 4), np.float32)}
+    async with AsyncClient(ann.home) as client:
+        before = [(await client.infer("chance", x, node=bob.keeper.id))["y"].tobytes() for _ in range(2)]
+        assert 2 == len(set(before)), "runs differ"
+        runs = done(bob)
+        monkeypatch.setattr(bob.serving.runs, "run", cut_off)
+        result = await client.infer("chance", x, node=bob.keeper.id)
+    assert ["peer_lost", "ok"] == [attempt.outcome for attempt in result.attempts]
+    assert [result["y"].tobytes()] == given
+    assert runs + 1 == done(bob)
 
 
 async def test_one_task_over_many_cuts_is_answered_once_and_right(three: tuple[Node, Node, Node]) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from meshnode.client import AsyncClient
 from meshnode.edge.node import Node
+from meshnode.execution.job import ModelFile
+from meshnode.execution.supervisor import Execution
 from tests.edge.living import ask, founder, joiner, sees, workers
 from tests.mesh.rig import MODELS
 from tests.waiting import until
@@ -20,8 +24,18 @@ def loaded(node: Node) -> bool:
     return bool(node.execution.loaded())
 
 
-async def test_another_loads_a_model_that_is_asked_for_too_much(tmp_path: Path) -> None:
-    """All tasks name the one node that has it: nothing but demand makes another one load it, and it does."""
+async def test_another_loads_a_model_that_is_asked_for_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All tasks name the one node that has it: nothing but demand makes another one fetch and load it, and it does,
+    once; no task fails meanwhile."""
+    loads, load = Counter[Execution](), Execution.load
+
+    async def counted(self: Execution, model: ModelFile) -> None:
+        loads[self] += 1
+        await load(self, model)
+
+    monkeypatch.setattr(Execution, "load", counted)
     task: dict[str, Any] = {"x": np.ones((1, 64), np.float32), "rounds": np.array(20_000, np.int64)}
     async with AsyncExitStack() as stack:
         ann = (await stack.enter_async_context(founder(tmp_path / "ann"))).node
@@ -38,8 +52,12 @@ async def test_another_loads_a_model_that_is_asked_for_too_much(tmp_path: Path) 
 
             await client.infer("slow", task, node=ann.keeper.id)
             assert [] == [node for node in (bob, cat) if loaded(node)]
+            assert [[], []] == [node.store.digests() for node in (bob, cat)], "there is something to move"
             async with asyncio.timeout(60):
                 await asyncio.gather(rush(), rush(), rush())
+        assert any(node.store.digests() for node in (bob, cat))
+        assert {1} == set(loads.values())
+        assert len(loads) <= 2
     assert [] == workers()
 
 

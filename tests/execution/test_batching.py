@@ -234,18 +234,18 @@ async def test_an_error_in_a_batch_is_only_the_culprits(execution: Execution, tm
 
 
 async def test_a_batch_that_kills_the_worker_costs_only_the_culprit(execution: Execution, tmp_path: Path) -> None:
-    """A real SIGFPE in the model: seven neighbours are answered here, and the culprit is found by the second death."""
+    """A real SIGFPE in the model: its 31 neighbours are answered here, and the culprit is found by the second death."""
     model = fragile(tmp_path)
     assert "" == await proven(execution, model, {"x": value(3)})
-    execution._own[0].queue.pace(model.digest).size = 8.0
-    inputs = [*({"x": value(n)} for n in range(2, 9)), {"x": KILLS}]
+    execution._own[0].queue.pace(model.digest).size = 32.0
+    inputs = [*({"x": value(n)} for n in range(2, 33)), {"x": KILLS}]
 
     ends = await together(execution, model, inputs)
 
     assert isinstance(ends[-1], PoisonTask)
     assert "SIGFPE" in str(ends[-1])
-    assert [1] * 7 == [end.batch for end in ends[:-1]]
-    for n, end in zip(range(2, 9), ends[:-1], strict=True):
+    assert [1] * 31 == [end.batch for end in ends[:-1]]
+    for n, end in zip(range(2, 33), ends[:-1], strict=True):
         assert (-(2**31)) % n == tensors.decode(end.specs, end.body)["y"][0, 0]
     assert 2 == execution._own[0].process.deaths, "once as a batch, once alone"
     assert [] == execution.resting(), "one bad input condemns no model"

@@ -8,13 +8,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from meshnode.config import Execution as Settings
+from meshnode.errors import Refused
 from meshnode.execution.device import CPU
 from meshnode.execution.devices import Devices, Gpu
 from meshnode.execution.supervisor import ACCELERATORS, Execution
+from tests.execution.making import bundled, done
 from tests.waiting import until
 
 SETTINGS = Settings(concurrency=1, arena_bytes=8 * 1024 * 1024)
@@ -45,15 +48,18 @@ def test_what_is_worth_a_try(tmp_path: Path, settings: Settings, gpus: list[Gpu]
     assert TENSORRT not in ACCELERATORS
 
 
-async def test_an_accelerator_that_does_not_work_is_not_advertised(tmp_path: Path) -> None:
-    """Installed, and no device behind it: it is tried, given up with the reason, and the CPU is all there is."""
+async def test_an_accelerator_that_does_not_work_is_not_advertised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the list of ONNX Runtime, which falls back to the processor without a word: it is tried, given up with the
+    reason, and the CPU is all that others hear of."""
+    listed = Execution._accelerators
+    monkeypatch.setattr(Execution, "_accelerators", lambda self, available: listed(self, (CUDA, *available)))
     it = new(tmp_path, gpus=GPU)
     await it.start()
     try:
         async with asyncio.timeout(60):
             await it.ready()
-        if CUDA not in it._own[0].process.available:
-            pytest.skip("this ONNX Runtime was built without CUDA")
         device = await until(lambda: next((d for d in it._own if d.provider == CUDA), None), "CUDA is tried")
         await until(lambda: device.queue.up or device.process.failure, "CUDA was tried")
         if device.queue.up:
@@ -63,7 +69,12 @@ async def test_an_accelerator_that_does_not_work_is_not_advertised(tmp_path: Pat
         assert tending is not None
         await until(tending.done, "it was given up")
         assert 3 == device.process.deaths
+        assert device.process.failure, "why"
         assert (CPU,) == it.providers
+        image = {"image": np.ones((1, 1, 8, 8), np.float32)}
+        assert CPU == (await done(it, bundled("digits"), image)).provider
+        with pytest.raises(Refused, match=f"nothing on {CUDA}"):
+            await done(it, bundled("digits"), image, provider=CUDA)
     finally:
         await it.stop()
 

@@ -12,12 +12,20 @@ import pytest
 import uvloop
 
 from meshnode.config import Links
-from meshnode.errors import AgentUnavailable, DeadlineExceeded, InvalidInput, PeerLost, PermissionDenied
+from meshnode.errors import (
+    AgentUnavailable,
+    DeadlineExceeded,
+    InvalidInput,
+    PeerLost,
+    PermissionDenied,
+    ProtocolError,
+)
 from meshnode.links.link import Incoming, Link, Reply, Side
 from meshnode.links.local import LocalServer, connect, socket_path
 from meshnode.links.pool import Address
 from meshnode.wire import messages
 from meshnode.wire.messages import Ask, Document, Hello, PieceAsk, StreamPing
+from meshnode.wire.terms import Message
 from tests.links.stations import ASK, BIG, Station, stations, until
 
 
@@ -49,6 +57,23 @@ async def test_errors_cross_the_link(pair: tuple[Station, Station]) -> None:
     with pytest.raises(Exception, match="the other side failed") as bug:
         await link.call(PieceAsk(model="0" * 64, file=0, piece=3))
     assert "bug of ours" not in str(bug.value)
+
+
+class OfTomorrow(Message, frozen=True, tag="of_tomorrow"):
+    """A request that this version does not know."""
+
+    more: int = 1
+
+
+async def test_a_request_of_a_newer_version_is_refused_politely(pair: tuple[Station, Station]) -> None:
+    """A typed error that names it; the link goes on, and so does what else is on it."""
+    link = await linked(*pair)
+    beside = asyncio.ensure_future(link.call(ASK, (bytes(3_000_000),)))
+    with pytest.raises(ProtocolError, match="of_tomorrow"):
+        await link.call(OfTomorrow(), (b"body",))  # type: ignore[arg-type]
+    assert 3_000_000 == len((await beside).body)
+    assert link.usable
+    assert b"x" == (await link.call(ASK, (b"x",))).body
 
 
 async def test_cancelling_and_timing_out_reach_the_other_side(pair: tuple[Station, Station]) -> None:

@@ -98,6 +98,21 @@ def test_a_shortfall_fades_as_others_bring_results() -> None:
     assert 0.0 == it.shortfall_s(A)
 
 
+def test_a_task_that_was_given_up_says_how_long_it_takes_at_least() -> None:
+    """Far beyond what the peer said it counts as a result that took so long; a task with little time is no proof."""
+    it = believing()
+    for waited_s in (0.0019, 0.05, 0.4):
+        it.unanswered(A, MODEL, now=0.0, quoted_s=0.1, waited_s=waited_s)
+    assert (1.0, 0, {}) == (it.of(A).correction, it.of(A).slow, it.of(A).service_s)
+    for _ in range(EJECT_AFTER):
+        assert not it.ejected(A, 0.0)
+        expected_s = it.of(A).correction * 0.1 + it.shortfall_s(A)
+        it.unanswered(A, MODEL, now=0.0, quoted_s=expected_s, waited_s=2.0)
+    assert it.ejected(A, 0.0)
+    assert it.shortfall_s(A) > 1.0
+    assert pytest.approx(2.0) == it.of(A).service_s[MODEL]
+
+
 def test_a_failure_makes_suspect_and_a_result_clears_it() -> None:
     """For the time that the settings say."""
     it = believing()
@@ -136,6 +151,25 @@ def test_a_newcomer_earns_its_share_over_five_results() -> None:
         shares.append(it.weight(A))
         succeed(it)
     assert pytest.approx([0.2, 0.36, 0.52, 0.68, 0.84, 1.0, 1.0]) == shares
+
+
+def test_who_came_back_earns_its_share_within_ten_seconds() -> None:
+    """Also one that brought results before it was away: a tenth at first, all of it after ten seconds."""
+    it = believing()
+    for _ in range(9):
+        succeed(it)
+    assert pytest.approx([0.1, 0.55, 1.0, 1.0]) == [it.weight(A, known_s) for known_s in (0.0, 5.0, 10.0, 1e9)]
+
+
+def test_who_was_set_aside_begins_anew() -> None:
+    """When its time is over it has the share of a newcomer, not the one it had."""
+    it = believing()
+    for _ in range(9):
+        succeed(it)
+    for _ in range(EJECT_AFTER):
+        it.failed(A, 0.0)
+    assert not it.ejected(A, EJECT_S)
+    assert pytest.approx(0.2) == it.weight(A)
 
 
 def test_a_peer_that_is_gone_is_forgotten() -> None:

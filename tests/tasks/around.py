@@ -149,6 +149,8 @@ class Around:
         self.far: dict[NodeId, Far] = {}
         self.links: dict[NodeId, Link] = {}
         self.no_workers: set[NodeId] = set()
+        self.zones: dict[NodeId, str] = {}
+        """That grants name."""
         self.own: Quote | MeshError = Quote(backlog_s=0.0, service_s=0.01, slots=1)
         self.own_asked: list[QuoteAsk] = []
         self.dialled: list[NodeId] = []
@@ -170,7 +172,12 @@ class Around:
         rng = random.Random(1)
         estimates = Estimates(settings, rng)
         knowing = Knowing(
-            ME, estimates, lambda: tuple(self.members.values()), self.linked, lambda node: node not in self.no_workers
+            ME,
+            estimates,
+            lambda: tuple(self.members.values()),
+            self.linked,
+            lambda node: node not in self.no_workers,
+            lambda node: self.zones.get(node, ""),
         )
         return Chooser(
             self_id=ME,

@@ -110,6 +110,15 @@ async def test_a_zone_that_is_busy_is_no_zone_without_nodes(around: Around) -> N
     assert 0.3 == caught.value.retry_after_s
 
 
+@pytest.mark.parametrize("fields", [{"providers": ()}, {"draining": True}, {"paused": "its owner is back"}])
+async def test_a_zone_whose_node_cannot_now_is_no_zone_without_nodes(around: Around, fields: dict[str, Any]) -> None:
+    """Its worker has not started yet, say: that this node is outside the zone is no reason to give up at once."""
+    around.alone(NoNodeInZone("the task is for zone 'eu', and the node that was asked is in no zone"))
+    await around.peer(ANN, zone="eu", **fields)
+    with pytest.raises(NoCapacity, match="ann: it"):
+        await chosen(around, zone="eu")
+
+
 async def test_a_node_that_says_it_is_not_in_the_zone_is_believed(around: Around) -> None:
     """Its advert was old: its own word counts, the task does not go there, and the error is about the whole mesh."""
     around.no_workers.add(ME)

@@ -116,6 +116,7 @@ class Life:
             requests=messages.decode_peer_request,
             replies=messages.decode_peer_reply,
             told=lambda closing: self.trust.told(closing),
+            late=lambda received: self.dispatcher.came_late(received),
             machine=machine,
         )
         self.pool = pool = Pool(
@@ -168,6 +169,7 @@ class Life:
                 linked=pool.get,
                 link=self._link_to,
                 roles_of=self._roles_of,
+                zone_of=lambda node: "",
                 resolve=self.catalog.resolve,
                 manifest=self.catalog.of_digest,
                 on_disk=lambda digest: True,

@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +34,7 @@ IMPATIENT_S = 1.0
 """The deadline of tasks in the overload."""
 KILL_EVERY_S, AWAY_S = 5.0, 2.0
 CANCELLED = 1000
+SLOWED = 0.1
 POLL_S = 0.01
 
 
@@ -78,6 +79,11 @@ class Stage:
             told("nodes always busy", "capacity", f"{self.capacity:.1f} tasks/s (by the median run {by_runs:.1f})"),
             none_of("nodes always busy", "lost, wrong", [*traffic.lost, *traffic.wrong]),
         ]
+
+
+def histogram(ordered: Sequence[float]) -> str:
+    """What each tenth of them stays below, in milliseconds."""
+    return " ".join(f"{at(ordered, tenth / 10) * 1000:.0f}" for tenth in range(1, 11)) if ordered else "-"
 
 
 def history(did: str, traffic: Traffic) -> list[Figure]:
@@ -169,6 +175,7 @@ async def killed(stage: Stage) -> list[Figure]:
             f"{extra}",
             extra <= len(lost_attempts),
         ),
+        told(did, f"moved after the kill, tenths of {len(moved)}, ms", histogram(moved)),
         at_most(did, "moved after the kill (p99)", at(moved, 0.99) if moved else 0.0, 0.1),
     ]
 
@@ -198,6 +205,43 @@ async def frozen(stage: Stage) -> list[Figure]:
         at_most(did, "until the last was elsewhere", moved_s, SILENT_S + TCP_S),
         at_most(did, "longest gap (0.75 s + 2 x slowest)", gap_s, SILENT_S + TCP_S + 2 * service_s),
         told(did, "has work again after", "never" if again is None else f"{again:.1f} s"),
+    ]
+
+
+async def slowed(stage: Stage) -> list[Figure]:
+    """Something else takes nine tenths of what the second fastest node can do, for 15 s at 50 % load; then it goes.
+
+    Afterwards there is a little more to do, for who looks slow is tried again when the others are busy. When it has its
+    share again is told and not promised: nothing but that tries it.
+    """
+    did = "a node 10x slower for 15 s, 50 % load"
+    town, traffic = stage.town, stage.traffic()
+    number = len(town.agents) - 2
+    node, settled_s, enough = town.agents[number].id, 2.0, 5
+
+    def there(begins: float, ends: float = float("inf")) -> float:
+        tasks = [task.node for task in traffic.history if task.good and begins <= task.due < ends]
+        return tasks.count(node) / len(tasks) if len(tasks) >= 2 * enough else 0.0
+
+    async with traffic.going(0.5 * stage.capacity):
+        await asyncio.sleep(settled_s)
+        town.share(number, SLOWED)
+        cut = time.monotonic()
+        await asyncio.sleep(15 * stage.scale)
+        town.share(number)
+        back = time.monotonic()
+    async with traffic.going(0.7 * stage.capacity):
+        await town.until(lambda: there(time.monotonic() - 2.0) > there(cut - settled_s, cut) / 2, 15 * stage.scale)
+        back_s = time.monotonic() - back
+    its = sorted(task.due for task in traffic.history if node in [it.node for it in task.attempts] and task.due > cut)
+    before, its_rate = there(cut - settled_s, cut), 1 / stage.service_s[node]
+    after = there(its[enough] if len(its) > enough else cut, back)
+    fair = SLOWED * its_rate / (stage.capacity - (1 - SLOWED) * its_rate)
+    return [
+        *history(did, traffic),
+        told(did, "its share of the tasks before", f"{before:.0%}"),
+        at_most(did, "and after its fifth task (twice what is fair)", after * 100, 2 * fair * 100, "%"),
+        told("70 % load", "half of it again, at most 15 s looked for", f"{back_s:.1f} s"),
     ]
 
 
@@ -354,6 +398,7 @@ PHASES: dict[str, Callable[[Stage], Awaitable[list[Figure]]]] = {
     "steady": steady,
     "killed": killed,
     "frozen": frozen,
+    "slowed": slowed,
     "overload": overloaded,
     "worker": worker_killed,
     "cancel": cancelled,

@@ -142,9 +142,9 @@ class Town:
         """Its workers may have all there is, until `share`."""
         self.throttle.tell("leave", self.agents[number].process.pid)
 
-    def share(self, number: int) -> None:
-        """Its workers have their share again."""
-        self.throttle.tell("share", self.agents[number].process.pid, self.shares[number])
+    def share(self, number: int, part: float = 1.0) -> None:
+        """Its workers have their share again, or so much of it."""
+        self.throttle.tell("share", self.agents[number].process.pid, part * self.shares[number])
 
     def kill_worker(self, number: int) -> None:
         """SIGKILL for a worker; the agent lives."""

@@ -35,6 +35,9 @@ PROMISES = {
         Promise("P7", "a mesh over satellites joins, serves and accuses nobody", wires.latency),
         Promise("P8", "a frozen agent's work is done elsewhere, and it returns by itself", freezes.keep),
         Promise("P9", "a wall clock that jumps costs no task and no membership", clocks.keep),
+        Promise(
+            "NARROW", "a narrow wire with jitter and disorder carries large tensors, and kills nobody", wires.narrow
+        ),
         Promise("P21", "a home that was copied is found out", copies.keep),
     )
 }

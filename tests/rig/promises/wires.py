@@ -1,4 +1,4 @@
-"""P3, P4, P6, P7: what wires may do to a mesh without costing it a member or a task."""
+"""P3, P4, P6, P7, NARROW: what wires may do to a mesh without costing it a member or a task."""
 
 from __future__ import annotations
 
@@ -106,6 +106,39 @@ def flapping(stage: Stage, full: bool) -> list[Figure]:
         told(did, "alive for all after the last change", f"{time.monotonic() - began:.2f} s"),
         *tasks(did, loads),
     ]
+
+
+RATE_BITS, UP_TO_S = 20e6, 0.2
+
+
+def narrow(stage: Stage, full: bool) -> list[Figure]:
+    """NARROW: 20 Mb/s, 0 to 200 ms each way and disorder around a worker; a large tensor beside tasks."""
+    town, seconds = stage.town(), 60 if full else 2
+    host = town.workers[-1]
+    node = town.agents[host].id
+    tensor = np.arange(2**21 if full else 2**17, dtype=np.float32).reshape(1, -1)
+    did = f"{seconds} s of {RATE_BITS / 1e6:g} Mb/s, 0 to {UP_TO_S * 1000:g} ms, 5 % early, to and from a worker"
+    town.mark()
+    client = town.client(SUBMITTERS[0])
+    with town.load() as loads:
+        for pair in ((ANY, host), (host, ANY)):
+            town.net.set(*pair, rate=RATE_BITS, delay=UP_TO_S / 2, jitter=UP_TO_S / 2, reorder=0.05)
+        began = time.monotonic()
+        result = client.infer("echo", {"x": tensor}, node=node, timeout=120)
+        took_s = time.monotonic() - began
+        wait(seconds)
+        town.net.heal()
+    bound_s = 2 * tensor.nbytes * 8 / RATE_BITS
+    there = sum(load.nodes.get(node, 0) for load in loads)
+    figures = [
+        true(did, f"{tensor.nbytes / 1e6:.1f} MB come back whole", bool(np.array_equal(result["y"], tensor))),
+        told(did, "how long that took, of the wire's own time", f"{took_s:.1f} s of {bound_s:.1f}"),
+        told(did, "small tasks that it was given all the same", f"{there} of {sum(load.sent for load in loads)}"),
+        *_refuted(town, did),
+        *tasks(did, loads),
+    ]
+    town.until_alive()
+    return figures
 
 
 ONE_WAY_S, JITTER_S = 0.3, 0.1
