@@ -19,12 +19,14 @@ from meshnode.catalog.store import Store
 from meshnode.config import Manners, Settings, host_port
 from meshnode.edge.advertising import Advertiser, content
 from meshnode.edge.events import Events
+from meshnode.edge.fleet import steward
 from meshnode.edge.learning import learn, refresh_catalog, set_aside, unwilling
 from meshnode.edge.local import LocalDoor
 from meshnode.edge.meeting import Meeting
 from meshnode.edge.node import Control, Node
 from meshnode.edge.peers import PeerDoor
 from meshnode.edge.relaying import knowledge
+from meshnode.edge.rollouts import Rollouts
 from meshnode.errors import ListenError, TransferFailed
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
@@ -128,7 +130,7 @@ class Agent:
                 linked=pool.get,
                 link=self._link_to,
                 roles_of=self._roles_of,
-                resolve=catalog.resolve,
+                resolve=catalog.route,
                 manifest=catalog.of_digest,
                 on_disk=store.has,
                 ensure=fetcher.ensure,
@@ -172,6 +174,7 @@ class Agent:
             dispatcher=tasks.dispatcher,
             serving=tasks.serving,
             owner=owner,
+            fleet=steward(keeper.id, lambda: self.node, lambda: self._advertiser.soon()),
             control=Control(stop=stopping.set, rejoin=self._rejoin, leave=self._leave),
             events=Events(keeper.id),
         )
@@ -209,6 +212,8 @@ class Agent:
         await node.discovery.start()
         node.discovery.introduce([row for row in peers if row[0] != self._keeper.id])
         self._start(self._advertiser.run())
+        self._start(node.fleet.run())
+        self._start(Rollouts(node).run())
 
     async def ended(self) -> None:
         """Wait until this life is over."""
@@ -372,6 +377,7 @@ class Agent:
         view = self.node.membership.view()
         self.node.discovery.remember(view)
         self.node.events.look(view)
+        self.node.fleet.changed()
 
     def _start(self, work: Any) -> None:
         task = asyncio.ensure_future(work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
+from meshnode.edge import fleet
 from meshnode.edge.node import Node
 from meshnode.routing.estimates import Estimates
 from meshnode.trust.statements import Statement
@@ -17,6 +18,8 @@ def refresh_catalog(node: Node) -> None:
     """Read the models that hold now."""
     statements = node.keeper.statements
     node.catalog.refresh((it, statements.publisher(it)) for it in statements.models())
+    fleet.steer(node)
+    node.fleet.changed()
 
 
 def learn(node: Node, statements: list[Statement]) -> None:

@@ -14,6 +14,7 @@ from meshnode.config import Settings
 from meshnode.edge.events import Events
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
+from meshnode.fleet.steward import Steward
 from meshnode.links.address import Address
 from meshnode.links.pool import Pool
 from meshnode.membership.advert import PowerState
@@ -59,6 +60,7 @@ class Node:
     dispatcher: Dispatcher
     serving: Serving
     owner: Watch
+    fleet: Steward
     control: Control
     events: Events
     address: Address = ("", 0)

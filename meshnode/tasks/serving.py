@@ -19,6 +19,7 @@ from meshnode.links.link import Reply
 from meshnode.tasks.checksum import checksum
 from meshnode.tasks.habits import Habits
 from meshnode.tasks.runs import Lost, Runs
+from meshnode.tasks.tallies import Tallies
 from meshnode.tasks.warming import Warming
 from meshnode.tasks.zones import in_zone
 from meshnode.wire.messages import Digest, Infer, Inferred, NodeId, QuoteAsk, ResultAsk, TaskId
@@ -56,6 +57,7 @@ class Serving:
     warming: Warming
     now: Callable[[], float] = time.monotonic
     _habits: Habits = field(default_factory=Habits)
+    tallies: Tallies = field(default_factory=Tallies)
     runs: Runs = field(init=False)
     """Of other nodes' tasks."""
 
@@ -118,7 +120,8 @@ class Serving:
         path = await self.ensure(manifest)
         if submitter != self.self_id:
             self._check_willing()  # the fetch may have taken a while
-        ran = await self.execution.run(
+        ran = await self.tallies.count(
+            manifest.digest,
             Job(
                 task=TaskId(message.task),
                 model=ModelFile(manifest.digest, path),
@@ -132,7 +135,8 @@ class Serving:
                 max_wait_s=message.max_wait_s,
                 provider=message.provider,
                 once=message.once,
-            )
+            ),
+            self.execution.run,
         )
         return Reply(
             Inferred(

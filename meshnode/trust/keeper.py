@@ -225,6 +225,11 @@ class Keeper:
         self.check_may_publish()
         return self._state("model", manifest, self.key, self.spki)
 
+    def declare(self, kind: str, body: Mapping[str, Any]) -> Statement:
+        """Say something as an admin. Raises PermissionDenied without the key, ProtocolError when it is too large."""
+        admin = self._admin(f"sign a {kind}")
+        return self._state(kind, body, admin, identity.public_der(admin))
+
     def remove_model(self, statement_id: bytes) -> Statement:
         """Take a model back: its publisher may, and an admin. Raises PermissionDenied."""
         subject = self.statements.get(statement_id)
