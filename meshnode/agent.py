@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from meshnode.audit.book import Book
 from meshnode.catalog.fetch import Fetcher
 from meshnode.catalog.index import Catalog
 from meshnode.catalog.store import Store
 from meshnode.config import Manners, Settings, host_port
+from meshnode.edge import auditing
 from meshnode.edge.advertising import Advertiser, content
 from meshnode.edge.events import Events
 from meshnode.edge.fleet import steward
@@ -103,6 +105,7 @@ class Agent:
             changed=self._view_changed,
             woke=lambda: self.node.discovery.woke(),
         )
+        book = Book(home / "audit", settings.audit, keeper.spki, keeper.key.sign)
         store = Store(home / "models", settings.catalog)
         catalog = Catalog()
         execution = Execution(
@@ -135,6 +138,8 @@ class Agent:
                 on_disk=store.has,
                 ensure=fetcher.ensure,
                 willing=lambda: unwilling(self.node, stopping=self._leaving),
+                served=lambda it: auditing.served(book, it),
+                ended=lambda it: auditing.ended(book, it),
                 set_aside=lambda peer, why: set_aside(self.node, tasks.estimates, peer, why),
             ),
             settings,
@@ -175,6 +180,7 @@ class Agent:
             serving=tasks.serving,
             owner=owner,
             fleet=steward(keeper.id, lambda: self.node, lambda: self._advertiser.soon()),
+            book=book,
             control=Control(stop=stopping.set, rejoin=self._rejoin, leave=self._leave),
             events=Events(keeper.id),
         )
@@ -202,6 +208,8 @@ class Agent:
         """Start every part; when one fails, `stop` ends those that were started."""
         node = self.node
         await asyncio.to_thread(node.store.open)
+        await asyncio.to_thread(node.book.start)
+        node.book.note("started", node=self._keeper.id, mesh=self._keeper.statements.mesh_id, zone=self._zone())
         refresh_catalog(self.node)
         await asyncio.gather(node.execution.start(), node.owner.start())
         node.address = await self._listen()
@@ -253,6 +261,8 @@ class Agent:
             if isinstance(outcome, BaseException):
                 log.error("while stopping: %r", outcome)
         await node.serving.runs.stop()
+        node.book.note("stopped")
+        await asyncio.to_thread(node.book.stop)
 
     def ready(self) -> dict[str, Any]:
         """The first thing that is announced."""

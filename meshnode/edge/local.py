@@ -22,10 +22,10 @@ from typing import Any
 import msgspec
 
 from meshnode.catalog.manifest import Manifest, Tensor, model_name
-from meshnode.edge import documents, fleet
+from meshnode.edge import auditing, documents, fleet
 from meshnode.edge.doctor import examine, examine_peer
 from meshnode.edge.node import Node
-from meshnode.errors import InvalidInput, PermissionDenied
+from meshnode.errors import InvalidInput, MeshError, PermissionDenied
 from meshnode.links.link import Incoming, Reply
 from meshnode.tasks.finding import find_member
 from meshnode.tasks.wanted import Wanted
@@ -140,7 +140,16 @@ class LocalDoor:
             args = msgspec.convert(ask.args, shape)
         except msgspec.ValidationError as error:
             raise InvalidInput(f"{ask.verb}: {error}") from error
-        return await act(self.node, args)
+        outcome = "cancelled"
+        try:
+            document = await act(self.node, args)
+            outcome = "ok"
+        except MeshError as error:
+            outcome = error.code
+            raise
+        finally:
+            auditing.asked(self.node.book, ask.verb, ask.args, outcome)
+        return document
 
 
 def _document(value: JSON) -> Reply:

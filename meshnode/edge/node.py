@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from meshnode.audit.book import Book
 from meshnode.catalog.fetch import Fetcher
 from meshnode.catalog.index import Catalog
 from meshnode.catalog.store import Store
@@ -61,6 +62,7 @@ class Node:
     serving: Serving
     owner: Watch
     fleet: Steward
+    book: Book
     control: Control
     events: Events
     address: Address = ("", 0)

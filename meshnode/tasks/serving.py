@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from meshnode.catalog.manifest import Manifest
-from meshnode.errors import NoNodeInZone, PermissionDenied, Refused
+from meshnode.errors import MeshError, NoNodeInZone, PermissionDenied, Refused
 from meshnode.execution.job import Job, ModelFile
 from meshnode.execution.supervisor import Execution
 from meshnode.links.link import Reply
 from meshnode.tasks.checksum import checksum
 from meshnode.tasks.habits import Habits
+from meshnode.tasks.outcomes import Served
 from meshnode.tasks.runs import Lost, Runs
 from meshnode.tasks.tallies import Tallies
 from meshnode.tasks.warming import Warming
@@ -42,6 +43,7 @@ class Serving:
         ensure: the path of a model in the store, fetched when it is missing.
         willing: why this node takes no foreign work now, or "".
         warming: hears what is asked of models that are in memory here.
+        served: hears how each task ended here.
         now: the monotonic clock.
     """
 
@@ -55,6 +57,7 @@ class Serving:
     ensure: Callable[[Manifest], Awaitable[Path]]
     willing: Callable[[], str]
     warming: Warming
+    served: Callable[[Served], None] = lambda _: None
     now: Callable[[], float] = time.monotonic
     _habits: Habits = field(default_factory=Habits)
     tallies: Tallies = field(default_factory=Tallies)
@@ -106,9 +109,26 @@ class Serving:
         return self.execution.hand_back(refusal)
 
     async def infer(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
-        """Run the task here and answer with its tensors.
+        """Run the task here and answer with its tensors; its end is noted, whichever it is. Raises as `_infer`."""
+        began, outcome, run_s, output_bytes = self.now(), "cancelled", 0.0, 0
+        try:
+            reply = await self._infer(message, body, submitter)
+            assert isinstance(reply.message, Inferred)
+            outcome, run_s = "ok", reply.message.run_s
+            output_bytes = sum(len(part) for part in reply.body)
+            return reply
+        except MeshError as error:
+            outcome = error.code
+            raise
+        finally:
+            task, model = TaskId(message.task), Digest(message.model)
+            took_s = self.now() - began
+            it = Served(task, model, submitter, message.zone, outcome, took_s, run_s, len(body), output_bytes)
+            self.tallies.note(it)
+            self.served(it)
 
-        Raises what `quote` raises, and InvalidInput, ExecutionFailed, WorkerCrashed, DeadlineExceeded, ModelRefused,
+    async def _infer(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
+        """Raises what `quote` raises, and InvalidInput, ExecutionFailed, WorkerCrashed, DeadlineExceeded, ModelRefused,
         OutOfMemory, TransferFailed.
         """
         deadline = self.now() + message.deadline_s
@@ -120,8 +140,7 @@ class Serving:
         path = await self.ensure(manifest)
         if submitter != self.self_id:
             self._check_willing()  # the fetch may have taken a while
-        ran = await self.tallies.count(
-            manifest.digest,
+        ran = await self.execution.run(
             Job(
                 task=TaskId(message.task),
                 model=ModelFile(manifest.digest, path),
@@ -135,8 +154,7 @@ class Serving:
                 max_wait_s=message.max_wait_s,
                 provider=message.provider,
                 once=message.once,
-            ),
-            self.execution.run,
+            )
         )
         return Reply(
             Inferred(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from meshnode.errors import ExecutionFailed, InvalidInput, ModelRefused, OutOfMemory, WorkerCrashed
-from meshnode.execution.job import Done, Job
+from meshnode.tasks.outcomes import Served
 from meshnode.wire.messages import Digest
 
 MODELS_MAX = 1024
+FAILURES = frozenset({"execution_failed", "invalid_input", "model_refused", "out_of_memory", "worker_crashed"})
+"""Outcomes that the model has to do with. An input that does not fit counts: the version before took it, or failed as
+often. A task that was refused or cancelled was no run."""
 
 
 @dataclass(slots=True)
@@ -24,7 +25,7 @@ class Tally:
 
 @dataclass(slots=True)
 class Tallies:
-    """By model, those that were not asked for longest forgotten first."""
+    """By model, those that were not used for longest forgotten first."""
 
     _known: OrderedDict[Digest, Tally] = field(default_factory=OrderedDict)
 
@@ -32,24 +33,16 @@ class Tallies:
         """Nothing, when it never ran."""
         return self._known.get(digest, Tally())
 
-    async def count(self, digest: Digest, job: Job, run: Callable[[Job], Awaitable[Done]]) -> Done:
-        """Run it and count how it ends. Raises what running raises; a task that was refused or cancelled is no run.
-
-        An input that does not fit counts as a failure: the version before took it, or failed as often.
-        """
-        try:
-            done = await run(job)
-        except (ExecutionFailed, InvalidInput, WorkerCrashed, OutOfMemory, ModelRefused):
-            self._tally(digest).failed += 1
-            raise
-        tally = self._tally(digest)
-        tally.runs += 1
-        tally.run_s += done.run_s
-        return done
-
-    def _tally(self, digest: Digest) -> Tally:
-        tally = self._known.setdefault(digest, Tally())
-        self._known.move_to_end(digest)
+    def note(self, it: Served) -> None:
+        """Count how a task ended."""
+        if it.outcome != "ok" and it.outcome not in FAILURES:
+            return
+        tally = self._known.setdefault(it.model, Tally())
+        self._known.move_to_end(it.model)
         if len(self._known) > MODELS_MAX:
             self._known.popitem(last=False)
-        return tally
+        if it.outcome == "ok":
+            tally.runs += 1
+            tally.run_s += it.run_s
+        else:
+            tally.failed += 1
