@@ -13,18 +13,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+from meshnode.audit.book import Book
 from meshnode.catalog.fetch import Fetcher
 from meshnode.catalog.index import Catalog
 from meshnode.catalog.store import Store
 from meshnode.config import Manners, Settings, host_port
+from meshnode.edge import auditing
 from meshnode.edge.advertising import Advertiser, content
 from meshnode.edge.events import Events
+from meshnode.edge.fleet import steward
 from meshnode.edge.learning import learn, refresh_catalog, set_aside, unwilling
 from meshnode.edge.local import LocalDoor
 from meshnode.edge.meeting import Meeting
 from meshnode.edge.node import Control, Node
 from meshnode.edge.peers import PeerDoor
 from meshnode.edge.relaying import knowledge
+from meshnode.edge.rollouts import Rollouts
 from meshnode.errors import ListenError, TransferFailed
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
@@ -102,6 +106,7 @@ class Agent:
             changed=self._view_changed,
             woke=lambda: self.node.discovery.woke(),
         )
+        book = Book(home / "audit", settings.audit, keeper.spki, keeper.key.sign)
         store = Store(home / "models", settings.catalog)
         catalog = Catalog()
         execution = Execution(
@@ -130,11 +135,13 @@ class Agent:
                 link=self._link_to,
                 roles_of=self._roles_of,
                 zone_of=self._zone_of,
-                resolve=catalog.resolve,
+                resolve=catalog.route,
                 manifest=catalog.of_digest,
                 on_disk=store.has,
                 ensure=fetcher.ensure,
                 willing=lambda: unwilling(self.node, stopping=self._leaving),
+                served=lambda it: auditing.served(book, it),
+                ended=lambda it: auditing.ended(book, it),
                 set_aside=lambda peer, why: set_aside(self.node, tasks.estimates, peer, why),
             ),
             settings,
@@ -174,6 +181,8 @@ class Agent:
             dispatcher=tasks.dispatcher,
             serving=tasks.serving,
             owner=owner,
+            fleet=steward(keeper.id, lambda: self.node, lambda: self._advertiser.soon()),
+            book=book,
             control=Control(stop=stopping.set, rejoin=self._rejoin, leave=self._leave),
             events=Events(keeper.id),
         )
@@ -201,6 +210,8 @@ class Agent:
         """Start every part; when one fails, `stop` ends those that were started."""
         node = self.node
         await asyncio.to_thread(node.store.open)
+        await asyncio.to_thread(node.book.start)
+        node.book.note("started", node=self._keeper.id, mesh=self._keeper.statements.mesh_id, zone=self._zone())
         refresh_catalog(self.node)
         await asyncio.gather(node.execution.start(), node.owner.start())
         node.address = await self._listen()
@@ -211,6 +222,8 @@ class Agent:
         await node.discovery.start()
         node.discovery.introduce([row for row in peers if row[0] != self._keeper.id])
         self._start(self._advertiser.run())
+        self._start(node.fleet.run())
+        self._start(Rollouts(node).run())
 
     async def ended(self) -> None:
         """Wait until this life is over."""
@@ -250,6 +263,8 @@ class Agent:
             if isinstance(outcome, BaseException):
                 log.error("while stopping: %r", outcome)
         await node.serving.runs.stop()
+        node.book.note("stopped")
+        await asyncio.to_thread(node.book.stop)
 
     def ready(self) -> dict[str, Any]:
         """The first thing that is announced."""
@@ -377,6 +392,7 @@ class Agent:
         view = self.node.membership.view()
         self.node.discovery.remember(view)
         self.node.events.look(view)
+        self.node.fleet.changed()
 
     def _start(self, work: Any) -> None:
         task = asyncio.ensure_future(work)

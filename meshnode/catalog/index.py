@@ -29,13 +29,25 @@ class ModelStatement(Protocol):
 
 
 @dataclass(slots=True)
+class _Steered:
+    """The version that a name means, and the one that a share of the tasks gets to try it."""
+
+    version: int
+    trial: int | None
+    share_permille: int
+    owed: int = 0
+
+
+@dataclass(slots=True)
 class Catalog:
     """Made anew whenever the trust set changed."""
 
     _manifests: tuple[Manifest, ...] = ()
     _by_digest: dict[Digest, Manifest] = field(default_factory=dict)
     _by_name: dict[str, Manifest] = field(default_factory=dict)
+    _by_version: dict[tuple[str, int], Manifest] = field(default_factory=dict)
     _statements: dict[tuple[str, int, Digest], bytes] = field(default_factory=dict)
+    _steered: dict[str, _Steered] = field(default_factory=dict)
 
     def refresh(self, statements: Iterable[tuple[ModelStatement, NodeId]]) -> None:
         """Read the statements that hold, oldest first, with their publishers.
@@ -56,6 +68,7 @@ class Catalog:
             key = (manifest.name, manifest.version)
             found.setdefault(key, manifest)
             self._statements.setdefault((*key, manifest.digest), statement.id)
+        self._by_version = found
         self._manifests = tuple(found[key] for key in sorted(found))
         self._by_name = {manifest.name: manifest for manifest in self._manifests}  # sorted: the newest version stays
 
@@ -64,9 +77,39 @@ class Catalog:
         return self._manifests
 
     def resolve(self, wanted: str) -> Manifest:
+        """As `newest`, but a name alone means the version that was steered, where one was. Raises ModelNotFound."""
+        steered = self._steered.get(wanted) or self._steered.get(wanted.lower())
+        return (steered and self.find(wanted.lower(), steered.version)) or self.newest(wanted)
+
+    def newest(self, wanted: str) -> Manifest:
         """`name`, `name:version` or a digest, in any case: names are kept in lower case. Raises ModelNotFound."""
         named = self._by_name.get(wanted) or self._by_digest.get(Digest(wanted))
         return named or resolve(self._manifests, wanted.lower())
+
+    def steer(self, name: str, version: int, trial: int | None = None, share_permille: int = 0) -> None:
+        """Tasks of `name` get this version, not the newest; and a share of them, where there is one, the trial's."""
+        was = self._steered.get(name)
+        self._steered[name] = _Steered(version, trial, share_permille, was.owed if was is not None else 0)
+
+    def unsteer(self, names: Iterable[str]) -> None:
+        """These names mean their newest version again."""
+        for name in names:
+            self._steered.pop(name, None)
+
+    def steered(self) -> frozenset[str]:
+        """The names that mean a certain version."""
+        return frozenset(self._steered)
+
+    def route(self, wanted: str) -> Manifest:
+        """What a task that names `wanted` is to run: as `resolve`, but a share of them gets the version on trial."""
+        steered = self._steered.get(wanted)
+        if steered is not None and steered.trial is not None:
+            # Every so-manieth: as exact as a share can be, and nothing to seed.
+            steered.owed += steered.share_permille
+            if steered.owed >= 1000:
+                steered.owed -= 1000
+                return self.find(wanted, steered.trial) or self.resolve(wanted)
+        return self.resolve(wanted)
 
     def of_digest(self, digest: Digest) -> Manifest:
         """Raises ModelNotFound."""
@@ -77,7 +120,7 @@ class Catalog:
 
     def find(self, name: str, version: int) -> Manifest | None:
         """The model of that name and version."""
-        return next((m for m in self._manifests if (m.name, m.version) == (name, version)), None)
+        return self._by_version.get((name, version))
 
     def knows(self, digest: Digest) -> bool:
         """Whether any model has these files."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
+from meshnode.edge import auditing, fleet
 from meshnode.edge.node import Node
 from meshnode.routing.estimates import Estimates
 from meshnode.trust.statements import Statement
@@ -17,10 +18,13 @@ def refresh_catalog(node: Node) -> None:
     """Read the models that hold now."""
     statements = node.keeper.statements
     node.catalog.refresh((it, statements.publisher(it)) for it in statements.models())
+    fleet.steer(node)
+    node.fleet.changed()
 
 
 def learn(node: Node, statements: list[Statement]) -> None:
     """Act on statements that were not known here before."""
+    auditing.learnt(node.book, statements, node.keeper.statements.publisher)
     kinds = {statement.kind for statement in statements}
     if kinds & {"admin_add", "admin_remove"}:
         node.pool.refresh()

@@ -4,6 +4,7 @@ Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and a
 
     status {} · models {} · model.show {model} · model.add {path, name?, version?} · model.remove {model} · members {}
     invite {expires_s?, role?, zone?} · join {token} · revoke {node, reason?} · leave {} · ps {} · ping {node, count?}
+    blueprint.apply {text, dry_run?} · blueprint.list {} · blueprint.show/remove/rollback {name}
     doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {} · drain {} · why {task?} · work {}
 
 Arguments are checked by type before anything happens.
@@ -21,10 +22,10 @@ from typing import Any
 import msgspec
 
 from meshnode.catalog.manifest import Manifest, Tensor, model_name
-from meshnode.edge import documents
+from meshnode.edge import auditing, documents, fleet
 from meshnode.edge.doctor import examine, examine_peer
 from meshnode.edge.node import Node
-from meshnode.errors import InvalidInput, PermissionDenied
+from meshnode.errors import InvalidInput, MeshError, PermissionDenied
 from meshnode.links.link import Incoming, Reply
 from meshnode.tasks.finding import find_member
 from meshnode.tasks.wanted import Wanted
@@ -131,7 +132,7 @@ class LocalDoor:
             raise out
 
     async def _ask(self, ask: Ask) -> JSON:
-        known = VERBS.get(ask.verb)
+        known = VERBS.get(ask.verb) or fleet.VERBS.get(ask.verb)
         if known is None:
             raise InvalidInput(f"this agent knows no verb {ask.verb!r}", hint="is the agent older than this command?")
         shape, act = known
@@ -139,7 +140,16 @@ class LocalDoor:
             args = msgspec.convert(ask.args, shape)
         except msgspec.ValidationError as error:
             raise InvalidInput(f"{ask.verb}: {error}") from error
-        return await act(self.node, args)
+        outcome = "cancelled"
+        try:
+            document = await act(self.node, args)
+            outcome = "ok"
+        except MeshError as error:
+            outcome = error.code
+            raise
+        finally:
+            auditing.asked(self.node.book, ask.verb, ask.args, outcome)
+        return document
 
 
 def _document(value: JSON) -> Reply:
@@ -203,7 +213,7 @@ async def _model_add(node: Node, args: AddModel) -> JSON:
 
 
 async def _model_remove(node: Node, args: ModelName) -> JSON:
-    manifest = node.catalog.resolve(args.model)
+    manifest = node.catalog.newest(args.model)
     statement = node.keeper.remove_model(node.catalog.statement_of(manifest))
     node.trust.publish([statement.data])
     node.trust.learnt([statement])

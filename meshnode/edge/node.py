@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from meshnode.audit.book import Book
 from meshnode.catalog.fetch import Fetcher
 from meshnode.catalog.index import Catalog
 from meshnode.catalog.store import Store
@@ -14,6 +15,7 @@ from meshnode.config import Settings
 from meshnode.edge.events import Events
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
+from meshnode.fleet.steward import Steward
 from meshnode.links.address import Address
 from meshnode.links.pool import Pool
 from meshnode.membership.advert import PowerState
@@ -59,6 +61,8 @@ class Node:
     dispatcher: Dispatcher
     serving: Serving
     owner: Watch
+    fleet: Steward
+    book: Book
     control: Control
     events: Events
     address: Address = ("", 0)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from meshnode.edge import fleet
 from meshnode.edge.looking import Looker
 from meshnode.edge.node import Node
 from meshnode.errors import PermissionDenied, ProtocolError
 from meshnode.links.link import Incoming, Reply
+from meshnode.wire.fleet import FleetAsk
 from meshnode.wire.looks import LookAsk, ReachAsk
 from meshnode.wire.messages import (
     AdvertPull,
@@ -73,6 +75,8 @@ class PeerDoor:
                 return await node.serving.result(request, peer, incoming.link.closed.is_set)
             case RelayData() | RelayOpen() | RelayOffer() | RelayClose():
                 return await node.pool.relay.handle(incoming)
+            case FleetAsk():
+                return fleet.rows(node, request)
             case LookAsk():
                 return self.looker.look(request, peer)
             case ReachAsk():

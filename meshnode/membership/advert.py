@@ -69,6 +69,8 @@ class Content(msgspec.Struct, frozen=True):
     power: PowerState
     draining: bool = False
     paused: Text = ""
+    declined: Annotated[tuple[Hex64, ...], Meta(max_length=128)] = ()
+    """Models that a blueprint wants here and that this node cannot have."""
 
 
 class Advert(Content, frozen=True, kw_only=True):

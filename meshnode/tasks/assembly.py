@@ -20,6 +20,7 @@ from meshnode.tasks.dispatcher import Dispatcher
 from meshnode.tasks.explaining import Explaining
 from meshnode.tasks.finding import find_member
 from meshnode.tasks.knowing import Knowing
+from meshnode.tasks.outcomes import Ended, Served
 from meshnode.tasks.pursuit import Means
 from meshnode.tasks.serving import RolesOf, Serving
 from meshnode.tasks.warming import Warming
@@ -45,6 +46,7 @@ class World:
         ensure: the path of a model in the store, fetched when it is missing.
         willing: why this node takes no foreign work now, or "".
         set_aside: a peer gave a wrong result.
+        served, ended: hear how tasks ended that ran here, and that were submitted here.
         now: the monotonic clock.
     """
 
@@ -62,6 +64,8 @@ class World:
     ensure: Callable[[Manifest], Awaitable[Path]]
     willing: Callable[[], str]
     set_aside: Callable[[NodeId, str], None]
+    served: Callable[[Served], None] = lambda _: None
+    ended: Callable[[Ended], None] = lambda _: None
     now: Callable[[], float] = time.monotonic
 
 
@@ -106,6 +110,7 @@ def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -
         ensure=world.ensure,
         willing=world.willing,
         warming=warming,
+        served=world.served,
         now=world.now,
     )
     chooser = Chooser(
@@ -123,5 +128,5 @@ def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -
         asking=Asking(world.now),
     )
     means = Means(world.self_id, chooser, world.link, serving.infer_here, world.failed, world.now)
-    dispatcher = Dispatcher(means=means, settings=settings, rng=rng, resolve=world.resolve, set_aside=world.set_aside)
+    dispatcher = Dispatcher(means, settings, rng, world.resolve, world.set_aside, world.ended)
     return Tasks(dispatcher, serving, estimates)

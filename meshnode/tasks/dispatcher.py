@@ -19,6 +19,7 @@ from meshnode.tasks.agreement import agree
 from meshnode.tasks.checksum import checksum
 from meshnode.tasks.choosing import Chooser
 from meshnode.tasks.lifecycle import Lifecycle
+from meshnode.tasks.outcomes import Ended
 from meshnode.tasks.pursuit import Counters, Means, Outcome, Pursuit
 from meshnode.tasks.recent import Recent
 from meshnode.tasks.wanted import Wanted
@@ -37,6 +38,7 @@ class Dispatcher:
     Args:
         means: what all tasks share.
         resolve: a model's name to its manifest; raises ModelNotFound.
+        ended: hears how each task ended.
         set_aside: told about a peer whose result two others did not agree with, and the evidence.
     """
 
@@ -45,6 +47,7 @@ class Dispatcher:
     rng: Rng
     resolve: Callable[[str], Manifest]
     set_aside: Callable[[NodeId, str], None]
+    ended: Callable[[Ended], None] = lambda _: None
     draining: bool = False
     recent: Recent = field(default_factory=Recent)
     _open: dict[TaskId, asyncio.Future[Reply]] = field(default_factory=dict)
@@ -89,9 +92,11 @@ class Dispatcher:
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._open[task] = answer
         self.counters.submitted += 1
+        began = self.means.now()
         try:
             reply = await self._live(wanted, request, body)
         except BaseException as error:
+            self._ended(wanted, began, error)
             if isinstance(error, MeshError):
                 self.counters.failed += 1
                 self.recent.failed(self.means.now())
@@ -105,8 +110,20 @@ class Dispatcher:
         self.counters.answered += 1
         assert isinstance(reply.message, Submitted)
         self.recent.answered(self.means.now(), NodeId(reply.message.node), reply.message.seconds)
+        self._ended(wanted, began, reply.message)
         answer.set_result(reply)
         return reply
+
+    def _ended(self, wanted: Wanted, began: float, how: Submitted | BaseException) -> None:
+        node, outcome, attempts = None, "cancelled", 0
+        if isinstance(how, Submitted):
+            node, outcome, attempts = NodeId(how.node), "ok", len(how.attempts)
+        elif isinstance(how, MeshError):
+            outcome, attempts = how.code, len(how.attempts)
+        seconds = self.means.now() - began
+        digest = wanted.manifest.digest
+        task = TaskId(wanted.task)
+        self.ended(Ended(task, digest, wanted.zone, node, outcome, attempts, seconds, wanted.input_bytes))
 
     async def _live(self, wanted: Wanted, request: Submit, body: memoryview) -> Reply:
         """The task's result, compared with that of other nodes when it is one of those to be compared."""

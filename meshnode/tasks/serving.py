@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from meshnode.catalog.manifest import Manifest
-from meshnode.errors import NoNodeInZone, PermissionDenied, Refused
+from meshnode.errors import MeshError, NoNodeInZone, PermissionDenied, Refused
 from meshnode.execution.job import Job, ModelFile
 from meshnode.execution.supervisor import Execution
 from meshnode.links.link import Reply
 from meshnode.tasks.checksum import checksum
 from meshnode.tasks.habits import Habits
+from meshnode.tasks.outcomes import Served
 from meshnode.tasks.runs import Lost, Runs
+from meshnode.tasks.tallies import Tallies
 from meshnode.tasks.warming import Warming
 from meshnode.tasks.zones import in_zone
 from meshnode.wire.messages import Digest, Infer, Inferred, NodeId, QuoteAsk, ResultAsk, TaskId
@@ -41,6 +43,7 @@ class Serving:
         ensure: the path of a model in the store, fetched when it is missing.
         willing: why this node takes no foreign work now, or "".
         warming: hears what is asked of models that are in memory here.
+        served: hears how each task ended here.
         now: the monotonic clock.
     """
 
@@ -54,8 +57,10 @@ class Serving:
     ensure: Callable[[Manifest], Awaitable[Path]]
     willing: Callable[[], str]
     warming: Warming
+    served: Callable[[Served], None] = lambda _: None
     now: Callable[[], float] = time.monotonic
     _habits: Habits = field(default_factory=Habits)
+    tallies: Tallies = field(default_factory=Tallies)
     runs: Runs = field(init=False)
     """Of other nodes' tasks."""
 
@@ -104,9 +109,26 @@ class Serving:
         return self.execution.hand_back(refusal)
 
     async def infer(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
-        """Run the task here and answer with its tensors.
+        """Run the task here and answer with its tensors; its end is noted, whichever it is. Raises as `_infer`."""
+        began, outcome, run_s, output_bytes = self.now(), "cancelled", 0.0, 0
+        try:
+            reply = await self._infer(message, body, submitter)
+            assert isinstance(reply.message, Inferred)
+            outcome, run_s = "ok", reply.message.run_s
+            output_bytes = sum(len(part) for part in reply.body)
+            return reply
+        except MeshError as error:
+            outcome = error.code
+            raise
+        finally:
+            task, model = TaskId(message.task), Digest(message.model)
+            took_s = self.now() - began
+            it = Served(task, model, submitter, message.zone, outcome, took_s, run_s, len(body), output_bytes)
+            self.tallies.note(it)
+            self.served(it)
 
-        Raises what `quote` raises, and InvalidInput, ExecutionFailed, WorkerCrashed, DeadlineExceeded, ModelRefused,
+    async def _infer(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
+        """Raises what `quote` raises, and InvalidInput, ExecutionFailed, WorkerCrashed, DeadlineExceeded, ModelRefused,
         OutOfMemory, TransferFailed.
         """
         deadline = self.now() + message.deadline_s

@@ -205,8 +205,7 @@ class Keeper:
 
     def revoke(self, node: NodeId, reason: str) -> Statement:
         """Throw a node out, for good. Raises PermissionDenied without the admin key."""
-        admin = self._admin("revoke a node")
-        return self._state("revoke", form.revoke_node_body(node, reason[:256]), admin, identity.public_der(admin))
+        return self.declare("revoke", form.revoke_node_body(node, reason[:256]), "revoke a node")
 
     def check_may_publish(self) -> None:
         """Raises PermissionDenied when this node may not add models."""
@@ -225,14 +224,18 @@ class Keeper:
         self.check_may_publish()
         return self._state("model", manifest, self.key, self.spki)
 
+    def declare(self, kind: str, body: Mapping[str, Any], what: str) -> Statement:
+        """Say something as an admin. Raises PermissionDenied without the key, ProtocolError when it is too large."""
+        admin = self._admin(what)
+        return self._state(kind, body, admin, identity.public_der(admin))
+
     def remove_model(self, statement_id: bytes) -> Statement:
         """Take a model back: its publisher may, and an admin. Raises PermissionDenied."""
         subject = self.statements.get(statement_id)
         body = form.revoke_statement_body(statement_id)
         if subject is not None and subject.issuer == self.spki:
             return self._state("revoke", body, self.key, self.spki)
-        admin = self._admin("remove a model that another node added")
-        return self._state("revoke", body, admin, identity.public_der(admin))
+        return self.declare("revoke", body, "remove a model that another node added")
 
     def merge(self, data: Iterable[bytes]) -> list[Statement]:
         """Take in statements from a peer; those that were new. Bad ones are logged and left out. Never raises."""

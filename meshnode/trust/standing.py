@@ -48,6 +48,7 @@ class Standing:
     grants: Mapping[NodeId, Grant]
     revocations: Mapping[NodeId, Revocation]
     models: tuple[Statement, ...]
+    blueprints: tuple[Statement, ...] = ()
 
 
 NOTHING = Standing({}, {}, {}, ())
@@ -73,7 +74,8 @@ def derive(genesis: Statement, statements: Iterable[Statement], id_of: IdOf) -> 
         granted = grant is not None and "publisher" in grant.roles and publisher not in distrusted
         if statement.id not in gone and (granted or statement.issuer in admins):
             models.append(statement)
-    return Standing(admins, grants, revocations, tuple(models))
+    blueprints = [it for it in of_kind["blueprint"] if it.id not in gone and it.issuer in admins]
+    return Standing(admins, grants, revocations, tuple(models), tuple(blueprints))
 
 
 def _admins(genesis: Statement, added: list[Statement], removed: list[Statement]) -> dict[bytes, bytes]:

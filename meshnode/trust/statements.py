@@ -174,6 +174,10 @@ class StatementSet:
         """Model statements that hold, oldest first: of an admin or a publisher that no admin threw out, not revoked."""
         return list(self._derived().models)
 
+    def blueprints(self) -> list[Statement]:
+        """Blueprint statements that hold, oldest first: of a live admin, not revoked."""
+        return list(self._derived().blueprints)
+
     def publisher(self, statement: Statement) -> NodeId:
         """The node id of a statement's issuer."""
         return self._id_of(statement.issuer)

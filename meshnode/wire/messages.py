@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from meshnode.errors import ProtocolError
+from meshnode.wire.fleet import FleetAsk, FleetRows
 from meshnode.wire.looks import Look, LookAsk, ReachAsk, Reached
 from meshnode.wire.tasks import Infer as Infer
 from meshnode.wire.tasks import Inferred as Inferred
@@ -194,11 +195,11 @@ class Document(Message, frozen=True, tag="document"):
 
 MembershipRequest = ViewAsk | ViewRows | ViewNews | AdvertPull | StreamPing
 RelayRequest = RelayOpen | RelayOffer | RelayData | RelayClose
-LookRequest = LookAsk | ReachAsk
+LookRequest = LookAsk | ReachAsk | FleetAsk
 TaskRequest = VitalsAsk | QuoteAsk | Warm | Infer | ResultAsk | PieceAsk | PieceListAsk
 PeerRequest = TrustSync | TrustPush | MembershipRequest | RelayRequest | LookRequest | TaskRequest
 TaskReply = Vitals | Quote | Inferred | Piece | PieceList
-PeerReply = Done | TrustDelta | ViewDigest | ViewNews | Adverts | Look | Reached | TaskReply
+PeerReply = Done | TrustDelta | ViewDigest | ViewNews | Adverts | Look | Reached | FleetRows | TaskReply
 LocalRequest = Submit | Plan | Ask
 LocalReply = Submitted | Document
 

@@ -88,3 +88,17 @@ def test_a_bad_manifest_is_left_out_alone(caplog: pytest.LogCaptureFixture) -> N
         made.refresh([(Said(b"1", {"name": "../x"}), B), (Said(b"2", manifest("m").to_map()), A)])
     assert ["m"] == [it.name for it in made.manifests()]
     assert B[:8] in caplog.text
+
+
+def test_a_name_means_what_was_steered_and_a_share_tries_the_next() -> None:
+    """Exactly the share; a version or a digest is what it says; unsteered, a name means its newest version again."""
+    made = catalog(manifest("digits", 1, 1), manifest("digits", 2, 2))
+    made.steer("digits", 1, 2, 250)
+    assert 25 == sum(made.route("digits").version == 2 for _ in range(100))
+    assert 1 == made.resolve("Digits").version
+    assert 2 == made.route("digits:2").version
+    assert 2 == made.newest("digits").version
+    made.steer("digits", 1)
+    assert {1} == {made.route("digits").version for _ in range(10)}
+    made.unsteer(["digits"])
+    assert 2 == made.route("digits").version

@@ -1,0 +1,1 @@
+"""Which models live where: blueprints, who holds what of them, and what this node does about it."""

@@ -1,0 +1,36 @@
+"""How tasks ended: told to whoever keeps count or a record. Sizes are bytes, times seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshnode.wire.messages import Digest, NodeId, TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A task that this node was given and how it ended there: `ok`, an error's code, or `cancelled`."""
+
+    task: TaskId
+    model: Digest
+    submitter: NodeId
+    zone: str | None
+    outcome: str
+    seconds: float
+    run_s: float
+    input_bytes: int
+    output_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A task that was submitted here: the node that did it, or none; `ok`, an error's code, or `cancelled`."""
+
+    task: TaskId
+    model: Digest
+    zone: str | None
+    node: NodeId | None
+    outcome: str
+    attempts: int
+    seconds: float
+    input_bytes: int
