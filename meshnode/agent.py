@@ -18,7 +18,7 @@ from meshnode.catalog.fetch import Fetcher
 from meshnode.catalog.index import Catalog
 from meshnode.catalog.store import Store
 from meshnode.config import Manners, Settings, host_port
-from meshnode.edge import auditing
+from meshnode.edge import auditing, carrying
 from meshnode.edge.advertising import Advertiser, content
 from meshnode.edge.events import Events
 from meshnode.edge.fleet import steward
@@ -29,12 +29,12 @@ from meshnode.edge.node import Control, Node
 from meshnode.edge.peers import PeerDoor
 from meshnode.edge.relaying import knowledge
 from meshnode.edge.rollouts import Rollouts
-from meshnode.errors import ListenError, TransferFailed
+from meshnode.errors import ListenError
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
 from meshnode.links.link import Link
 from meshnode.links.local import LocalServer
-from meshnode.links.pool import BULK, Address, Pool
+from meshnode.links.pool import Address, Pool
 from meshnode.links.side import Side
 from meshnode.membership.discovery import Discovery
 from meshnode.membership.gossip import Membership
@@ -50,7 +50,7 @@ from meshnode.trust.keeper import Keeper
 from meshnode.trust.statements import Statement
 from meshnode.version import __version__
 from meshnode.wire import messages
-from meshnode.wire.messages import Digest, Hello, NodeId, Piece, PieceAsk, PieceList, PieceListAsk
+from meshnode.wire.messages import Hello, NodeId
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,12 @@ class Agent:
             changed=lambda: execution.welcome(owner.reason),
             tell=lambda: self._advertiser.soon(),
         )
-        fetcher = Fetcher(store, settings.catalog, self._ask_piece, self._holders)
+        fetcher = Fetcher(
+            store,
+            settings.catalog,
+            lambda peer, ask: carrying.ask_piece(self.node, peer, ask),
+            lambda digest: carrying.holders(self.node, digest),
+        )
         tasks = assemble(
             World(
                 self_id=keeper.id,
@@ -329,28 +334,6 @@ class Agent:
     def _moved(self, network: Network) -> None:
         self._advertiser.soon()
         self._meeting.moved(network)
-
-    # --- models ---
-
-    def _holders(self, digest: Digest) -> list[NodeId]:
-        """Who advertises the model; and its publisher, whose advert may still be on its way."""
-        publisher = self.node.catalog.of_digest(digest).publisher if self.node.catalog.knows(digest) else ""
-        return [
-            member.id
-            for member in self.node.membership.view()
-            if member.usable
-            and member.id != self._keeper.id
-            and member.advert is not None
-            and (member.id == publisher or any(model.digest == digest for model in member.advert.models))
-        ]
-
-    async def _ask_piece(self, peer: NodeId, ask: PieceAsk | PieceListAsk) -> bytes:
-        node = self.node
-        link = await node.pool.link(peer, node.membership.addresses(peer), kind=BULK)
-        received = await link.call(ask)
-        if not isinstance(received.message, Piece | PieceList):
-            raise TransferFailed(f"a piece was answered with {type(received.message).__name__}")
-        return bytes(received.body)
 
     # --- trust ---
 
