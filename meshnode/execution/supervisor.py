@@ -120,7 +120,7 @@ class Execution:
     @property
     def confinement(self) -> dict[str, Confinement]:
         """How the worker of each provider that is up is confined."""
-        return {d.provider: d.process.confined for d in self._own if d.queue.up and d.process.confined}
+        return {d.provider: d.process.confined for d in self._own if d.process.life and d.process.confined}
 
     @property
     def slots(self) -> int:
