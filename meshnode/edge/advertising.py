@@ -42,6 +42,7 @@ def content(node: Node, *, zone: str, addresses: tuple[Address, ...], draining: 
         power=advert.PowerState(power.source, charge),
         draining=draining,
         paused=node.owner.told,
+        sandbox=node.execution.grade,
     )
 
 

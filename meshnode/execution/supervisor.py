@@ -123,6 +123,11 @@ class Execution:
         return {d.provider: d.process.confined for d in self._own if d.process.life and d.process.confined}
 
     @property
+    def grade(self) -> str:
+        """That of the worker which is confined least; "" before one is there."""
+        return max((confined.grade for confined in self.confinement.values()), default="")
+
+    @property
     def slots(self) -> int:
         """Runs at once, over all devices that are up."""
         return sum(device.queue.slots for device in self._own if device.queue.up) or 1

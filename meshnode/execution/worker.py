@@ -325,7 +325,7 @@ def made(arguments: Sequence[str]) -> Worker:
     outbound = Arena(outbound_fd, nbytes)
     os.close(inbound_fd)
     os.close(outbound_fd)
-    ort.disable_telemetry_events()  # its wheels write what they do into ~/.cache, to be sent
+    ort.disable_telemetry_events()  # 1.31.1 keeps a database of what it did in ~/.cache
     if provider != CPU and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA's libraries, where they were installed beside us
     return Worker(connection, inbound, outbound, provider, threads, threads * slots, int(arguments[7]))

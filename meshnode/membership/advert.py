@@ -69,6 +69,7 @@ class Content(msgspec.Struct, frozen=True):
     power: PowerState
     draining: bool = False
     paused: Text = ""
+    sandbox: Text = ""
 
 
 class Advert(Content, frozen=True, kw_only=True):

@@ -107,8 +107,8 @@ def files(home: Path, models: Path) -> dict[str, Callable[[], object]]:
         "list /proc": lambda: os.listdir("/proc"),
         "read of process 1": lambda: opened("/proc/1/status"),
         "read of its parent": lambda: opened(f"/proc/{parent}/environ"),
-        "see the parent's files": lambda: os.listdir(f"/proc/{parent}/root/"),
-        "read by /proc/self/root": lambda: opened("/proc/self/root/etc/passwd"),
+        "see the parent's files": lambda: os.listdir(f"/proc/{parent}/cwd"),
+        "read by another way": lambda: opened(Path("/proc/self/root") / "etc/passwd"),
         "read by openat2": lambda: os.close(
             call(OPENAT2, AT_FDCWD, ctypes.c_char_p(b"/etc/passwd"), (ctypes.c_uint64 * 3)(), 24)
         ),

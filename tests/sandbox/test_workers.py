@@ -28,11 +28,12 @@ from meshnode.execution.devices import Devices
 from meshnode.execution.rules import CPU, Rules
 from meshnode.execution.supervisor import Execution
 from meshnode.sandbox import Lack, landlock, seccomp
-from tests.execution.making import KILLS, MODELS, bundled, done, endless, fragile, rows_times, run
+from tests.execution.making import KILLS, MODELS, bundled, done, endless, fragile, run
 from tests.execution.test_graphs import X, deep
 from tests.waiting import until
 
 IMAGE = {"image": np.arange(64, dtype=np.float32).reshape(1, 1, 8, 8) % 17}
+ROOT = Path(__file__).resolve().parents[2]
 LANDLOCK, SECCOMP = 444, seccomp.SPECIAL["seccomp"][0 if seccomp.machine() == "x86_64" else 1]
 
 
@@ -96,6 +97,12 @@ def instead(monkeypatch: pytest.MonkeyPatch, module: str, *first: str, fds: tupl
     monkeypatch.setattr(process.sandbox, "start", started)
 
 
+def statuses(pid: int) -> list[dict[str, str]]:
+    """What the kernel says of each thread of a process."""
+    texts = [(thread / "status").read_text() for thread in Path(f"/proc/{pid}/task").iterdir()]
+    return [dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line) for text in texts]
+
+
 @full
 async def test_somebody_who_has_taken_a_worker_over(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads nothing but models, changes nothing, reaches nobody, starts nothing; and the worker still works."""
@@ -126,11 +133,9 @@ async def test_a_worker_says_how_it_is_confined(home: Home) -> None:
         await run(it, bundled("digits"), IMAGE)
         life = it._own[0].process.life
         assert life is not None
-        threads = list(Path(f"/proc/{life.process.pid}/task").iterdir())
+        threads = statuses(life.process.pid)
         assert len(threads) >= 4
-        for thread in threads:
-            said = dict(line.split(":\t", 1) for line in (thread / "status").read_text().splitlines() if ":\t" in line)
-            assert ("2", "1") == (said["Seccomp"], said["NoNewPrivs"])
+        assert {("2", "1")} == {(said["Seccomp"], said["NoNewPrivs"]) for said in threads}
 
 
 @full
@@ -169,7 +174,7 @@ async def test_a_confined_worker_that_crashes_is_replaced_by_one(home: Home) -> 
         async with asyncio.timeout(60):
             await it.ready()
         assert grade == it.confinement[CPU].grade
-        with pytest.raises(Exception, match="(?i)time|deadline"):
+        with pytest.raises(Exception, match=r"(?i)time|deadline"):
             await done(it, endless(models), {"x": np.float32(2)}, within_s=0.5)
         assert (1, 10) == (await run(it, bundled("digits"), IMAGE))["probabilities"].shape
         assert grade == it.confinement[CPU].grade
@@ -184,9 +189,8 @@ async def test_a_worker_ends_with_its_agent(home: Home) -> None:
         "        print(it._own[0].process.life.process.pid, flush=True); await asyncio.sleep(60)\n"
         "asyncio.run(main())"
     )
-    root = Path(__file__).resolve().parents[2]
     given = (sys.executable, "-c", code, str(home.path / "other"))
-    agent = await asyncio.create_subprocess_exec(*given, stdout=asyncio.subprocess.PIPE, cwd=root)
+    agent = await asyncio.create_subprocess_exec(*given, stdout=asyncio.subprocess.PIPE, cwd=ROOT)
     assert agent.stdout is not None
     worker = int(await asyncio.wait_for(agent.stdout.readline(), 60))
     assert psutil.pid_exists(worker)
@@ -304,7 +308,7 @@ async def test_a_sandbox_that_is_off(home: Home) -> None:
 
 
 def test_an_accelerator_bears_less(tmp_path: Path) -> None:
-    """The filter without Landlock at first; when no worker became ready behind it, limits; nothing at the owner's wish."""
+    """The filter without Landlock; when no worker became ready behind it, limits; those alone at the owner's wish."""
     cuda = "CUDAExecutionProvider"
     auto, required, off = (Rules((tmp_path,), each) for each in Sandbox)
     assert ["devices", "auto", str(tmp_path), "--"] == auto.arguments(cuda, 0)
