@@ -23,6 +23,8 @@ GRADES = ("A", "B", "C")
 """A: files, system calls and limits. B: of files and system calls one. C: less."""
 _PR_SET_NO_NEW_PRIVS = 38
 _SYSTEM = (
+    "/nix/store",
+    "/gnu/store",
     "/lib",
     "/lib64",
     "/usr/lib",
@@ -44,6 +46,8 @@ class Profile(StrEnum):
 
     FULL = "full"
     """Files, system calls, limits."""
+    CALLS = "calls"
+    """System calls and limits, where the code lies in places that are not foreseen here."""
     DEVICES = "devices"
     """System calls and limits, for providers that open device files, write caches and have threads of their own."""
     LIMITS = "limits"
@@ -67,6 +71,13 @@ class Confinement:
     lacks: tuple[Lack, ...] = ()
 
 
+_UNRESTRICTED = {
+    Profile.CALLS: Lack(
+        "no worker started with files restricted, so every file can be read",
+        "the agent's log says what they could not open: `meshnode logs`",
+    ),
+    Profile.DEVICES: Lack("an accelerator's driver opens files of its own, so files are not restricted"),
+}
 _held: list[int] = []
 """Descriptors that keep landlock's rules alive; see `landlock.restrict`."""
 
@@ -90,7 +101,7 @@ def enter(profile: Profile, *, readable: Sequence[Path], file_bytes_max: int, fi
     if profile is Profile.FULL:
         files = _try(lambda: _files(readable), landlock.why_not, lacks)
     else:
-        lacks.append(Lack("an accelerator's driver opens files of its own, so files are not restricted"))
+        lacks.append(_UNRESTRICTED[profile])
     calls = _try(lambda: _calls(profile, writing=bool(files)), _why_no_filter, lacks)
     holds = [it for it in (files, calls, *holds) if it]
     return Confinement("A" if files and calls else "B" if files or calls else "C", tuple(holds), tuple(lacks))
@@ -150,9 +161,11 @@ def _files(readable: Sequence[Path]) -> str:
 
 
 def _code() -> list[Path]:
-    """Where modules are imported from that have not been imported yet. Not what lies around a checkout of ours."""
+    """Where modules and libraries lie that have not been loaded yet. Not what lies around a checkout of ours."""
     ours = Path(__file__).resolve().parent.parent
-    paths = [Path(path) for path in (*sys.path, *sysconfig.get_paths().values()) if path]
+    libraries = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    libraries += [f"{prefix}/{lib}" for prefix in (sys.prefix, sys.base_prefix) for lib in ("lib", "lib64")]
+    paths = [Path(path) for path in (*sys.path, *sysconfig.get_paths().values(), *libraries) if path]
     kept = [path for path in paths if path.resolve() != ours.parent or path.name in _PACKAGES]
     return [ours, *(path for path in dict.fromkeys(kept) if path.is_dir() and path != Path.home())]
 
@@ -164,8 +177,8 @@ def _calls(profile: Profile, *, writing: bool) -> str:
     machine = seccomp.machine()
     if not machine:
         raise _Ineffective(f"there is no filter of system calls for {os.uname().machine} yet")
-    confined = profile is Profile.FULL
-    seccomp.install(seccomp.program(machine, os.getpid(), no_files=confined, no_writing=confined and not writing))
+    ours = profile is not Profile.DEVICES
+    seccomp.install(seccomp.program(machine, os.getpid(), no_files=ours, no_writing=ours and not writing))
     _must_fail(errno.EPERM, "opening sockets", lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).close())
     _must_fail(errno.EPERM, "starting programs", _run_trial)
     return "system calls (seccomp)"

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -27,7 +28,7 @@ from meshnode.execution import process
 from meshnode.execution.devices import Devices
 from meshnode.execution.rules import CPU, Rules
 from meshnode.execution.supervisor import Execution
-from meshnode.sandbox import Lack, landlock, seccomp
+from meshnode.sandbox import Lack, Profile, landlock, seccomp
 from tests.execution.making import KILLS, MODELS, bundled, done, endless, fragile, run
 from tests.execution.test_graphs import X, deep
 from tests.waiting import until
@@ -136,6 +137,10 @@ async def test_a_worker_says_how_it_is_confined(home: Home) -> None:
         threads = statuses(life.process.pid)
         assert len(threads) >= 4
         assert {("2", "1")} == {(said["Seccomp"], said["NoNewPrivs"]) for said in threads}
+        limits = psutil.Process(life.process.pid).rlimit
+        assert (0, 0) == limits(resource.RLIMIT_CORE)
+        assert (80, 80) == limits(resource.RLIMIT_NOFILE), "64, and 8 for each of two slots"
+        assert (1 << 30, 1 << 30) == limits(resource.RLIMIT_FSIZE), "the largest answer"
 
 
 @full
@@ -220,6 +225,54 @@ async def test_a_graph_is_kept_by_the_agent(home: Home) -> None:
 
 
 # --- where less can be had ---
+
+
+async def test_a_worker_with_a_driver_of_its_own(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an accelerator's, here with the CPU: the filter comes after a run, for the threads that are there too."""
+    ordinary = Rules.arguments
+    monkeypatch.setattr(Rules, "arguments", lambda it, *given: [Profile.DEVICES, *ordinary(it, *given)[1:]])
+    async with running(home.execution()) as it:
+        confinement = it.confinement[CPU]
+        assert ("B", ("system calls (seccomp)", "limits")) == (confinement.grade, confinement.holds)
+        assert (1, 10) == (await run(it, bundled("digits"), IMAGE))["probabilities"].shape
+        life = it._own[0].process.life
+        assert life is not None
+        assert {("2", "1")} == {(said["Seccomp"], said["NoNewPrivs"]) for said in statuses(life.process.pid)}
+
+
+@full
+async def test_code_in_an_unforeseen_place(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restricted workers cannot import it and die: after two of them one starts that may read, and says so."""
+    monkeypatch.setattr(process, "RESTART_MAX_S", 0.1)
+    instead(monkeypatch, "tests.sandbox.elsewhere", str(home.path))
+    it = home.execution()
+    await it.start()
+    try:
+        await until(lambda: it.confinement, "one became ready")
+        assert 2 == it._own[0].process.deaths
+        confinement = it.confinement[CPU]
+        assert ("B", ("system calls (seccomp)", "limits")) == (confinement.grade, confinement.holds)
+        assert "no worker started with files restricted" in confinement.lacks[0].why
+        assert (1, 10) == (await run(it, bundled("digits"), IMAGE))["probabilities"].shape
+    finally:
+        await it.stop()
+
+
+async def test_an_accelerator_that_the_filter_breaks(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs by itself and not behind the filter: the next worker has limits only, and says why."""
+    ordinary = Rules.arguments
+    monkeypatch.setattr(Rules, "arguments", lambda it, _, failures: ordinary(it, "AnAccelerator", failures))
+    instead(monkeypatch, "tests.sandbox.brittle")
+    it = home.execution()
+    await it.start()
+    try:
+        await until(lambda: it.confinement, "one became ready")
+        assert 1 == it._own[0].process.deaths
+        confinement = it.confinement[CPU]
+        lack = Lack("the provider did not work behind a filter of system calls")
+        assert ("C", ("limits",), (lack,)) == (confinement.grade, confinement.holds, confinement.lacks)
+    finally:
+        await it.stop()
 
 
 @pytest.mark.parametrize(
@@ -313,6 +366,7 @@ def test_an_accelerator_bears_less(tmp_path: Path) -> None:
     auto, required, off = (Rules((tmp_path,), each) for each in Sandbox)
     assert ["devices", "auto", str(tmp_path), "--"] == auto.arguments(cuda, 0)
     assert "limits" == auto.arguments(cuda, 1)[0]
-    assert ["full", "full"] == [auto.arguments(CPU, failures)[0] for failures in (0, 5)]
+    assert ["full", "full", "calls"] == [auto.arguments(CPU, failures)[0] for failures in (0, 1, 2)]
+    assert "full" == required.arguments(CPU, 2)[0]
     assert {"limits"} == {off.arguments(provider, 0)[0] for provider in (CPU, cuda)}
     assert "require" == required.arguments(cuda, 0)[1]
