@@ -113,6 +113,7 @@ class Agent:
             settings.execution,
             devices,
             folder=home / "worker",
+            models=(home / "models",),
             changed=lambda: self._advertiser.soon(),
             answer_bytes_max=settings.links.body_bytes_max,
             apart=lambda: owner.manners is Manners.POLITE and bool(owner.reading.display),

@@ -146,6 +146,17 @@ class Routing:
     """For tasks that name none."""
 
 
+class Sandbox(StrEnum):
+    """How the processes that open models are confined; `meshnode doctor` says what holds and why not more."""
+
+    AUTO = "auto"
+    """As tightly as the system allows: no files but the models, no network, no other programs (Linux)."""
+    REQUIRE = "require"
+    """Grade A, the whole, or no worker. Accelerators do not reach it: their drivers open files of their own."""
+    OFF = "off"
+    """Limits only."""
+
+
 @dataclass(frozen=True, slots=True)
 class Execution:
     """Running models in worker processes."""
@@ -175,6 +186,8 @@ class Execution:
     """What a run is believed to take before the first measurement."""
     lent_idle_s: Annotated[float, Within(0.1, 86400)] = 30.0
     """A worker process for the work of others, beside the owner's, is ended when it had nothing to do for so long."""
+    sandbox: Sandbox = Sandbox.AUTO
+    """auto, require or off: what a model may do that finds a way out of ONNX Runtime."""
     gpu: bool = True
     """Use GPUs and other accelerators whose provider is proven by a run."""
     providers: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ WIDTH = 80
 GAP = "  "
 NAME_MAX = 11
 ZONE_MAX = 8
+NAMES_MAX = 24
 LAST_MIN = 14
 """A last column that would be narrower, or break a word, stands on lines of its own, below the row."""
 ISOLATED = "nobody in the mesh is heard any more; `meshnode doctor` says what to look at"
@@ -106,9 +107,24 @@ def status(document: Mapping[str, Any], width: int = WIDTH) -> Text:
             *([Text(f"this node: {copied}", style="bold")] if (copied := document.get("copied")) else []),
             *([Text(ISOLATED, style="bold")] if document.get("isolated") else []),
             table(columns, rows, right=("load", "work", "ms"), width=width),
+            *_grades(document["nodes"]),
             Text("< this node · work: in flight/done · ms: round trip · * in memory", style="dim"),
         ]
     )
+
+
+def _grades(nodes: Sequence[Mapping[str, Any]]) -> list[Text]:
+    """How models are confined, worst last; nothing while no node has said."""
+    by_grade: dict[str, list[str]] = {}
+    for node in nodes:
+        if node["state"] == "alive" and (grade := node.get("sandbox")):
+            by_grade.setdefault(grade, []).append(node["name"])
+    best, *rest = sorted(by_grade) or [""]
+    if not best:
+        return []
+    others = "".join(f"; {grade} on {cut(', '.join(by_grade[grade]), NAMES_MAX)}" for grade in rest)
+    more = "" if best == "A" and not rest else " (`meshnode doctor` there says why)"
+    return [Text(f"sandbox of models: grade {best}{others}{more}", style="dim")]
 
 
 def _status_row(node: Mapping[str, Any]) -> list[Cell]:

@@ -11,6 +11,7 @@ from meshnode.edge import judging, looking, peerjudging
 from meshnode.edge.judging import Row, row
 from meshnode.edge.node import Node
 from meshnode.errors import WorkerCrashed
+from meshnode.execution.rules import CPU
 from meshnode.membership.view import Member
 
 WORKER_S = 8.0
@@ -32,7 +33,7 @@ async def examine(node: Node) -> list[Row]:
     )
     here = looking.here(node)  # by now the links that are dead are known
     reach = [*dict.fromkeys((*node.discovery.network.announced, *node.discovery.addresses))]
-    rows = [worker, _gpu(node), judging.disk(disk), judging.clock(looking.clock(node), peers)]
+    rows = [worker, *_sandbox(node), _gpu(node), judging.disk(disk), judging.clock(looking.clock(node), peers)]
     rows += [judging.address(here, node.address[0], reach), *judging.inbound(here, peers)]
     rows += [judging.multicast(looking.hearing(node), here, peers), _owner(node), *_alone(node), *_out(node)]
     rows += judging.network(node.membership.isolated, here, peers)
@@ -70,6 +71,18 @@ async def _worker(node: Node) -> Row:
     except (WorkerCrashed, TimeoutError) as error:
         return row("worker", False, str(error) or "not ready yet", "the agent's log says why: `meshnode logs`")
     return row("worker", True, f"runs models on {', '.join(node.execution.providers)}")
+
+
+def _sandbox(node: Node) -> list[Row]:
+    """One row for each worker; nothing before one is there."""
+    rows = []
+    for provider, confined in node.execution.confinement.items():
+        which = "" if provider == CPU else f" on {provider}"
+        text = f"workers{which} are confined with grade {confined.grade}: {', '.join(confined.holds)}"
+        text += "".join(f"; {lack.why}" for lack in confined.lacks)
+        fix = "; ".join(lack.fix for lack in confined.lacks if lack.fix)
+        rows.append(row("sandbox", True if confined.grade == "A" else None, text, fix))
+    return rows
 
 
 def _gpu(node: Node) -> Row:

@@ -34,10 +34,27 @@ async def status(node: Node) -> dict[str, Any]:
         "revoked": str(out) if (out := node.keeper.out) is not None else None,
         "isolated": node.membership.isolated,
         "copied": node.membership.copied or None,
+        "sandbox": _sandbox(node),
         "nodes": [_node(node, member, vitals.get(member.id), by_digest) for member in view],
         "models": [
             model_document(manifest, on_disk=holders.get(manifest.digest, []), loaded=loaders.get(manifest.digest, []))
             for manifest in manifests
+        ],
+    }
+
+
+def _sandbox(node: Node) -> dict[str, Any]:
+    """How the workers of this node are confined."""
+    return {
+        "grade": node.execution.grade or None,
+        "workers": [
+            {
+                "provider": provider,
+                "grade": confined.grade,
+                "holds": list(confined.holds),
+                "lacks": [{"why": lack.why, "fix": lack.fix} for lack in confined.lacks],
+            }
+            for provider, confined in node.execution.confinement.items()
         ],
     }
 
@@ -91,6 +108,7 @@ def _node(node: Node, member: Member, vitals: Vitals | None, manifests: dict[Dig
         "path": member.path,
         "reason": member.reason or None,
         "paused": None,
+        "sandbox": None,
     }
     if advert is None:
         return row
@@ -99,6 +117,7 @@ def _node(node: Node, member: Member, vitals: Vitals | None, manifests: dict[Dig
         "labels": dict(advert.labels),
         "version": advert.software,
         "paused": (node.owner.reason if member.id == node.keeper.id else advert.paused) or None,
+        "sandbox": advert.sandbox or None,
         "cpu": {"model": advert.cpu.model, "cores": advert.cpu.cores, "load": vitals.cpu_load if vitals else None},
         "memory": {"total": advert.memory_total, "available": vitals.available_bytes if vitals else None},
         "gpus": [

@@ -50,13 +50,13 @@ from meshnode.execution.process import WorkerProcess
 from meshnode.execution.proving import Prover
 from meshnode.execution.quarantine import Quarantine
 from meshnode.execution.queue import TaskQueue, overdue
+from meshnode.execution.rules import CPU, Rules
 from meshnode.execution.runs import Open, Running, blame, fail
 from meshnode.wire.messages import Digest, TaskId, TensorSpec
 from meshnode.wire.tensors import Buffer
 
 log = logging.getLogger(__name__)
 
-CPU = "CPUExecutionProvider"
 TRIES = 3
 """Workers for an accelerator that does not work, before it is given up until the agent starts again."""
 
@@ -83,6 +83,7 @@ class Device:
         answer_bytes_max: int,
         address_space_bytes: int | None,
         memory_bytes: int,
+        rules: Rules,
         quarantine: Quarantine,
         changed: Callable[[], None],
         idle: bool = False,
@@ -97,6 +98,7 @@ class Device:
             answer_bytes_max=answer_bytes_max,
             address_space_bytes=address_space_bytes,
             folder=folder,
+            rules=rules,
             changed=self._up,
             died=self._died,
             tries_max=0 if provider == CPU else TRIES,

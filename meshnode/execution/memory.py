@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 
 from meshnode.errors import MeshError, OutOfMemory
 from meshnode.execution.control import FromWorker, Unload
+from meshnode.execution.footprint import footprint
 from meshnode.execution.job import ModelFile
-from meshnode.execution.process import WorkerProcess, footprint
+from meshnode.execution.process import WorkerProcess
 from meshnode.wire.messages import Digest
 
 log = logging.getLogger(__name__)

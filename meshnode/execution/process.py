@@ -18,13 +18,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from meshnode import sandbox
 from meshnode.errors import BY_CODE, MeshError, ProtocolError, WorkerCrashed
-from meshnode.execution import control
+from meshnode.execution import control, shelf
 from meshnode.execution.arena import Arena, memory_file
-from meshnode.execution.control import Failed, FromWorker, ToWorker, Up
+from meshnode.execution.control import Failed, FromWorker, Load, Optimised, Prove, Run, ToWorker, Up, Widen
+from meshnode.execution.footprint import Footprint, footprint
+from meshnode.execution.rules import Rules
+from meshnode.execution.shelf import Shelf
+from meshnode.sandbox import Confinement, Lack
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ class Incarnation:
     outbound: mmap.mmap
     open: dict[int, Heard] = field(default_factory=dict)
     unsent: deque[tuple[ToWorker, int | None]] = field(default_factory=deque)
+    models: set[str] = field(default_factory=set)
+    """Those that it was asked about, and so may offer something of."""
 
 
 class WorkerProcess:
@@ -70,6 +74,7 @@ class WorkerProcess:
         answer_bytes_max: int,
         address_space_bytes: int | None,
         folder: Path,
+        rules: Rules,
         changed: Callable[[bool], None],
         died: Callable[[int, str], None] = lambda code, why: None,
         tries_max: int = 0,
@@ -80,11 +85,15 @@ class WorkerProcess:
         self.available: tuple[str, ...] = ()
         self.idle = Footprint()
         """What it took when it was ready, before any model."""
+        self.confined: Confinement | None = None
         self.deaths = 0
         self._arguments = (provider, str(threads), str(slots), str(answer_bytes_max))
         self._arena_bytes = arena_bytes
         self._address_space_bytes = address_space_bytes
         self._folder = folder
+        self._rules = rules
+        self._shelf = Shelf(folder / shelf.FOLDER)
+        self._failures = 0
         self._changed = changed
         self._tell_death = died
         self._idle = idle
@@ -174,6 +183,8 @@ class WorkerProcess:
         life = self._life
         if life is None:
             return
+        if isinstance(message, Run | Load | Widen | Prove):
+            life.models.add(message.digest)
         if not life.unsent:
             try:
                 control.send(life.connection, message, fd)
@@ -202,7 +213,7 @@ class WorkerProcess:
     # --- its life ---
 
     async def _tend(self) -> None:
-        failures = 0
+        self._failures = 0
         while not self._stopping:
             self._died.clear()
             life = self._begin()
@@ -217,7 +228,7 @@ class WorkerProcess:
             except TimeoutError:
                 self.kill(f"not ready within {READY_S:g} s")
             if self._ready.is_set():
-                failures = 0
+                self._failures = 0
                 self._changed(True)
             await self._died.wait()
             if self._renewing:
@@ -236,13 +247,13 @@ class WorkerProcess:
             self._end(life, why)
             log.warning("the %s worker died: %s", self.provider, why)
             if not was_ready:
-                failures += 1
+                self._failures += 1
                 self.failure = why
                 self._turned()
-                if failures == self._tries_max:
-                    log.warning("%s is not used: %d workers for it did not become ready", self.provider, failures)
+                if self._failures == self._tries_max:
+                    log.warning("%s is not used: %d workers for it failed", self.provider, self._failures)
                     return
-                await asyncio.sleep(min(0.25 * 2**failures, RESTART_MAX_S))
+                await asyncio.sleep(min(0.25 * 2**self._failures, RESTART_MAX_S))
 
     def _begin(self) -> Incarnation:
         ours, theirs = socket.socketpair(socket.AF_UNIX, control.KIND)
@@ -250,12 +261,14 @@ class WorkerProcess:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
         ours.setblocking(False)
+        self._shelf.prepare()
         inbound_fd, outbound_fd = memory_file(self._arena_bytes), memory_file(self._arena_bytes)
         try:
+            rules = self._rules.arguments(self.provider, self._failures)
             fds = (theirs.fileno(), inbound_fd, outbound_fd)
             process = sandbox.start(
-                "meshnode.execution.worker",
-                [*map(str, fds), str(self._arena_bytes), *self._arguments],
+                "meshnode.execution.confined",
+                [*rules, *map(str, fds), str(self._arena_bytes), *self._arguments],
                 folder=self._folder,
                 fds=fds,
                 address_space_bytes=self._address_space_bytes,
@@ -297,10 +310,14 @@ class WorkerProcess:
     def _heard(self, life: Incarnation, message: FromWorker, fd: int | None) -> None:
         if isinstance(message, Up):
             self.available, self._tries_max = message.available, 0
+            self.confined = Confinement(message.grade, message.holds, tuple(Lack(*lack) for lack in message.lacks))
             self.runtime, self.idle = message.version, footprint(life.process.pid)
             self.failure = ""
             self._ready.set()
             self._turned()
+            return
+        if isinstance(message, Optimised):
+            self._offered(life, message.digest, fd)
             return
         heard = life.open.pop(message.id, None)
         if heard is None:
@@ -310,6 +327,13 @@ class WorkerProcess:
             heard(BY_CODE.get(message.code, MeshError)(message.message, hint=message.hint), fd)
         else:
             heard(message, fd)
+
+    def _offered(self, life: Incarnation, model: str, fd: int | None) -> None:
+        if model in life.models:
+            key = shelf.key(model, self.runtime, self.provider)
+            asyncio.get_running_loop().run_in_executor(None, self._shelf.take, key, fd)
+        elif fd is not None:
+            os.close(fd)
 
     def _turned(self) -> None:
         turn, self._turn = self._turn, asyncio.Event()
@@ -348,23 +372,6 @@ class WorkerProcess:
         unheard, life.open = list(life.open.values()), {}
         for heard in unheard:
             heard(WorkerCrashed(f"the worker died while it ran this: {why}"), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """What a process takes of the machine's memory, and how much of that it shares with nobody."""
-
-    resident_bytes: int = 0
-    private_bytes: int = 0
-
-
-def footprint(pid: int) -> Footprint:
-    """Nothing for a process that is gone."""
-    try:
-        memory = psutil.Process(pid).memory_info()
-    except psutil.Error:
-        return Footprint()
-    return Footprint(int(memory.rss), int(memory.rss - getattr(memory, "shared", 0)))
 
 
 def _last_words(process: subprocess.Popen[bytes]) -> tuple[int, str]:

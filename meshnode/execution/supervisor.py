@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from meshnode.config import Execution as Settings
@@ -18,12 +18,14 @@ from meshnode.config import Links
 from meshnode.errors import MeshError, ModelRefused, Refused, WorkerCrashed
 from meshnode.execution import control
 from meshnode.execution.control import Described
-from meshnode.execution.device import CPU, Device
+from meshnode.execution.device import Device
 from meshnode.execution.devices import Devices
 from meshnode.execution.events import Hold
 from meshnode.execution.job import Done, Job, LoadedModel, ModelFile, ProbeReport
 from meshnode.execution.quarantine import Quarantine
+from meshnode.execution.rules import CPU, Rules
 from meshnode.execution.runs import Open
+from meshnode.sandbox import Confinement
 from meshnode.wire.messages import Digest, Quote, QuoteAsk, TaskId
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class Execution:
 
     Args:
         folder: an empty folder for the workers to stand in.
+        models: folders that they may read models from; nothing else of the home.
         changed: told when providers or loaded models changed.
         answer_bytes_max: what the outputs of one task may be together.
         apart: whether foreign work has a worker of its own now.
@@ -63,6 +66,7 @@ class Execution:
         devices: Devices,
         *,
         folder: Path,
+        models: Sequence[Path],
         changed: Callable[[], None],
         answer_bytes_max: int = Links().body_bytes_max,
         apart: Callable[[], bool] = lambda: False,
@@ -71,6 +75,7 @@ class Execution:
         self._answer_bytes_max = answer_bytes_max
         self._machine = devices
         self._folder = folder
+        self._rules = Rules(tuple(models), settings.sandbox)
         self._changed = changed
         self._apart = apart
         self._quarantine = Quarantine()
@@ -111,6 +116,16 @@ class Execution:
     def providers(self) -> tuple[str, ...]:
         """Providers that a run really worked on."""
         return tuple(device.provider for device in self._own if device.queue.up)
+
+    @property
+    def confinement(self) -> dict[str, Confinement]:
+        """How the worker of each provider that is up is confined."""
+        return {d.provider: d.process.confined for d in self._own if d.process.life and d.process.confined}
+
+    @property
+    def grade(self) -> str:
+        """That of the worker which is confined least; "" before one is there."""
+        return max((confined.grade for confined in self.confinement.values()), default="")
 
     @property
     def slots(self) -> int:
@@ -297,6 +312,7 @@ class Execution:
             provider,
             (self._settings.concurrency or self._machine.cores) if on_cpu else 1,
             folder=self._folder,
+            rules=self._rules,
             answer_bytes_max=self._answer_bytes_max,
             memory_bytes=self._settings.memory_bytes or self._machine.memory_total // 2,
             address_space_bytes=limit if on_cpu else None,  # a limit on the address space breaks CUDA

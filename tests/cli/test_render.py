@@ -51,6 +51,20 @@ def test_a_machine_that_is_cut_off_or_copied_reads_it_first() -> None:
     assert text.splitlines()[3:] == shown(render.status(document(node("a")))).splitlines()[1:]
 
 
+def test_how_models_are_confined_is_one_line() -> None:
+    """The grade when it is the same everywhere, who has a worse one, and nothing while nobody has said."""
+    best, worse, silent = node("a", sandbox="A"), node("b", sandbox="B"), node("c", sandbox=None)
+    away = node("d", "dead", sandbox="C")
+
+    def line(*nodes: dict[str, Any]) -> list[str]:
+        return [it for it in shown(render.status(document(*nodes))).splitlines() if it.startswith("sandbox")]
+
+    assert ["sandbox of models: grade A"] == line(best, silent, away)
+    assert ["sandbox of models: grade A; B on b (`meshnode doctor` there says why)"] == line(best, worse)
+    assert ["sandbox of models: grade B (`meshnode doctor` there says why)"] == line(worse)
+    assert [] == line(silent)
+
+
 def shown(text: Any) -> str:
     buffer = io.StringIO()
     Console(file=buffer, width=80, markup=False, emoji=False, highlight=False).print(text, soft_wrap=True)

@@ -64,6 +64,7 @@ class Bench:
             Execution(concurrency=1, arena_bytes=8 * MIB, gpu=False),
             Devices(cores=1, memory_total=psutil.virtual_memory().total),
             folder=folder / "worker",
+            models=(folder,),
             changed=lambda: None,
         )
         roles = {ANN: frozenset({"submitter"}), BOB: frozenset({"worker"})}
