@@ -13,8 +13,8 @@ from meshnode.agent import Agent, Peers, node_name
 from meshnode.config import Settings
 from meshnode.errors import PermissionDenied
 from meshnode.execution.devices import Devices
+from meshnode.membership.arriving import enter
 from meshnode.trust import invites
-from meshnode.trust.joining import enter
 from meshnode.trust.keeper import Keeper
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ async def belong(keeper: Keeper, settings: Settings, token: str | None) -> Peers
                     f"this home is already in the mesh {keeper.statements.mesh_name!r}",
                     hint="`meshnode leave` first, or use another --home",
                 )
-        return await enter(keeper, token, name)
+        return await enter(keeper, settings, token, name)
     if keeper.out is not None:
         raise keeper.out
     if not keeper.belongs:
