@@ -116,7 +116,7 @@ def parse(text: str, *, now: float) -> Invite | BatchToken:
         _, _, mesh, inviter, secret, expires, hints = _FIXED.unpack_from(payload)
         where = _hints(payload[_FIXED.size :], hints)
         invite = Invite(mesh.hex(), id_text(inviter), secret, expires + EPOCH, where)
-    elif (version, kind) == (VERSION, KIND_BATCH) and len(payload) >= _BATCH.size:
+    elif (version, kind) == (VERSION, KIND_BATCH):
         _, _, mesh, seed, issued, expires, hints = _BATCH.unpack_from(payload)
         invite = BatchToken(mesh.hex(), seed, issued + EPOCH, expires + EPOCH, _hints(payload[_BATCH.size :], hints))
     else:
@@ -144,7 +144,8 @@ def _payload(text: str) -> bytes:
     except ValueError as error:
         raise TokenRefused("the token is damaged: it has characters that no token has", hint=_AGAIN) from error
     payload, check = data[:-4], data[-4:]
-    right = len(payload) >= _FIXED.size and hmac.compare_digest(check, _check(payload)) and _text(data) == body
+    enough = len(payload) >= (_SIZES.get(payload[1], _FIXED.size) if len(payload) > 1 else _FIXED.size)
+    right = enough and hmac.compare_digest(check, _check(payload)) and _text(data) == body
     if not right:
         raise TokenRefused(_what_is_wrong(len(text), data), hint=_AGAIN)
     return payload
