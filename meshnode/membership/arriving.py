@@ -206,8 +206,11 @@ class Arrival:
         if refused:
             raise ProtocolError(f"a member sent a statement that does not hold: {refused[0]}")
         member = link.peer.id
-        now = datetime.now(UTC)
-        believing.check_peer(held, self._leaves.get(member), member, lambda node: _revoked(held, node), now)
+        try:
+            leaf = self._leaves.get(member)
+            believing.check_peer(held, leaf, member, lambda node: _revoked(held, node), datetime.now(UTC))
+        except PermissionDenied as error:
+            raise PeerLost(f"the machine that answered is no member of the token's mesh: {error}") from error
         if (error := _revoked(held, self.id)) is not None:
             raise error
         if held.grant(self.id) is None:  # else it was here before, and fell asleep before it wrote that down
@@ -236,7 +239,7 @@ class Arrival:
                 )
         return form.make_statement(
             "redeem",
-            batch.redeem_body(invite.id, self.id, self.name, machine),
+            batch.redeem_body(invite.id, self.id, self.name, batch.time_to_join(invite, time.time()), machine),
             mesh=self.token.mesh_id,
             issuer=self.spki,
             sign=self.key.sign,

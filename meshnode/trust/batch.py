@@ -69,9 +69,15 @@ def invite_body(
     }
 
 
-def redeem_body(invite: bytes, node: NodeId, name: str, hardware: bytes) -> dict[str, Any]:
+def redeem_body(invite: bytes, node: NodeId, name: str, at_ms: int, hardware: bytes) -> dict[str, Any]:
     """A machine joins; `hardware` is which of the ids that the invite names it has, if it names any."""
-    return {"invite": invite, "node": node, "name": name, "hardware": hardware}
+    return {"invite": invite, "node": node, "name": name, "at_ms": at_ms, "hardware": hardware}
+
+
+def time_to_join(invite: BatchInvite, now: float) -> int:
+    """UTC milliseconds: now, but after all who are known to have joined, so that nobody is put behind by a clock."""
+    latest = max((it.body["at_ms"] for it, _ in invite.joined), default=0)
+    return min(max(int(now * 1000), latest + 1), invite.expires_at * 1000)
 
 
 def end_body(invite: BatchInvite) -> dict[str, Any]:
@@ -124,7 +130,7 @@ def _judged(
         return end is not None and it.id[:KEPT_BYTES] not in end[1]
 
     first: dict[NodeId, Statement] = {}
-    for it in sorted(found, key=lambda it: (late(it), it.issued_at, it.id)):
+    for it in sorted(found, key=lambda it: (late(it), it.body["at_ms"], it.id)):
         first.setdefault(it.body["node"], it)
     allowed, machines = set(invite.body["hardware"]), set[bytes]()
     for place, (node, it) in enumerate(first.items()):
@@ -132,7 +138,7 @@ def _judged(
         doubt = ""
         if late(it):
             doubt = "its token had been revoked"
-        elif not invite.issued_at - EARLY_S <= it.issued_at <= invite.body["expires_at"]:
+        elif not (invite.issued_at - EARLY_S) * 1000 <= it.body["at_ms"] <= invite.body["expires_at"] * 1000:
             doubt = "it joined outside of its token's time"
         elif allowed and machine not in allowed:
             doubt = "its token is not for this machine"
@@ -169,14 +175,15 @@ def _invite(
 
 
 def _grant(invite: BatchInvite, redemption: Statement, doubt: str) -> Grant:
+    granted_at = redemption.body["at_ms"] // 1000
     return Grant(
         node=NodeId(redemption.body["node"]),
         name=redemption.body["name"],
         roles=frozenset() if doubt else invite.roles,
         zones=invite.zones,
         granted_by=invite.issued_by,
-        granted_at=redemption.issued_at,
-        expires_at=redemption.issued_at + GRANT_S,
+        granted_at=granted_at,
+        expires_at=granted_at + GRANT_S,
         statement=redemption.id,
         quarantine=doubt,
         invite=invite.id,

@@ -272,7 +272,7 @@ def _is_invite_end(body: Mapping[str, Any]) -> bool:
 
 def _is_redeem(body: Mapping[str, Any]) -> bool:
     hardware = body.get("hardware")
-    right = isinstance(hardware, bytes) and len(hardware) in (0, 32)
+    right = isinstance(hardware, bytes) and len(hardware) in (0, 32) and _is_time(body.get("at_ms"))
     return right and _is_id(body.get("invite")) and is_node_id(body.get("node")) and _is_name(body.get("name"))
 
 
