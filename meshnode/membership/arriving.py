@@ -211,9 +211,15 @@ class Arrival:
             believing.check_peer(held, leaf, member, lambda node: _revoked(held, node), datetime.now(UTC))
         except PermissionDenied as error:
             raise PeerLost(f"the machine that answered is no member of the token's mesh: {error}") from error
-        if (error := _revoked(held, self.id)) is not None:
-            raise error
-        if held.grant(self.id) is None:  # else it was here before, and fell asleep before it wrote that down
+        if (out := _revoked(held, self.id)) is not None:
+            raise out
+        grant = held.grant(self.id)
+        if grant is not None and time.time() >= grant.expires_at:
+            raise TokenRefused(
+                f"this node was a member until {_utc(grant.expires_at)}",
+                hint="move its home away, so that it makes a new key, and join again",
+            )
+        if grant is None:  # else it was here before, and lost its power before it wrote that down
             self._said = redemption = self._said or self._redemption(self._invite(held))
             held.add(redemption)
             await link.call(TrustPush(), (batches.pack_batch([redemption]),), timeout_s=EXCHANGE_S)
