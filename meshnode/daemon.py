@@ -19,6 +19,8 @@ from meshnode.trust.keeper import Keeper
 
 log = logging.getLogger(__name__)
 
+GIVE_UP_S = 2.0
+"""Who is told to stop while it joins does not look for members any longer; an exchange that is under way ends well."""
 Announce = Callable[[dict[str, Any]], None]
 
 
@@ -35,7 +37,10 @@ async def run(home: Path, settings: Settings, *, token: str | None, announce: An
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     try:
-        peers = await belong(keeper, settings, token)
+        belonging = asyncio.ensure_future(belong(keeper, settings, token))
+        if not await _unless(stopping, belonging):
+            return
+        peers = belonging.result()
         while not stopping.is_set():
             agent = Agent(home, settings, keeper, await devices, stopping)
             try:
@@ -51,6 +56,22 @@ async def run(home: Path, settings: Settings, *, token: str | None, announce: An
         # Not left behind: OpenBLAS never returns from a fork while another thread computes with it.
         await asyncio.wait({devices})
         keeper.close()
+
+
+async def _unless(stopping: asyncio.Event, work: asyncio.Future[Peers]) -> bool:
+    """Wait for it. False when the agent was told to stop first, and it did not end soon after."""
+    stop = asyncio.ensure_future(stopping.wait())
+    waits: set[asyncio.Future[Any]] = {work, stop}
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            await asyncio.wait({work}, timeout=GIVE_UP_S)
+    finally:
+        stop.cancel()
+        if not work.done():
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+    return not work.cancelled()
 
 
 async def belong(keeper: Keeper, settings: Settings, token: str | None) -> Peers:
