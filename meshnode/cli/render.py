@@ -207,18 +207,15 @@ def invites(rows: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Text:
     """One row a token that is known here; `revoke ID` ends it."""
     if not rows:
         return Text("No invites. `meshnode invite` makes one, `meshnode invite --uses N` one for many machines.")
-    table_rows = [
-        [
-            row["id"],
-            Text(row["state"], "green" if row["state"] == "open" else "dim"),
-            f"{row['used']}/{row['uses']}" + (f" ({row['quarantined']} in quarantine)" if row["quarantined"] else ""),
-            day(row["expires_at"]),
-            ",".join(row["zones"]) or "-",
-            ", ".join(row["roles"]) + (f"; {row['hardware']} machines by their ids" if row["hardware"] else ""),
-        ]
-        for row in rows
-    ]
-    return table(("invite", "state", "used", "until", "zones", "roles"), table_rows, width=width)
+    table_rows = []
+    for row in rows:
+        gives = [", ".join(row["roles"]), *(f"zone {zone}" for zone in row["zones"])]
+        gives += [f"{row['hardware']} machines by their ids"] if row["hardware"] else []
+        gives += [f"{row['quarantined']} in quarantine"] if row["quarantined"] else []
+        state = Text(row["state"], "green" if row["state"] == "open" else "dim")
+        used = f"{row['used']}/{row['uses']}"
+        table_rows.append([row["id"][:8], state, used, day(row["expires_at"]), "; ".join(gives)])
+    return table(("invite", "state", "used", "until", "gives"), table_rows, right=("used",), width=width)
 
 
 def processes(rows: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Text:
