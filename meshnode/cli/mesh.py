@@ -106,9 +106,15 @@ def join(token: Annotated[str, typer.Argument(help="An invite token; - reads it 
     else:
         try:
             answer = {"mesh": asyncio.run(_join_alone(keeper, token))}
+            answer |= {"quarantine": why} if (why := keeper.quarantine) else {}
         finally:
             keeper.close()
-    context.show(answer, lambda a: f"joined {a['mesh']}")
+    context.show(answer, lambda a: f"joined {a['mesh']}" + (f"; {doubt}" if (doubt := _doubt(a)) else ""))
+
+
+def _doubt(answer: dict[str, Any]) -> str:
+    why = answer.get("quarantine")
+    return f"in quarantine, for {why}: an admin's `meshnode accept` lets it in" if why else ""
 
 
 async def _join_alone(keeper: Any, token: str) -> str:

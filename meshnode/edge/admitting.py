@@ -149,7 +149,8 @@ async def join(node: Node, args: Token) -> JSON:
             "this node is in the token's mesh already" if same else "this node made the token itself",
             hint="use it on the other machine: `meshnode up TOKEN` there",
         )
-    return {"mesh": await node.control.rejoin(args.token)}
+    answer = {"mesh": await node.control.rejoin(args.token)}
+    return answer | ({"quarantine": why} if (why := node.keeper.quarantine) else {})
 
 
 def _end(node: Node, it: BatchInvite) -> JSON:

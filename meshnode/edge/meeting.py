@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from meshnode.edge.node import Node
@@ -16,6 +17,10 @@ log = logging.getLogger(__name__)
 
 LEAVING_S = 10.0
 """Who said goodbye is not dialled for so long, also when nobody else is left."""
+
+
+STRANGER_S = 10.0
+"""A peer is let in on its certificate, and its grant comes with the exchange of statements; or else it must go."""
 
 
 class Meeting:
@@ -52,6 +57,12 @@ class Meeting:
         """A link came up; when it was dialled from here, say by what its peer was found."""
         if link.dialled and link.peer.address in self._finding:
             self._node.membership.found(link.peer.id, self._finding[link.peer.address])
+        asyncio.get_running_loop().call_later(STRANGER_S, self._part_with_strangers, link)
+
+    def _part_with_strangers(self, link: Link) -> None:
+        """Hang up on who has a batch token's certificate and has not joined: it would be here without being counted."""
+        if link.usable and self._node.keeper.statements.grant(link.peer.id) is None:
+            self._node.pool.drop(link.peer.id, "permission_denied", "this node has not joined the mesh")
 
     def moved(self, network: Network) -> None:
         """This machine has other addresses: dial anew where a link stands on one that is gone."""

@@ -99,7 +99,8 @@ def derive(
         if statement.issuer not in admins or statement.id in gone:
             continue
         end = ends.get(statement.id)
-        found = (it for it in redemptions.get(statement.id, ()) if it.issuer == statement.body["key"])
+        key = statement.body["key"]
+        found = (it for it in redemptions.get(statement.id, ()) if it.issuer == key and it.id not in gone)
         joined = tuple(_judged(statement, found, end, revoked))
         invite = invites[statement.id] = _invite(statement, joined, end, id_of)
         for redemption, doubt in joined:

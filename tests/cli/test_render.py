@@ -104,8 +104,8 @@ def test_invites_are_told_with_their_use() -> None:
     text = shown(render.invites([row]))
 
     assert [] == [line for line in text.splitlines() if len(line) > 80]
-    for part in ("01234567 ", "used up", "21/20", "1970-01-02", "zone eu/berlin/store-12", "3 machines by their ids"):
-        assert part in text
+    for part in ("01234567", "used up", "21/20", "1970-01-02", "zone eu/berlin/store-12", "3 machines by their ids"):
+        assert part in " ".join(text.split())
     assert "1 in quarantine" in text
     assert "invite --uses N" in shown(render.invites([]))
 

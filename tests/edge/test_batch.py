@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from meshnode.agent import Agent
+from meshnode.edge import meeting
 from meshnode.edge.node import Node
 from meshnode.errors import InvalidInput, MeshError, PeerLost, PermissionDenied, Revoked, TokenRefused
 from meshnode.links.link import Incoming, Reply
@@ -267,6 +268,25 @@ async def test_a_revoked_machine_comes_back_as_a_new_node(tmp_path: Path) -> Non
         with pytest.raises(MeshError, match="stolen") as caught:
             await arriving.arrive(arriving.Newcomer(key), said, "bob", settings("bob"))
         assert isinstance(caught.value, TokenRefused | Revoked)
+
+
+async def test_who_shows_the_tokens_certificate_and_does_not_join_is_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets no answer about work, is told to go, and takes no use; nor is it a member for anybody."""
+    monkeypatch.setattr(meeting, "STRANGER_S", 0.5)
+    async with founder(tmp_path / "ann") as ann:
+        token, _ = await batch_token(ann.node)
+        said = invites.parse(token, now=0)
+        assert isinstance(said, BatchToken)
+        lurker = arriving.Arrival(arriving.Newcomer(), said, "lurker", settings("lurker"))
+        link = await lurker.pool.dial(ann.node.address)
+        with pytest.raises(MeshError, match=r"has no grant|has not joined"):
+            await link.call(QuoteAsk(task=TASK, model="ab" * 32, deadline_s=5.0), timeout_s=10.0)
+        await until(link.closed.is_set, "it was hung up on")
+        assert "has not joined" in link.close_reason
+        assert [ann.node.keeper.id] == [grant.node for grant in ann.node.keeper.statements.members()]
+        await lurker.pool.stop()
 
 
 @pytest.mark.parametrize(
