@@ -240,6 +240,7 @@ class Agent:
             node.inviter.stop(),
             node.fetcher.stop(),
             node.trust.stop(),
+            self._meeting.stop(),
             node.owner.stop(),
             self._local.stop(),
             node.pool.stop(),
