@@ -36,6 +36,7 @@ from meshnode.links.link import Link
 from meshnode.links.local import LocalServer
 from meshnode.links.pool import Address, Pool
 from meshnode.links.side import Side
+from meshnode.membership.arriving import enter
 from meshnode.membership.discovery import Discovery
 from meshnode.membership.gossip import Membership
 from meshnode.membership.interfaces import Network
@@ -45,7 +46,7 @@ from meshnode.owner.sensing import Machine
 from meshnode.owner.watch import Watch
 from meshnode.tasks.assembly import World, assemble
 from meshnode.trust import invites
-from meshnode.trust.joining import Inviter, enter
+from meshnode.trust.joining import Inviter
 from meshnode.trust.keeper import Keeper
 from meshnode.trust.statements import Statement
 from meshnode.version import __version__
@@ -260,6 +261,7 @@ class Agent:
             node.inviter.stop(),
             node.fetcher.stop(),
             node.trust.stop(),
+            self._meeting.stop(),
             node.owner.stop(),
             self._local.stop(),
             node.pool.stop(),
@@ -284,6 +286,7 @@ class Agent:
             "listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
             "http": None,
             "grpc": None,
+            "quarantine": self._keeper.quarantine or None,
         }
 
     async def _listen(self) -> Address:
@@ -359,7 +362,7 @@ class Agent:
         self._advertiser.soon()
 
     async def _rejoin(self, token: str) -> str:
-        self.joined = await enter(self._keeper, token, node_name(self._settings))
+        self.joined = await enter(self._keeper, self._settings, token, node_name(self._settings))
         self.node.discovery.left()
         asyncio.get_running_loop().call_later(0.1, self._again.set)  # once the answer is written
         return self._keeper.statements.mesh_name

@@ -9,7 +9,9 @@ from typing import Any
 
 from rich.text import Text
 
-COLOURS = {"alive": "green", "paused": "yellow", "suspect": "yellow", "dead": "red", "left": "dim"}
+COLOURS = {"alive": "green", "paused": "yellow", "suspect": "yellow", "dead": "red", "left": "dim"} | {
+    "in quarantine": "red"
+}
 WIDTH = 80
 GAP = "  "
 NAME_MAX = 11
@@ -138,6 +140,8 @@ def _status_row(node: Mapping[str, Any]) -> list[Cell]:
     state, paused = node["state"], node.get("paused")
     if paused and not away:
         state, models = "paused", f"({paused}) {models}".rstrip()
+    if (doubt := node.get("quarantine")) and not away:
+        state, models = "in quarantine", f"({doubt}) {models}".rstrip()
     if node["path"] not in ("self", "direct", "none"):
         models = f"{node['path']}; {models or '-'}"
     return [
@@ -205,12 +209,29 @@ def members(rows: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Text:
     for row in rows:
         state = "revoked" if row["revoked"] else row["state"] or "not seen"
         roles = ", ".join(row["roles"]) + (f"; revoked: {row['reason'] or 'no reason given'}" if row["revoked"] else "")
+        if row.get("quarantine") and not row["revoked"]:
+            state, roles = "in quarantine", row["quarantine"]
         zones = ",".join(row["zones"]) or "-"
         expires = "-" if row["expires_at"] is None else day(row["expires_at"])
         coloured = Text(state, "red" if row["revoked"] else COLOURS.get(state, ""))
         by = row["granted_by_name"] or f"key {row['granted_by'][:8]}"
         table_rows.append([label(row["name"], row["id"]), coloured, by, expires, zones, roles])
     return table(("member", "state", "granted by", "until", "zones", "roles"), table_rows, width=width)
+
+
+def invites(rows: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Text:
+    """One row a token that is known here; `revoke ID` ends it."""
+    if not rows:
+        return Text("No invites. `meshnode invite` makes one, `meshnode invite --uses N` one for many machines.")
+    table_rows = []
+    for row in rows:
+        gives = [", ".join(row["roles"]), *(f"zone {zone}" for zone in row["zones"])]
+        gives += [f"{row['hardware']} machines by their ids"] if row["hardware"] else []
+        gives += [f"{row['quarantined']} in quarantine"] if row["quarantined"] else []
+        state = Text(row["state"], "green" if row["state"] == "open" else "dim")
+        used = f"{row['used']}/{row['uses']}"
+        table_rows.append([row["id"][:8], state, used, day(row["expires_at"]), "; ".join(gives)])
+    return table(("invite", "state", "used", "until", "gives"), table_rows, right=("used",), width=width)
 
 
 def processes(rows: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Text:

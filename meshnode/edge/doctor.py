@@ -35,7 +35,13 @@ async def examine(node: Node) -> list[Row]:
     reach = [*dict.fromkeys((*node.discovery.network.announced, *node.discovery.addresses))]
     rows = [worker, *_sandbox(node), _gpu(node), judging.disk(disk), judging.clock(looking.clock(node), peers)]
     rows += [judging.address(here, node.address[0], reach), *judging.inbound(here, peers)]
-    rows += [judging.multicast(looking.hearing(node), here, peers), _owner(node), *_alone(node), *_out(node)]
+    rows += [
+        judging.multicast(looking.hearing(node), here, peers),
+        _owner(node),
+        *_alone(node),
+        *_out(node),
+        *_quarantine(node),
+    ]
     rows += judging.network(node.membership.isolated, here, peers)
     rows += [*judging.isolation(here, peers), *(peerjudging.summary(here, peer) for peer in peers)]
     if len(others) > len(tried):
@@ -62,6 +68,17 @@ def _asked(members: list[Member]) -> list[tuple[Member, bool]]:
 def _out(node: Node) -> list[Row]:
     out = node.keeper.out
     return [] if out is None else [row("membership", False, str(out), out.hint)]
+
+
+def _quarantine(node: Node) -> list[Row]:
+    """Who waits for an admin, this node among them."""
+    rows, statements = [], node.keeper.statements
+    for grant in statements.members():
+        if grant.quarantine and statements.revoked(grant.node) is None:
+            who = "this node" if grant.node == node.keeper.id else f"{grant.name} ({grant.node[:8]})"
+            fix = f"where the admin key is: `meshnode accept {grant.node[:8]}`, or `meshnode revoke {grant.node[:8]}`"
+            rows.append(row("quarantine", False, f"{who} may neither run nor submit tasks: {grant.quarantine}", fix))
+    return rows
 
 
 async def _worker(node: Node) -> Row:

@@ -109,6 +109,7 @@ def _node(node: Node, member: Member, vitals: Vitals | None, manifests: dict[Dig
         "reason": member.reason or None,
         "paused": None,
         "sandbox": None,
+        "quarantine": grant.quarantine or None if (grant := node.keeper.statements.grant(member.id)) else None,
     }
     if advert is None:
         return row
@@ -203,6 +204,8 @@ def members(node: Node) -> list[dict[str, Any]]:
                 "state": member.state if member else None,
                 "revoked": revocation is not None,
                 "reason": revocation.reason if revocation else None,
+                "quarantine": grant.quarantine or None,
+                "invite": grant.invite.hex()[:16] or None,
             }
         )
     return rows

@@ -24,16 +24,21 @@ VERSION = 1
 NONCE_BYTES = 16
 SIGNATURES_MAX = 16
 STATEMENT_BYTES_MAX = 40 * 1024
-BODY_BYTES_MAX = {"model": 32 * 1024, "blueprint": 32 * 1024}
+BODY_BYTES_MAX = {"model": 32 * 1024, "blueprint": 32 * 1024, "invite_key": 36 * 1024, "invite_end": 36 * 1024}
 BODY_BYTES_DEFAULT = 4 * 1024
 KINDS = frozenset(
     {"genesis", "admin_add", "admin_remove", "grant", "revoke", "publisher", "policy", "model", "blueprint"}
-)
+) | {"invite_key", "invite_end", "redeem"}
 ROLES = frozenset({"worker", "submitter", "publisher", "operator", "admin"})
 DEFAULT_ROLES = ("publisher", "submitter", "worker")
 NAME_CHARS_MAX = 128
 ZONES_MAX = 32
 ZONE_CHARS_MAX = 64
+USES_MAX = 2000
+HARDWARE_MAX = 1000
+"""Machines that a batch invite may name."""
+KEPT_BYTES = 16
+"""Of each id of a redemption that an `invite_end` keeps; together they must fit into a body."""
 TIME_MAX = 2**53
 """Times are UTC seconds that every language's numbers can hold."""
 _NODE = re.compile(r"[a-z2-7]{52}")
@@ -223,18 +228,56 @@ def _is_genesis(body: Mapping[str, Any]) -> bool:
 
 
 def _is_grant(body: Mapping[str, Any]) -> bool:
-    roles, zones = body.get("roles"), body.get("zones")
     return (
         is_node_id(body.get("node"))
         and _is_name(body.get("name"))
         and _is_time(body.get("expires_at"))
-        and isinstance(roles, list)
-        and len(roles) <= 16
-        and all(isinstance(role, str) for role in roles)
-        and isinstance(zones, list)
+        and _are_roles(body.get("roles"))
+        and _are_zones(body.get("zones"))
+    )
+
+
+def _are_roles(roles: object) -> bool:
+    return isinstance(roles, list) and len(roles) <= 16 and all(isinstance(role, str) for role in roles)
+
+
+def _are_zones(zones: object) -> bool:
+    return (
+        isinstance(zones, list)
         and len(zones) <= ZONES_MAX
         and all(isinstance(zone, str) and 0 < len(zone) <= ZONE_CHARS_MAX for zone in zones)
     )
+
+
+def _is_invite_key(body: Mapping[str, Any]) -> bool:
+    uses, hardware = body.get("uses"), body.get("hardware")
+    return (
+        isinstance(body.get("key"), bytes)
+        and isinstance(body.get("root"), bytes)
+        and _is_time(body.get("expires_at"))
+        and type(uses) is int
+        and 1 <= uses <= USES_MAX
+        and isinstance(hardware, list)
+        and len(hardware) <= HARDWARE_MAX
+        and all(isinstance(digest, bytes) and len(digest) == 32 for digest in hardware)
+        and _are_roles(body.get("roles"))
+        and _are_zones(body.get("zones"))
+    )
+
+
+def _is_invite_end(body: Mapping[str, Any]) -> bool:
+    kept = body.get("kept")
+    return _is_id(body.get("invite")) and isinstance(kept, bytes) and len(kept) % KEPT_BYTES == 0
+
+
+def _is_redeem(body: Mapping[str, Any]) -> bool:
+    hardware = body.get("hardware")
+    right = isinstance(hardware, bytes) and len(hardware) in (0, 32) and _is_time(body.get("at_ms"))
+    return right and _is_id(body.get("invite")) and is_node_id(body.get("node")) and _is_name(body.get("name"))
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, bytes) and len(value) == 32
 
 
 def _is_revoke(body: Mapping[str, Any]) -> bool:
@@ -250,6 +293,9 @@ _SHAPES: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
     "revoke": _is_revoke,
     "admin_add": lambda body: isinstance(body.get("key"), bytes) and isinstance(body.get("root"), bytes),
     "admin_remove": lambda body: isinstance(body.get("key"), bytes),
+    "invite_key": _is_invite_key,
+    "invite_end": _is_invite_end,
+    "redeem": _is_redeem,
 }
 """What a body must have. More keys than these are a newer version's, and are kept."""
 

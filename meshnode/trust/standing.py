@@ -6,28 +6,14 @@ revocation over what the revoked node signed. `issued_at` orders grants of one n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
+from meshnode.trust import batch
+from meshnode.trust.batch import BatchInvite
 from meshnode.trust.form import KINDS, ROLES, Statement
+from meshnode.trust.grants import Grant, IdOf
 from meshnode.wire.messages import NodeId
-
-IdOf = Callable[[bytes], NodeId]
-"""(public key DER) -> node id"""
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A node is a member until `expires_at` (UTC seconds)."""
-
-    node: NodeId
-    name: str
-    roles: frozenset[str]
-    zones: tuple[str, ...]
-    granted_by: NodeId
-    granted_at: int
-    expires_at: int
-    statement: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +28,14 @@ class Revocation:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What holds. `admins` maps public keys to certificates, both DER, the oldest first."""
+    """What holds. `admins` maps public keys to certificates, both DER, the oldest first; `invites` are batch ones."""
 
     admins: Mapping[bytes, bytes]
     grants: Mapping[NodeId, Grant]
     revocations: Mapping[NodeId, Revocation]
     models: tuple[Statement, ...]
     blueprints: tuple[Statement, ...] = ()
+    invites: Mapping[bytes, BatchInvite] = field(default_factory=dict)
 
 
 NOTHING = Standing({}, {}, {}, ())
@@ -67,6 +54,8 @@ def derive(genesis: Statement, statements: Iterable[Statement], id_of: IdOf) -> 
         for statement in of_kind["grant"]
         if statement.issuer in admins and statement.id not in gone
     }
+    invites, joined = batch.derive(of_kind, admins, gone, revocations, id_of)
+    grants = joined | grants  # what an admin says of a node itself wins
     models = []
     for statement in of_kind["model"]:
         publisher = id_of(statement.issuer)
@@ -75,7 +64,7 @@ def derive(genesis: Statement, statements: Iterable[Statement], id_of: IdOf) -> 
         if statement.id not in gone and (granted or statement.issuer in admins):
             models.append(statement)
     blueprints = [it for it in of_kind["blueprint"] if it.id not in gone and it.issuer in admins]
-    return Standing(admins, grants, revocations, tuple(models), tuple(blueprints))
+    return Standing(admins, grants, revocations, tuple(models), tuple(blueprints), invites)
 
 
 def _admins(genesis: Statement, added: list[Statement], removed: list[Statement]) -> dict[bytes, bytes]:

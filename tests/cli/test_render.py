@@ -96,6 +96,34 @@ def test_a_node_that_is_paused_says_why() -> None:
     assert "12/" in text
 
 
+def test_a_node_in_quarantine_says_why() -> None:
+    """In `status` where people look for the state, in `members` where its roles would be; beside long names too."""
+    why = "its token is for 20 machines, and as many had joined before"
+    text = shown(render.status(document(node("a", quarantine=why), node("b-with-a-long-name"))))
+    assert [] == [line for line in text.splitlines() if len(line) > 80]
+    assert 1 == text.count("in quarantine")
+    assert "as many" in text
+    row = {"id": "a" * 52, "name": "a", "roles": [], "zones": ["eu"], "granted_by": "g" * 52, "granted_by_name": "ann"}
+    row |= {"granted_at": 0, "expires_at": 86400, "state": "alive", "revoked": False, "reason": None, "quarantine": why}
+    text = shown(render.members([row]))
+    assert [] == [line for line in text.splitlines() if len(line) > 80]
+    assert "in quarantine  ann" in text
+    assert "revoked" in shown(render.members([{**row, "revoked": True}]))
+
+
+def test_invites_are_told_with_their_use() -> None:
+    """One row a token, within 80 columns, with what it needs to be ended."""
+    row = {"id": "0123456789abcdef", "kind": "batch", "state": "used up", "uses": 20, "used": 21, "quarantined": 1}
+    row |= {"roles": ["submitter", "worker"], "zones": ["eu/berlin/store-12"], "hardware": 3, "expires_at": 86400}
+    text = shown(render.invites([row]))
+
+    assert [] == [line for line in text.splitlines() if len(line) > 80]
+    for part in ("01234567", "used up", "21/20", "1970-01-02", "zone eu/berlin/store-12", "3 machines by their ids"):
+        assert part in " ".join(text.split())
+    assert "1 in quarantine" in text
+    assert "invite --uses N" in shown(render.invites([]))
+
+
 def test_a_node_that_is_away_says_why() -> None:
     """The reason stands where the models would."""
     text = shown(render.status(document(node("a", self=True), node("b", "dead", reason="it reset the link"))))
