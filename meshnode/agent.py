@@ -19,6 +19,7 @@ from meshnode.catalog.store import Store
 from meshnode.config import Manners, Settings, host_port
 from meshnode.edge.advertising import Advertiser, content
 from meshnode.edge.events import Events
+from meshnode.edge.flagging import checked, harmless, report, unflagged
 from meshnode.edge.learning import learn, refresh_catalog, set_aside, unwilling
 from meshnode.edge.local import LocalDoor
 from meshnode.edge.meeting import Meeting
@@ -110,6 +111,7 @@ class Agent:
             changed=lambda: self._advertiser.soon(),
             answer_bytes_max=settings.links.body_bytes_max,
             apart=lambda: owner.manners is Manners.POLITE and bool(owner.reading.display),
+            condemned=lambda digest, how: report(self.node, digest, how),
         )
         owner = Watch(
             home,
@@ -128,9 +130,10 @@ class Agent:
                 linked=pool.get,
                 link=self._link_to,
                 roles_of=self._roles_of,
-                resolve=catalog.resolve,
-                manifest=catalog.of_digest,
+                resolve=checked(unflagged, lambda: self.node, catalog.resolve),
+                manifest=checked(harmless, lambda: self.node, catalog.of_digest),
                 on_disk=store.has,
+                needs=store.needs,
                 ensure=fetcher.ensure,
                 willing=lambda: unwilling(self.node, stopping=self._leaving),
                 set_aside=lambda peer, why: set_aside(self.node, tasks.estimates, peer, why),

@@ -109,6 +109,11 @@ class Store:
         """What the scanner said of a model that is here."""
         return self._verdicts.get(digest)
 
+    def needs(self, digest: Digest) -> int:
+        """What a model is believed to take of a worker's memory, at least; 0 when it is not here."""
+        verdict = self._verdicts.get(digest)
+        return 0 if verdict is None else verdict.memory_bytes
+
     def path(self, digest: Digest) -> Path:
         """The .onnx file of a model that is here. Raises TransferFailed when it is not, or no longer."""
         held = self._held(digest)

@@ -1,4 +1,4 @@
-"""Commands about models: `meshnode model add/list/show/remove`."""
+"""Commands about models: `meshnode model add/list/show/remove/clear`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def add_to(app: typer.Typer) -> None:
     group.command("show")(show)
     group.command("remove")(remove)
     group.command("rm", help="The same as remove.")(remove)
+    group.command("clear")(clear)
     app.add_typer(group, name="model")
 
 
@@ -88,3 +89,10 @@ def remove(model: ModelName) -> None:
     with context.client() as client:
         document = client.remove_model(model)
     context.show(document, lambda m: f"removed {m['name']}:{m['version']}")
+
+
+def clear(model: ModelName) -> None:
+    """Let a model run again that nodes reported for killing their workers; an admin may."""
+    with context.client() as client:
+        document = client.ask("model.clear", model=model)
+    context.show(document, lambda m: f"{m['name']}:{m['version']} may run again ({m['cleared']} reports taken back)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
+from meshnode.edge import flagging
 from meshnode.edge.node import Node
 from meshnode.routing.estimates import Estimates
 from meshnode.trust.statements import Statement
@@ -25,6 +26,7 @@ def learn(node: Node, statements: list[Statement]) -> None:
     if kinds & {"admin_add", "admin_remove"}:
         node.pool.refresh()
     refresh_catalog(node)
+    flagging.heard(node, statements)
     if "revoke" not in kinds:
         return
     for member in node.membership.view():

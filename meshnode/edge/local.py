@@ -2,9 +2,10 @@
 
 Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and arguments, answered by a JSON document:
 
-    status {} · models {} · model.show {model} · model.add {path, name?, version?} · model.remove {model} · members {}
-    invite {expires_s?, role?, zone?} · join {token} · revoke {node, reason?} · leave {} · ps {} · ping {node, count?}
-    doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {} · drain {} · why {task?} · work {}
+    status {} · models {} · model.show {model} · model.add {path, name?, version?} · model.remove {model}
+    model.clear {model} · members {} · invite {expires_s?, role?, zone?} · join {token} · revoke {node, reason?}
+    leave {} · ps {} · ping {node, count?} · doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {}
+    drain {} · events {after?} · why {task?} · work {}
 
 Arguments are checked by type before anything happens.
 """
@@ -21,7 +22,7 @@ from typing import Any
 import msgspec
 
 from meshnode.catalog.manifest import Manifest, Tensor, model_name
-from meshnode.edge import documents
+from meshnode.edge import documents, flagging
 from meshnode.edge.doctor import examine, examine_peer
 from meshnode.edge.node import Node
 from meshnode.errors import InvalidInput, PermissionDenied
@@ -169,7 +170,7 @@ async def _model_add(node: Node, args: AddModel) -> JSON:
     name = model_name(args.name or path.stem)
     stored = await node.store.add(path)
     try:
-        report = await node.execution.probe(stored.path)
+        report = await node.execution.probe(stored.path, node.store.needs(stored.digest))
         manifest = Manifest(
             name=name,
             version=args.version or node.catalog.next_version(name, stored.digest),
@@ -208,6 +209,12 @@ async def _model_remove(node: Node, args: ModelName) -> JSON:
     node.trust.publish([statement.data])
     node.trust.learnt([statement])
     return {"name": manifest.name, "version": manifest.version, "digest": manifest.digest}
+
+
+async def _model_clear(node: Node, args: ModelName) -> JSON:
+    manifest = node.catalog.resolve(args.model)
+    cleared = flagging.clear(node, manifest)
+    return {"name": manifest.name, "version": manifest.version, "digest": manifest.digest, "cleared": cleared}
 
 
 async def _invite(node: Node, args: NewInvite) -> JSON:
@@ -350,6 +357,7 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "model.show": (ModelName, _model_show),
     "model.add": (AddModel, _model_add),
     "model.remove": (ModelName, _model_remove),
+    "model.clear": (ModelName, _model_clear),
     "invite": (NewInvite, _invite),
     "join": (Token, _join),
     "members": (Nothing, _members),

@@ -24,7 +24,8 @@ from meshnode import sandbox
 from meshnode.errors import BY_CODE, MeshError, ProtocolError, WorkerCrashed
 from meshnode.execution import control
 from meshnode.execution.arena import Arena, memory_file
-from meshnode.execution.control import Failed, FromWorker, ToWorker, Up
+from meshnode.execution.control import Failed, FromWorker, Loaded, ToWorker, Up
+from meshnode.wire.messages import Digest
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class WorkerProcess:
         tries_max: a worker that was never ready is given up after so many; 0 = never.
         idle: run in the lowest scheduling class, on what nobody else wants.
         changed: told True when a process became ready and False when it died.
+        loaded: told of a model that is in its memory now.
         died: told the exit code and the last words of one that was ready, before what was open fails.
     """
 
@@ -71,6 +73,7 @@ class WorkerProcess:
         address_space_bytes: int | None,
         folder: Path,
         changed: Callable[[bool], None],
+        loaded: Callable[[Digest], None] = lambda digest: None,
         died: Callable[[int, str], None] = lambda code, why: None,
         tries_max: int = 0,
         idle: bool = False,
@@ -86,6 +89,7 @@ class WorkerProcess:
         self._address_space_bytes = address_space_bytes
         self._folder = folder
         self._changed = changed
+        self._tell_loaded = loaded
         self._tell_death = died
         self._idle = idle
         self._tries_max = tries_max
@@ -301,6 +305,9 @@ class WorkerProcess:
             self.failure = ""
             self._ready.set()
             self._turned()
+            return
+        if isinstance(message, Loaded):
+            self._tell_loaded(Digest(message.digest))
             return
         heard = life.open.pop(message.id, None)
         if heard is None:

@@ -26,7 +26,19 @@ import psutil
 from meshnode.errors import ExecutionFailed, InvalidInput, MeshError, ModelRefused, OutOfMemory
 from meshnode.execution import control
 from meshnode.execution.arena import ASIDE_BYTES, Arena, copy, fill, memory_file
-from meshnode.execution.control import INLINE_BYTES, Described, Failed, Place, Proved, Ran, Run, Unloaded, Up, Wide
+from meshnode.execution.control import (
+    INLINE_BYTES,
+    Described,
+    Failed,
+    Loaded,
+    Place,
+    Proved,
+    Ran,
+    Run,
+    Unloaded,
+    Up,
+    Wide,
+)
 from meshnode.execution.graphs import Graphs
 from meshnode.execution.proof import why_not_together
 from meshnode.execution.session import CPU, Session, first_runs, with_options
@@ -229,6 +241,7 @@ class Worker:
                 _give_back()  # what loading it took and left
                 with self._lock:
                     self._sessions[digest] = session
+                control.send(self._connection, Loaded(digest))
         return session
 
     def _load(self, message: control.Load) -> tuple[Described, None]:

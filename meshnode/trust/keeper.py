@@ -203,10 +203,14 @@ class Keeper:
 
     # --- saying ---
 
+    def say(self, kind: str, body: Mapping[str, Any], *, admin: str = "") -> Statement:
+        """As this node, or as an admin who may do `admin`. Raises PermissionDenied, ProtocolError, HomeError."""
+        key = self._admin(admin) if admin else self.key
+        return self._state(kind, body, key, identity.public_der(key))
+
     def revoke(self, node: NodeId, reason: str) -> Statement:
         """Throw a node out, for good. Raises PermissionDenied without the admin key."""
-        admin = self._admin("revoke a node")
-        return self._state("revoke", form.revoke_node_body(node, reason[:256]), admin, identity.public_der(admin))
+        return self.say("revoke", form.revoke_node_body(node, reason[:256]), admin="revoke a node")
 
     def check_may_publish(self) -> None:
         """Raises PermissionDenied when this node may not add models."""
@@ -223,16 +227,14 @@ class Keeper:
     def publish_model(self, manifest: Mapping[str, Any]) -> Statement:
         """Make a model known. Raises PermissionDenied, and ProtocolError when the manifest is too large."""
         self.check_may_publish()
-        return self._state("model", manifest, self.key, self.spki)
+        return self.say("model", manifest)
 
     def remove_model(self, statement_id: bytes) -> Statement:
         """Take a model back: its publisher may, and an admin. Raises PermissionDenied."""
         subject = self.statements.get(statement_id)
+        own = subject is not None and subject.issuer == self.spki
         body = form.revoke_statement_body(statement_id)
-        if subject is not None and subject.issuer == self.spki:
-            return self._state("revoke", body, self.key, self.spki)
-        admin = self._admin("remove a model that another node added")
-        return self._state("revoke", body, admin, identity.public_der(admin))
+        return self.say("revoke", body, admin="" if own else "remove a model that another node added")
 
     def merge(self, data: Iterable[bytes]) -> list[Statement]:
         """Take in statements from a peer; those that were new. Bad ones are logged and left out. Never raises."""

@@ -1,4 +1,4 @@
-"""What holds, given a set of statements: who is admin, who is a member, who is out, which models exist.
+"""What holds, given a set of statements: who is admin, who is a member, who is out, which models exist and do harm.
 
 Pure: the same set gives the same answer whatever order it came in. Revocation wins over every grant, and an admin's
 revocation over what the revoked node signed. `issued_at` orders grants of one node and nothing else.
@@ -14,6 +14,8 @@ from meshnode.wire.messages import NodeId
 
 IdOf = Callable[[bytes], NodeId]
 """(public key DER) -> node id"""
+REPORTS_MIN = 2
+"""One worker may be broken, or lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,21 @@ class Revocation:
 
 
 @dataclass(frozen=True, slots=True)
+class Flag:
+    """Reports that a model does harm, in the order of their times: one of each worker, and those of admins."""
+
+    reporters: tuple[NodeId, ...]
+    reasons: tuple[str, ...]
+    statements: tuple[bytes, ...]
+    by_admin: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether no node runs the model: an admin says so, or two workers do."""
+        return self.by_admin or len(self.reporters) >= REPORTS_MIN
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """What holds. `admins` maps public keys to certificates, both DER, the oldest first."""
 
@@ -48,9 +65,10 @@ class Standing:
     grants: Mapping[NodeId, Grant]
     revocations: Mapping[NodeId, Revocation]
     models: tuple[Statement, ...]
+    flags: Mapping[str, Flag]
 
 
-NOTHING = Standing({}, {}, {}, ())
+NOTHING = Standing({}, {}, {}, (), {})
 
 
 def derive(genesis: Statement, statements: Iterable[Statement], id_of: IdOf) -> Standing:
@@ -73,7 +91,9 @@ def derive(genesis: Statement, statements: Iterable[Statement], id_of: IdOf) -> 
         granted = grant is not None and "publisher" in grant.roles and publisher not in distrusted
         if statement.id not in gone and (granted or statement.issuer in admins):
             models.append(statement)
-    return Standing(admins, grants, revocations, tuple(models))
+    reports = [it for it in of_kind["flag"] if it.id not in gone]
+    workers = {node for node, grant in grants.items() if "worker" in grant.roles and node not in revocations}
+    return Standing(admins, grants, revocations, tuple(models), _flags(reports, admins, workers, id_of))
 
 
 def _admins(genesis: Statement, added: list[Statement], removed: list[Statement]) -> dict[bytes, bytes]:
@@ -120,13 +140,32 @@ def _revocation(statement: Statement, by: NodeId) -> Revocation:
 
 
 def _revoked_statements(of_kind: Mapping[str, list[Statement]], admins: Mapping[bytes, bytes]) -> set[bytes]:
-    issuer_of = {s.id: s.issuer for kind in ("grant", "model") for s in of_kind[kind]}
+    issuer_of = {s.id: s.issuer for kind in ("grant", "model", "flag") for s in of_kind[kind]}
     return {
         target
         for statement in of_kind["revoke"]
         if (target := statement.body.get("statement")) is not None
         and (statement.issuer in admins or issuer_of.get(target) == statement.issuer)
     }
+
+
+def _flags(
+    reports: Iterable[Statement], admins: Mapping[bytes, bytes], workers: set[NodeId], id_of: IdOf
+) -> dict[str, Flag]:
+    """By digest: reports that nobody took back, of live admins and of workers that are still in."""
+    flags: dict[str, Flag] = {}
+    for report in reports:
+        node, by_admin = id_of(report.issuer), report.issuer in admins
+        flag = flags.get(report.body["digest"], Flag((), (), (), False))
+        if not by_admin and (node not in workers or node in flag.reporters):
+            continue
+        flags[report.body["digest"]] = Flag(
+            flag.reporters if by_admin else (*flag.reporters, node),
+            (*flag.reasons, report.body["reason"]),
+            (*flag.statements, report.id),
+            flag.by_admin or by_admin,
+        )
+    return flags
 
 
 def _grant(statement: Statement, id_of: IdOf) -> Grant:

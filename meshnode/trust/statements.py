@@ -1,8 +1,8 @@
 """The trust of one mesh: a grow-only set of signed statements that is the same whatever order they arrive in.
 
 There is no chain to fork and no quorum to lose: two nodes with the same set have the same `root_hash` and derive the
-same members. The set holds only statements of issuers with standing: an admin of any time, and for models and
-revocations a node that was ever granted membership. Standing only ever grows, so what one node may hold all may; a
+same members. The set holds only statements of issuers with standing: an admin of any time, and for models, reports
+and revocations a node that was ever granted membership. Standing only ever grows, so what one node may hold all may; a
 statement that arrives before the one that gives its issuer standing waits for it in a bounded space. Thus a member
 cannot fill the set with strangers' statements, and admins' are never refused for lack of room: a revocation fits.
 
@@ -28,7 +28,7 @@ from meshnode.trust.form import (
     make_statement,
     parse,
 )
-from meshnode.trust.standing import Grant, IdOf, Revocation, Standing
+from meshnode.trust.standing import Flag, Grant, IdOf, Revocation, Standing
 from meshnode.wire.messages import NodeId
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "ROLES",
     "STATEMENTS_MAX",
     "STATEMENT_BYTES_MAX",
+    "Flag",
     "Grant",
     "IdOf",
     "Revocation",
@@ -49,10 +50,10 @@ __all__ = [
 STATEMENTS_MAX = 50_000
 """Held at most, admins' own not counted against it."""
 MEMBER_STATEMENTS_MAX = 1000
-"""Models and revocations of one node that is no admin."""
+"""Models, reports and revocations of one node that is no admin."""
 WAITING_MAX = 256
 """Statements whose issuer has no standing yet."""
-_SPOKEN_BY_MEMBERS = frozenset({"model", "revoke"})
+_SPOKEN_BY_MEMBERS = frozenset({"model", "revoke", "flag"})
 _GIVES_STANDING = frozenset({"genesis", "admin_add", "grant"})
 
 
@@ -173,6 +174,10 @@ class StatementSet:
     def models(self) -> list[Statement]:
         """Model statements that hold, oldest first: of an admin or a publisher that no admin threw out, not revoked."""
         return list(self._derived().models)
+
+    def flag(self, digest: str) -> Flag | None:
+        """What members and admins report about a model; whether that keeps it from running is for the flag to say."""
+        return self._derived().flags.get(digest)
 
     def publisher(self, statement: Statement) -> NodeId:
         """The node id of a statement's issuer."""
