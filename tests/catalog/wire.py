@@ -48,14 +48,16 @@ def graph(*nodes: bytes, more: bytes = b"") -> bytes:
 
 
 def function(name: str, *nodes: bytes, domain: str = "l", more: bytes = b"") -> bytes:
-    """A FunctionProto."""
-    return text(1, name) + b"".join(field(7, 2, it) for it in nodes) + text(10, domain) + more
+    """A FunctionProto x -> y."""
+    opsets = b"".join(field(9, 2, text(1, it) + number(2, of)) for it, of in (("", 17), ("l", 1)))
+    body = b"".join(field(7, 2, it) for it in nodes)
+    return text(1, name) + text(4, "x") + text(5, "y") + body + opsets + text(10, domain) + more
 
 
 def model(of: bytes, *functions: bytes, more: bytes = b"") -> bytes:
     """A ModelProto around a graph."""
-    opset = field(8, 2, text(1, "") + number(2, 17))
-    return number(1, 8) + field(7, 2, of) + opset + b"".join(field(25, 2, it) for it in functions) + more
+    opsets = b"".join(field(8, 2, text(1, it) + number(2, of)) for it, of in (("", 17), ("l", 1)))
+    return number(1, 8) + field(7, 2, of) + opsets + b"".join(field(25, 2, it) for it in functions) + more
 
 
 def weights(of: bytes) -> bytes:
