@@ -122,6 +122,10 @@ class Reader:
         except UnicodeDecodeError as error:
             raise Malformed("a name is no text") from error
 
+    def label(self, at: int, end: int) -> str:
+        """A name that is only told or compared: what is no text in it is replaced, what is too long is cut."""
+        return str(self.view[at : min(end, at + 4096)], "utf-8", "replace")
+
 
 def signed(value: int) -> int:
     """A varint as the int64 that it stands for."""

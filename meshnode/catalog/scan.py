@@ -217,10 +217,10 @@ class _Walk:
                 self._carriers.add(key)
         body.call(key, nbytes, depth)
         if operator == "Constant" and attributes:
-            self._shapes.keep(reader.text(*output), self._last.values)
+            self._shapes.keep(reader.label(*output), self._last.values)
         shape = self._shapes.makes(operator)
         if shape is not None and shape < len(inputs):
-            self._shapes.made(reader.text(*inputs[shape]))
+            self._shapes.made(reader.label(*inputs[shape]))
 
     def _attribute(self, start: int, end: int, body: Body, depth: int) -> bool:
         """Whether a graph is among what it holds."""

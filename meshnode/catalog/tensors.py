@@ -79,7 +79,7 @@ def read_tensor(reader: Reader, start: int, end: int) -> Tensor:
         elif number == 3:
             raise Malformed("a tensor is one of several segments, which nothing reads", "save it whole")
         elif number == 8 and kind == NESTED:
-            name = reader.text(at, to)
+            name = reader.label(at, to)
         elif number == 9 and kind == NESTED:
             raw = (at, to) if to > at else None
         elif number in _TYPED:

@@ -70,12 +70,10 @@ def clear(node: Node, manifest: Manifest) -> int:
     flag = statements.flag(manifest.digest)
     if flag is None:
         raise InvalidInput(f"nobody reported {_name(manifest)}", hint="`meshnode model list` shows what is flagged")
-    said: list[Statement] = []
-    for id in flag.statements:
-        subject = statements.get(id)
-        own = subject is not None and subject.issuer == node.keeper.spki and not flag.by_admin
-        admin = "" if own else "clear a model that another node reported"
-        said.append(node.keeper.say("revoke", revoke_statement_body(id), admin=admin))
+    subjects = [it for id in flag.statements if (it := statements.get(id)) is not None]
+    own = all(it.issuer == node.keeper.spki for it in subjects)
+    admin = "" if own else "clear a model that another node reported"
+    said = [node.keeper.say("revoke", revoke_statement_body(it.id), admin=admin) for it in subjects]
     node.trust.publish([it.data for it in said])
     node.trust.learnt(said)
     return len(said)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from meshnode.catalog.verdict import Verdict
 from meshnode.client import AsyncClient
 from meshnode.edge import flagging
 from meshnode.edge.node import Node
@@ -19,7 +20,7 @@ from meshnode.trust.form import flag_body
 from meshnode.trust.keeper import Keeper
 from meshnode.wire.messages import Digest
 from tests.edge.living import ask, founder, joiner, sees, workers
-from tests.execution.making import killer
+from tests.execution.making import bomb, killer
 from tests.waiting import until
 
 X = {"x": np.ones(1, np.float32)}
@@ -130,3 +131,29 @@ async def test_what_is_no_model_of_the_mesh_is_not_reported(node: Node) -> None:
     """A file that somebody only tried to add is nobody else's business."""
     flagging.report(node, Digest("a" * 64), "it fell over")
     assert node.keeper.statements.flag("a" * 64) is None
+
+
+async def test_a_hostile_publisher_gets_nothing_past_the_others(
+    pair: tuple[Node, Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It neither scans nor tries what it publishes. The node that is to run it fetches it, scans it before ONNX Runtime
+    sees a byte, keeps nothing, and says why; the task is refused and nobody dies."""
+    ann, bob = pair
+
+    async def untried(*_: Any) -> ProbeReport:
+        return ProbeReport(INFO, (TensorInfo("y", "float", (1,)),), 1000, 0.001, {}, "CPU", "1")
+
+    monkeypatch.setattr(ann.execution, "probe", untried)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("meshnode.catalog.judge.scan", lambda _: Verdict(0, 8, {}, (), 1, 1, 0, 1, 0, 0, {}))
+        await ask(ann.home, "model.add", {"path": str(bomb(tmp_path).path), "name": "killer"})
+    await until(lambda: bob.catalog.manifests(), "the model is known")
+    for _ in range(2):
+        refused = await given(ann, bob)
+        assert "grow to" in str(refused)
+    assert [] == bob.store.digests()
+    assert [] == list(bob.store.folder.iterdir())
+    assert 0 == bob.execution._own[0].process.deaths
+    shown = await ask(bob.home, "model.show", {"model": "killer"})
+    assert "grow to" in shown["refused"]
+    assert shown["scan"] is None
