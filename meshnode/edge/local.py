@@ -200,7 +200,7 @@ async def _model_add(node: Node, args: AddModel) -> JSON:
         if not node.catalog.knows(stored.digest):
             node.store.remove(stored.digest)
         raise
-    return documents.model_document(known or manifest, on_disk=[node.keeper.id], loaded=[])
+    return documents.model(node, known or manifest) | {"on_disk": [node.keeper.id], "loaded": []}
 
 
 async def _model_remove(node: Node, args: ModelName) -> JSON:

@@ -173,4 +173,7 @@ def test_a_verdict_is_one_line() -> None:
     """What the scanner counted, with functions when there are any."""
     scan = {"nodes": 7, "functions": 2, "expanded": 90, "opsets": {"": 17}, "memory_bytes": 2048, "scanner": 1}
     page = shown(render.model_show(MODEL | {"scan": scan}))
-    assert f"7 nodes in 2 functions and the graph, 90 put in; ai.onnx 17; at least {render.size(2048)} of memory; rules 1" in page
+    assert (
+        f"7 nodes in 2 functions and the graph, 90 put in; ai.onnx 17; at least {render.size(2048)} of memory; rules 1"
+        in page
+    )
