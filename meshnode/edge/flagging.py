@@ -64,6 +64,13 @@ def report(node: Node, digest: Digest, how: str) -> None:
     node.trust.learnt([statement])
 
 
+def flag(node: Node, manifest: Manifest, reason: str) -> None:
+    """No node is to run the model, from now on. Raises PermissionDenied without the admin key, HomeError."""
+    statement = node.keeper.say("flag", flag_body(manifest.digest, reason), admin="flag a model")
+    node.trust.publish([statement.data])
+    node.trust.learnt([statement])
+
+
 def clear(node: Node, manifest: Manifest) -> int:
     """Take back all reports about a model; how many. Raises InvalidInput without any, PermissionDenied, HomeError."""
     statements = node.keeper.statements

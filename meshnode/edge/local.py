@@ -3,9 +3,9 @@
 Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and arguments, answered by a JSON document:
 
     status {} · models {} · model.show {model} · model.add {path, name?, version?} · model.remove {model}
-    model.clear {model} · members {} · invite {expires_s?, role?, zone?} · join {token} · revoke {node, reason?}
-    leave {} · ps {} · ping {node, count?} · doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {}
-    drain {} · events {after?} · why {task?} · work {}
+    model.flag {model, reason?} · model.clear {model} · members {} · invite {expires_s?, role?, zone?} · join {token}
+    revoke {node, reason?} · leave {} · ps {} · ping {node, count?} · doctor {peer?} · version {} · stop {} · resume {}
+    pause {duration_s?} · drain {} · events {after?} · why {task?} · work {}
 
 Arguments are checked by type before anything happens.
 """
@@ -58,6 +58,13 @@ class AddModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str
     name: str | None = None
     version: int | None = None
+
+
+class FlagModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`reason` is for people."""
+
+    model: str
+    reason: str = ""
 
 
 class NewInvite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -211,6 +218,12 @@ async def _model_remove(node: Node, args: ModelName) -> JSON:
     return {"name": manifest.name, "version": manifest.version, "digest": manifest.digest}
 
 
+async def _model_flag(node: Node, args: FlagModel) -> JSON:
+    manifest = node.catalog.resolve(args.model)
+    flagging.flag(node, manifest, args.reason)
+    return {"name": manifest.name, "version": manifest.version, "digest": manifest.digest}
+
+
 async def _model_clear(node: Node, args: ModelName) -> JSON:
     manifest = node.catalog.resolve(args.model)
     cleared = flagging.clear(node, manifest)
@@ -357,6 +370,7 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "model.show": (ModelName, _model_show),
     "model.add": (AddModel, _model_add),
     "model.remove": (ModelName, _model_remove),
+    "model.flag": (FlagModel, _model_flag),
     "model.clear": (ModelName, _model_clear),
     "invite": (NewInvite, _invite),
     "join": (Token, _join),

@@ -27,7 +27,7 @@ from meshnode.errors import (
 )
 from meshnode.execution import control
 from meshnode.execution.batching import cut, offer_of, rows_of, stack
-from meshnode.execution.blame import Blame
+from meshnode.execution.blame import Blame, taken_s
 from meshnode.execution.control import Place, Ran, Run
 from meshnode.execution.events import (
     Again,
@@ -60,6 +60,8 @@ log = logging.getLogger(__name__)
 CPU = "CPUExecutionProvider"
 TRIES = 3
 """Workers for an accelerator that does not work, before it is given up until the agent starts again."""
+ACCELERATOR_TIMES = 20
+"""Loading may take so much longer there: TensorRT builds engines for minutes."""
 
 
 class Device:
@@ -104,7 +106,8 @@ class Device:
             idle=idle,
         )
         self._settings = settings
-        self.blame = Blame(settings.load_timeout_s, quarantine, self.process.kill, condemned)
+        load_s = settings.load_timeout_s * (1 if provider == CPU else ACCELERATOR_TIMES)
+        self.blame = Blame(load_s, quarantine, partial(taken_s, self.process), self.process.kill, condemned)
         self._changed = changed
         self.prover = Prover(self.process)
         self.memory = Memory(memory_bytes, self.process, self.queue.running, changed, self._narrowed)

@@ -317,7 +317,8 @@ class Execution:
             address_space_bytes=limit if on_cpu else None,  # a limit on the address space breaks CUDA
             quarantine=self._quarantine,
             changed=self._device_changed,
-            condemned=self._condemned,
+            # A driver may be to blame for what happens on an accelerator: the mesh is not told of it.
+            condemned=self._condemned if on_cpu else lambda digest, how: None,
             idle=idle,
         )
 

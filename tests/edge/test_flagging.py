@@ -16,7 +16,6 @@ from meshnode.edge.node import Node
 from meshnode.errors import InvalidInput, MeshError, ModelRefused, PermissionDenied
 from meshnode.execution.control import TensorInfo
 from meshnode.execution.job import ProbeReport
-from meshnode.trust.form import flag_body
 from meshnode.trust.keeper import Keeper
 from meshnode.wire.messages import Digest
 from tests.edge.living import ask, founder, joiner, sees, workers
@@ -119,9 +118,9 @@ async def test_a_report_outlives_its_node(three: tuple[Node, Node, Node]) -> Non
 async def test_an_admins_word_is_enough(three: tuple[Node, Node, Node]) -> None:
     """It holds everywhere at once, and odd characters of a reason do not reach a terminal."""
     ann, _, cat = three
-    statement = ann.keeper.say("flag", flag_body(digest(ann), "leaks\x1b[2J data"), admin="flag a model")
-    ann.trust.publish([statement.data])
-    ann.trust.learnt([statement])
+    with pytest.raises(PermissionDenied, match="flag a model"):
+        await ask(cat.home, "model.flag", {"model": "killer"})
+    await ask(ann.home, "model.flag", {"model": "killer", "reason": "leaks\x1b[2J data"})
     await until(lambda: cat.keeper.statements.flag(digest(cat)) is not None, "it is known")
     refused = await given(cat, cat)
     assert "leaks [2J data (says an admin)" in str(refused)

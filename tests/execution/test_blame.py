@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,10 @@ import pytest
 
 from meshnode.config import Execution as Settings
 from meshnode.errors import DeadlineExceeded, ModelRefused, OutOfMemory, WorkerCrashed
+from meshnode.execution.blame import Blame
 from meshnode.execution.devices import Devices
 from meshnode.execution.job import ModelFile
+from meshnode.execution.quarantine import Quarantine
 from meshnode.execution.supervisor import Execution
 from meshnode.wire.messages import Digest
 from tests.execution.making import bomb, endless, gathered, killer, ready, run
@@ -130,3 +132,30 @@ async def test_what_needs_more_memory_than_models_may_take_is_not_loaded(executi
         with pytest.raises(OutOfMemory, match=f"at least {budget + 1} bytes, and models may take {budget}"):
             await refused
     await execution.load(ModelFile(model.digest, model.path, budget))
+
+
+@pytest.mark.parametrize(("used_s", "kills_at", "tells"), [(1.0, 1.0, True), (0.1, 4.0, False)])
+async def test_a_starved_load_gets_more_time_and_no_blame(used_s: float, kills_at: float, tells: bool) -> None:
+    """The limit is one on the processor's time: where it had little, four times the limit by the clock ends the load,
+    and the mesh is not told."""
+    told: Told = []
+    killed: list[float] = []
+    began = time.monotonic()
+    blame = Blame(
+        0.1,
+        Quarantine(),
+        lambda: used_s * (time.monotonic() - began),
+        lambda _: killed.append(time.monotonic() - began),
+        _into(told),
+    )
+    blame.begin(ModelFile(Digest("a" * 64), Path("nowhere/at/all")))
+    await until(lambda: bool(killed), "the load is ended")
+    assert 0.09 * kills_at < killed[0] < 0.1 * kills_at + 1
+    blame.died(-9, "signal 9", [], proving=False)
+    assert tells == bool(told)
+    with pytest.raises(ModelRefused, match=r"did not load within 0\.1 s"):
+        blame.quarantine.check(time.monotonic(), Digest("a" * 64))
+
+
+def _into(told: Told) -> Callable[[Digest, str], None]:
+    return lambda digest, how: told.append((digest, how))
