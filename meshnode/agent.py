@@ -21,6 +21,7 @@ from meshnode.config import Manners, Settings, host_port
 from meshnode.edge import auditing, carrying
 from meshnode.edge.advertising import Advertiser, content
 from meshnode.edge.events import Events
+from meshnode.edge.flagging import checked, harmless, report, unflagged
 from meshnode.edge.fleet import steward
 from meshnode.edge.learning import learn, refresh_catalog, set_aside, unwilling
 from meshnode.edge.local import LocalDoor
@@ -118,6 +119,7 @@ class Agent:
             changed=lambda: self._advertiser.soon(),
             answer_bytes_max=settings.links.body_bytes_max,
             apart=lambda: owner.manners is Manners.POLITE and bool(owner.reading.display),
+            condemned=lambda digest, how: report(self.node, digest, how),
         )
         owner = Watch(
             home,
@@ -142,9 +144,10 @@ class Agent:
                 link=self._link_to,
                 roles_of=self._roles_of,
                 zone_of=self._zone_of,
-                resolve=catalog.route,
-                manifest=catalog.of_digest,
+                resolve=checked(unflagged, lambda: self.node, catalog.route),
+                manifest=checked(harmless, lambda: self.node, catalog.of_digest),
                 on_disk=store.has,
+                needs=store.needs,
                 ensure=fetcher.ensure,
                 willing=lambda: unwilling(self.node, stopping=self._leaving),
                 served=lambda it: auditing.served(book, it),

@@ -173,8 +173,8 @@ class Execution:
     """Shared memory for tensors, each way. It is sparse: only what is used is taken from the machine."""
     memory_bytes: Annotated[int, Within(0, 2**50)] = 0
     """Models in one worker's memory, together; 0 = half of the machine's. The least recently used one goes first."""
-    load_timeout_s: Annotated[float, Within(0.1, 86400)] = 60.0
-    """A model that takes longer to load is refused and its worker replaced."""
+    load_timeout_s: Annotated[float, Within(0.1, 86400)] = 30.0
+    """A model that takes longer to load, and a second for each 50 MB, is refused and its worker replaced."""
     probe_timeout_s: Annotated[float, Within(0.01, 3600)] = 10.0
     """When a model is added it runs on zeros, to be measured; one that takes longer is refused."""
     cancel_grace_s: Annotated[float, Within(0.01, 3600)] = 2.0

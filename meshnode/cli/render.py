@@ -160,9 +160,9 @@ def model_list(documents: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Te
     """One row a model."""
     if not documents:
         return Text("No models yet. `meshnode model add FILE.onnx` adds one.")
-    rows = [
+    rows: list[list[Cell]] = [
         [
-            f"{model['name']}:{model['version']}",
+            _model_label(model),
             size(model["size"]),
             str(len(model["on_disk"])),
             str(len(model["loaded"])),
@@ -189,6 +189,13 @@ def model_show(document: Mapping[str, Any]) -> str:
         ("digest", document["digest"]),
         ("size", f"{document['size']} bytes"),
     ]
+    if reported := document.get("reported"):
+        where = "runs on no node" if reported["flagged"] else "reported"
+        facts.append((where, reported["text"]))
+    if refused := document.get("refused"):
+        facts.append(("refused here", refused))
+    if scan := document.get("scan"):
+        facts.append(("scan", _scanned(scan)))
     if document.get("memory_bytes"):
         facts.append(("memory", f"{size(document['memory_bytes'])} when loaded, measured where it was added"))
     facts += [("input", tensors([tensor])) for tensor in document["inputs"]]
@@ -201,6 +208,24 @@ def model_show(document: Mapping[str, Any]) -> str:
     ]
     wide = max(len(key) for key, _ in facts)
     return "\n".join(f"{key:<{wide}}{GAP}{value}" for key, value in facts)
+
+
+def _model_label(model: Mapping[str, Any]) -> Text:
+    reported = model.get("reported")
+    text = Text(f"{model['name']}:{model['version']}")
+    if reported:
+        text.append(" (flagged)" if reported["flagged"] else " (reported)", "red" if reported["flagged"] else "yellow")
+    return text
+
+
+def _scanned(scan: Mapping[str, Any]) -> str:
+    """What the scanner of this node found, in one line."""
+    versions = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in sorted(scan["opsets"].items()))
+    functions = f" in {scan['functions']} functions and the graph, {scan['expanded']} put in" * bool(scan["functions"])
+    return (
+        f"{scan['nodes']} nodes{functions}; {versions}; at least {size(scan['memory_bytes'])} of memory; "
+        f"rules {scan['scanner']}"
+    )
 
 
 def members(rows: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Text:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
+
 from meshnode.catalog.manifest import Manifest
+from meshnode.edge import flagging
 from meshnode.edge.node import Node
 from meshnode.errors import MeshError
 from meshnode.membership.view import Member
@@ -37,7 +40,12 @@ async def status(node: Node) -> dict[str, Any]:
         "sandbox": _sandbox(node),
         "nodes": [_node(node, member, vitals.get(member.id), by_digest) for member in view],
         "models": [
-            model_document(manifest, on_disk=holders.get(manifest.digest, []), loaded=loaders.get(manifest.digest, []))
+            model_document(
+                manifest,
+                on_disk=holders.get(manifest.digest, []),
+                loaded=loaders.get(manifest.digest, []),
+                reported=flagging.document(node, manifest.digest),
+            )
             for manifest in manifests
         ],
     }
@@ -148,7 +156,16 @@ def model(node: Node, manifest: Manifest) -> dict[str, Any]:
     """One model and who has it, also one whose name another model has."""
     holders, loaders = _holders(node.membership.view())
     digest = manifest.digest
-    return model_document(manifest, on_disk=holders.get(digest, []), loaded=loaders.get(digest, []))
+    verdict, refused = node.store.verdict(digest), node.fetcher.refused(manifest)
+    return model_document(
+        manifest,
+        on_disk=holders.get(digest, []),
+        loaded=loaders.get(digest, []),
+        reported=flagging.document(node, digest),
+    ) | {
+        "scan": None if verdict is None else msgspec.to_builtins(verdict) | {"memory_bytes": verdict.memory_bytes},
+        "refused": None if refused is None else str(refused),
+    }
 
 
 def _holders(view: tuple[Member, ...]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -164,8 +181,10 @@ def _holders(view: tuple[Member, ...]) -> tuple[dict[str, list[str]], dict[str, 
     return holders, loaders
 
 
-def model_document(manifest: Manifest, *, on_disk: list[str], loaded: list[str]) -> dict[str, Any]:
-    """One model of the mesh."""
+def model_document(
+    manifest: Manifest, *, on_disk: list[str], loaded: list[str], reported: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """One model of the mesh; `reported` is who saw it do harm."""
     return {
         "name": manifest.name,
         "version": manifest.version,
@@ -178,6 +197,7 @@ def model_document(manifest: Manifest, *, on_disk: list[str], loaded: list[str])
         "memory_bytes": manifest.memory_bytes,
         "metadata": dict(manifest.metadata),
         "publisher": manifest.publisher,
+        "reported": reported,
     }
 
 

@@ -153,7 +153,7 @@ def _tried(want: Want, before: Held | None) -> Want:
 
 def declare(node: Node, blueprint: Blueprint) -> None:
     """Sign it, and tell everybody. Raises PermissionDenied without the admin key."""
-    statement = node.keeper.declare("blueprint", blueprint.to_map(), "sign a blueprint")
+    statement = node.keeper.say("blueprint", blueprint.to_map(), admin="sign a blueprint")
     node.trust.publish([statement.data])
     node.trust.learnt([statement])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from meshnode.edge import auditing, fleet
+from meshnode.edge import auditing, flagging, fleet
 from meshnode.edge.node import Node
 from meshnode.routing.estimates import Estimates
 from meshnode.trust.statements import Statement
@@ -30,6 +30,7 @@ def learn(node: Node, statements: list[Statement]) -> None:
         node.pool.refresh()
     refresh_catalog(node)
     look_at_quarantine(node)
+    flagging.heard(node, statements)
     if "revoke" not in kinds:
         return
     for member in node.membership.view():

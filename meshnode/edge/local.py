@@ -2,7 +2,8 @@
 
 Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and arguments, answered by a JSON document:
 
-    status {} · models {} · model.show {model} · model.add {path, name?, version?} · model.remove {model} · members {}
+    status {} · models {} · model.show {model} · model.add {path, name?, version?} · model.remove {model}
+    model.flag {model, reason?} · model.clear {model} · members {}
     invite {expires_s?, role?, zone?, uses?, hardware?} · invites {} · accept {node} · join {token}
     revoke {node, reason?} · leave {} · ps {} · ping {node, count?}
     blueprint.apply {text, dry_run?} · blueprint.list {} · blueprint.show/remove/rollback {name}
@@ -23,7 +24,7 @@ from typing import Any
 import msgspec
 
 from meshnode.catalog.manifest import Manifest, Tensor, model_name
-from meshnode.edge import admitting, auditing, documents, fleet
+from meshnode.edge import admitting, auditing, documents, flagging, fleet
 from meshnode.edge.admitting import Accept, NewInvite, Revoke, Token
 from meshnode.edge.doctor import examine, examine_peer
 from meshnode.edge.node import Node
@@ -59,6 +60,13 @@ class AddModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str
     name: str | None = None
     version: int | None = None
+
+
+class FlagModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`reason` is for people."""
+
+    model: str
+    reason: str = ""
 
 
 class PingNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -163,7 +171,7 @@ async def _model_add(node: Node, args: AddModel) -> JSON:
     name = model_name(args.name or path.stem)
     stored = await node.store.add(path)
     try:
-        report = await node.execution.probe(stored.path)
+        report = await node.execution.probe(stored.path, node.store.needs(stored.digest))
         manifest = Manifest(
             name=name,
             version=args.version or node.catalog.next_version(name, stored.digest),
@@ -193,7 +201,7 @@ async def _model_add(node: Node, args: AddModel) -> JSON:
         if not node.catalog.knows(stored.digest):
             node.store.remove(stored.digest)
         raise
-    return documents.model_document(known or manifest, on_disk=[node.keeper.id], loaded=[])
+    return documents.model(node, known or manifest) | {"on_disk": [node.keeper.id], "loaded": []}
 
 
 async def _model_remove(node: Node, args: ModelName) -> JSON:
@@ -202,6 +210,18 @@ async def _model_remove(node: Node, args: ModelName) -> JSON:
     node.trust.publish([statement.data])
     node.trust.learnt([statement])
     return {"name": manifest.name, "version": manifest.version, "digest": manifest.digest}
+
+
+async def _model_flag(node: Node, args: FlagModel) -> JSON:
+    manifest = node.catalog.resolve(args.model)
+    flagging.flag(node, manifest, args.reason)
+    return {"name": manifest.name, "version": manifest.version, "digest": manifest.digest}
+
+
+async def _model_clear(node: Node, args: ModelName) -> JSON:
+    manifest = node.catalog.resolve(args.model)
+    cleared = flagging.clear(node, manifest)
+    return {"name": manifest.name, "version": manifest.version, "digest": manifest.digest, "cleared": cleared}
 
 
 async def _members(node: Node, _: Nothing) -> JSON:
@@ -312,6 +332,8 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "model.show": (ModelName, _model_show),
     "model.add": (AddModel, _model_add),
     "model.remove": (ModelName, _model_remove),
+    "model.flag": (FlagModel, _model_flag),
+    "model.clear": (ModelName, _model_clear),
     "invite": (NewInvite, admitting.invite),
     "invites": (Nothing, admitting.listed),
     "accept": (Accept, admitting.accept),

@@ -135,6 +135,12 @@ class Optimised(Said, frozen=True, tag="optimised"):
     digest: Annotated[str, Meta(max_length=64)]
 
 
+class Loaded(Said, frozen=True, tag="loaded"):
+    """A model is in memory now; the message that it was loaded for has its answer later."""
+
+    digest: str
+
+
 class Ran(Said, frozen=True, tag="ran"):
     """A run ended well. `loaded_bytes` is the growth of memory when the model was loaded for it; `precision` is the
     widest float type among the model's inputs and weights."""
@@ -192,7 +198,7 @@ class Failed(Said, frozen=True, tag="failed"):
 
 
 ToWorker = Run | Load | Probe | Prove | Widen | Unload | Terminate | Free
-FromWorker = Up | Optimised | Ran | Described | Proved | Wide | Unloaded | Failed
+FromWorker = Up | Loaded | Optimised | Ran | Described | Proved | Wide | Unloaded | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker = msgspec.msgpack.Decoder(ToWorker)

@@ -22,11 +22,12 @@ from meshnode import sandbox
 from meshnode.errors import BY_CODE, MeshError, ProtocolError, WorkerCrashed
 from meshnode.execution import control, shelf
 from meshnode.execution.arena import Arena, memory_file
-from meshnode.execution.control import Failed, FromWorker, Load, Optimised, Prove, Run, ToWorker, Up, Widen
+from meshnode.execution.control import Failed, FromWorker, Load, Loaded, Optimised, Prove, Run, ToWorker, Up, Widen
 from meshnode.execution.footprint import Footprint, footprint
 from meshnode.execution.rules import Rules
 from meshnode.execution.shelf import Shelf
 from meshnode.sandbox import Confinement, Lack
+from meshnode.wire.messages import Digest
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class WorkerProcess:
         tries_max: a worker that was never ready is given up after so many; 0 = never.
         idle: run in the lowest scheduling class, on what nobody else wants.
         changed: told True when a process became ready and False when it died.
+        loaded: told of a model that is in its memory now.
         died: told the exit code and the last words of one that was ready, before what was open fails.
     """
 
@@ -76,6 +78,7 @@ class WorkerProcess:
         folder: Path,
         rules: Rules,
         changed: Callable[[bool], None],
+        loaded: Callable[[Digest], None] = lambda digest: None,
         died: Callable[[int, str], None] = lambda code, why: None,
         tries_max: int = 0,
         idle: bool = False,
@@ -95,6 +98,7 @@ class WorkerProcess:
         self._shelf = Shelf(folder / shelf.FOLDER)
         self._failures = 0
         self._changed = changed
+        self._tell_loaded = loaded
         self._tell_death = died
         self._idle = idle
         self._tries_max = tries_max
@@ -318,6 +322,9 @@ class WorkerProcess:
             return
         if isinstance(message, Optimised):
             self._offered(life, message.digest, fd)
+            return
+        if isinstance(message, Loaded):
+            self._tell_loaded(Digest(message.digest))
             return
         heard = life.open.pop(message.id, None)
         if heard is None:

@@ -58,6 +58,7 @@ class Execution:
         changed: told when providers or loaded models changed.
         answer_bytes_max: what the outputs of one task may be together.
         apart: whether foreign work has a worker of its own now.
+        condemned: told of a model that killed its worker and is not run here any more, and how.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Execution:
         changed: Callable[[], None],
         answer_bytes_max: int = Links().body_bytes_max,
         apart: Callable[[], bool] = lambda: False,
+        condemned: Callable[[Digest, str], None] = lambda digest, how: None,
     ) -> None:
         self._settings = settings
         self._answer_bytes_max = answer_bytes_max
@@ -78,6 +80,7 @@ class Execution:
         self._rules = Rules(tuple(models), settings.sandbox)
         self._changed = changed
         self._apart = apart
+        self._condemned = condemned
         self._quarantine = Quarantine()
         self._own: list[Device] = []
         self._lent: dict[str, Device] = {}
@@ -225,19 +228,23 @@ class Execution:
 
     # --- models ---
 
-    async def probe(self, path: Path) -> ProbeReport:
-        """Load a model that is new here and describe it. Raises ModelRefused, InvalidInput, OutOfMemory."""
-        process = self._own[0].process
+    async def probe(self, path: Path, needs_bytes: int = 0) -> ProbeReport:
+        """Load a model that is new here and describe it. Raises ModelRefused, InvalidInput, OutOfMemory.
+
+        `needs_bytes`: of memory, which it is believed to take at least.
+        """
+        process, model = self._own[0].process, ModelFile(Digest(""), path, needs_bytes)
+        self._own[0].memory.check_fits(model.digest, needs_bytes)
         await process.ready()
         id, run_s = process.next_id(), self._settings.probe_timeout_s
-        limit_s = self._settings.load_timeout_s + run_s + self._settings.cancel_grace_s
+        limit_s = self._own[0].blame.limit_s(model) + run_s + self._settings.cancel_grace_s
         try:
             async with asyncio.timeout(limit_s):
                 answer, _ = await process.ask(id, control.Probe(id, str(path), run_s))
         except TimeoutError:
             process.kill("a model did not load or run in time")
             raise ModelRefused(
-                f"the model did not load and run within {limit_s:g} s",
+                f"the model did not load and run within {limit_s:.3g} s",
                 hint="load_timeout_s and probe_timeout_s, under [execution] in config.toml, allow it more",
             ) from None
         except WorkerCrashed as error:
@@ -256,13 +263,17 @@ class Execution:
 
     async def load(self, model: ModelFile) -> None:
         """Have a model in memory before the first task. Raises ModelRefused, OutOfMemory, WorkerCrashed."""
+        self._quarantine.check(time.monotonic(), model.digest)
         device = self._own[0]
         await device.process.ready()
         id = device.process.next_id()
         device.memory.use(model)
+        device.blame.begin(model)
         try:
             answer, _ = await device.process.ask(id, control.Load(id, model.digest, str(model.path)))
-        except MeshError:
+        except MeshError as error:
+            if not isinstance(error, WorkerCrashed):
+                device.blame.ended(model.digest)
             device.memory.unload(model.digest)
             raise
         assert isinstance(answer, Described)
@@ -298,6 +309,10 @@ class Execution:
             sum(device.queue.done for device in self._all),
         )
 
+    def pardon(self, model: Digest) -> None:
+        """Let a model run again that is not run here for a while."""
+        self._quarantine.pardon(model)
+
     def resting(self) -> list[tuple[Digest, float, str]]:
         """(model, seconds, why) of what is not run here for a while, since it keeps killing its worker."""
         return self._quarantine.resting(time.monotonic())
@@ -318,6 +333,8 @@ class Execution:
             address_space_bytes=limit if on_cpu else None,  # a limit on the address space breaks CUDA
             quarantine=self._quarantine,
             changed=self._device_changed,
+            # A driver may be to blame for what happens on an accelerator: the mesh is not told of it.
+            condemned=self._condemned if on_cpu else lambda digest, how: None,
             idle=idle,
         )
 

@@ -30,6 +30,7 @@ from meshnode.execution.control import (
     INLINE_BYTES,
     Described,
     Failed,
+    Loaded,
     Optimised,
     Place,
     Proved,
@@ -252,6 +253,7 @@ class Worker:
                 heap.give_back()  # what loading it took and left
                 with self._lock:
                     self._sessions[digest] = session
+                control.send(self._connection, Loaded(digest))
         return session
 
     def _load(self, message: control.Load) -> tuple[Described, None]:

@@ -28,7 +28,7 @@ BODY_BYTES_MAX = {"model": 32 * 1024, "blueprint": 32 * 1024, "invite_key": 36 *
 BODY_BYTES_DEFAULT = 4 * 1024
 KINDS = frozenset(
     {"genesis", "admin_add", "admin_remove", "grant", "revoke", "publisher", "policy", "model", "blueprint"}
-) | {"invite_key", "invite_end", "redeem"}
+) | {"flag", "invite_key", "invite_end", "redeem"}
 ROLES = frozenset({"worker", "submitter", "publisher", "operator", "admin"})
 DEFAULT_ROLES = ("publisher", "submitter", "worker")
 NAME_CHARS_MAX = 128
@@ -39,9 +39,11 @@ HARDWARE_MAX = 1000
 """Machines that a batch invite may name."""
 KEPT_BYTES = 16
 """Of each id of a redemption that an `invite_end` keeps; together they must fit into a body."""
+REASON_CHARS_MAX = 256
 TIME_MAX = 2**53
 """Times are UTC seconds that every language's numbers can hold."""
 _NODE = re.compile(r"[a-z2-7]{52}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _FIELDS = {"v", "mesh", "kind", "body", "issuer", "issued_at", "nonce", "sigs"}
 
 Verify = Callable[[bytes, bytes, bytes], bool]
@@ -160,6 +162,11 @@ def admin_add_body(key: bytes, root: bytes) -> dict[str, Any]:
 def admin_remove_body(key: bytes) -> dict[str, Any]:
     """A key is no admin any more."""
     return {"key": key}
+
+
+def flag_body(digest: str, reason: str) -> dict[str, Any]:
+    """A model does harm: a member's report that it killed its worker, or an admin's word."""
+    return {"digest": digest, "reason": reason[:REASON_CHARS_MAX]}
 
 
 def is_node_id(value: object) -> bool:
@@ -283,14 +290,24 @@ def _is_id(value: object) -> bool:
 def _is_revoke(body: Mapping[str, Any]) -> bool:
     if "node" in body:
         reason = body.get("reason")
-        return is_node_id(body["node"]) and isinstance(reason, str) and len(reason) <= 256 and "statement" not in body
+        return is_node_id(body["node"]) and _is_reason(reason) and "statement" not in body
     return isinstance(body.get("statement"), bytes) and len(body["statement"]) == 32
+
+
+def _is_flag(body: Mapping[str, Any]) -> bool:
+    digest = body.get("digest")
+    return isinstance(digest, str) and _DIGEST.fullmatch(digest) is not None and _is_reason(body.get("reason"))
+
+
+def _is_reason(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= REASON_CHARS_MAX
 
 
 _SHAPES: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
     "genesis": _is_genesis,
     "grant": _is_grant,
     "revoke": _is_revoke,
+    "flag": _is_flag,
     "admin_add": lambda body: isinstance(body.get("key"), bytes) and isinstance(body.get("root"), bytes),
     "admin_remove": lambda body: isinstance(body.get("key"), bytes),
     "invite_key": _is_invite_key,

@@ -208,9 +208,14 @@ class Keeper:
 
     # --- saying ---
 
+    def say(self, kind: str, body: Mapping[str, Any], *, admin: str = "") -> Statement:
+        """As this node, or as an admin who may do `admin`. Raises PermissionDenied, ProtocolError, HomeError."""
+        key = self.admin(admin) if admin else self.key
+        return self.state(kind, body, key, identity.public_der(key))
+
     def revoke(self, node: NodeId, reason: str) -> Statement:
         """Throw a node out, for good. Raises PermissionDenied without the admin key."""
-        return self.declare("revoke", form.revoke_node_body(node, reason[:256]), "revoke a node")
+        return self.say("revoke", form.revoke_node_body(node, reason[:256]), admin="revoke a node")
 
     def check_may_publish(self) -> None:
         """Raises PermissionDenied when this node may not add models."""
@@ -227,20 +232,14 @@ class Keeper:
     def publish_model(self, manifest: Mapping[str, Any]) -> Statement:
         """Make a model known. Raises PermissionDenied, and ProtocolError when the manifest is too large."""
         self.check_may_publish()
-        return self.state("model", manifest, self.key, self.spki)
-
-    def declare(self, kind: str, body: Mapping[str, Any], what: str) -> Statement:
-        """Say something as an admin. Raises PermissionDenied without the key, ProtocolError when it is too large."""
-        admin = self.admin(what)
-        return self.state(kind, body, admin, identity.public_der(admin))
+        return self.say("model", manifest)
 
     def remove_model(self, statement_id: bytes) -> Statement:
         """Take a model back: its publisher may, and an admin. Raises PermissionDenied."""
         subject = self.statements.get(statement_id)
+        own = subject is not None and subject.issuer == self.spki
         body = form.revoke_statement_body(statement_id)
-        if subject is not None and subject.issuer == self.spki:
-            return self.state("revoke", body, self.key, self.spki)
-        return self.declare("revoke", body, "remove a model that another node added")
+        return self.say("revoke", body, admin="" if own else "remove a model that another node added")
 
     def merge(self, data: Iterable[bytes]) -> list[Statement]:
         """Take in statements from a peer; those that were new. Bad ones are logged and left out. Never raises."""

@@ -1,11 +1,11 @@
 """The trust of one mesh: a grow-only set of signed statements that is the same whatever order they arrive in.
 
 There is no chain to fork and no quorum to lose: two nodes with the same set have the same `root_hash` and derive the
-same members. The set holds only statements of issuers with standing: an admin of any time, for models and revocations
-a node that was ever a member, and for redemptions the key of a batch invite. Standing only ever grows, so what one node
-may hold all may; a statement that arrives before the one that gives its issuer standing waits for it in a bounded
-space. Thus a member cannot fill the set with strangers' statements, and admins' are never refused for lack of room: a
-revocation fits.
+same members. The set holds only statements of issuers with standing: an admin of any time; for models, reports and
+revocations a node that was ever a member; for redemptions the key of a batch invite. Standing only ever grows, so what
+one node may hold all may; a statement that arrives before the one that gives its issuer standing waits for it in a
+bounded space. Thus a member cannot fill the set with strangers' statements, and admins' are never refused for lack of
+room: a revocation fits.
 
 No clock: expiry is asked with a time.
 """
@@ -31,7 +31,7 @@ from meshnode.trust.form import (
     parse,
 )
 from meshnode.trust.grants import Grant, IdOf
-from meshnode.trust.standing import Revocation, Standing
+from meshnode.trust.standing import Flag, Revocation, Standing
 from meshnode.wire.messages import NodeId
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "STATEMENTS_MAX",
     "STATEMENT_BYTES_MAX",
     "BatchInvite",
+    "Flag",
     "Grant",
     "IdOf",
     "Revocation",
@@ -53,10 +54,10 @@ __all__ = [
 STATEMENTS_MAX = 50_000
 """Held at most, admins' own not counted against it."""
 MEMBER_STATEMENTS_MAX = 1000
-"""Models and revocations of one node that is no admin."""
+"""Models, reports and revocations of one node that is no admin."""
 WAITING_MAX = 256
 """Statements whose issuer has no standing yet."""
-_SPOKEN_BY_MEMBERS = frozenset({"model", "revoke"})
+_SPOKEN_BY_MEMBERS = frozenset({"model", "revoke", "flag"})
 _GIVES_STANDING = frozenset({"genesis", "admin_add", "grant", "invite_key", "redeem"})
 
 
@@ -186,6 +187,10 @@ class StatementSet:
     def invites(self) -> Mapping[bytes, BatchInvite]:
         """The batch invites that hold, ended and expired ones included, by id, the oldest first."""
         return self._derived().invites
+
+    def flag(self, digest: str) -> Flag | None:
+        """What members and admins report about a model; whether that keeps it from running is for the flag to say."""
+        return self._derived().flags.get(digest)
 
     def publisher(self, statement: Statement) -> NodeId:
         """The node id of a statement's issuer."""

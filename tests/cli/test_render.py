@@ -197,3 +197,25 @@ def test_the_other_tables() -> None:
     assert "FAIL  disk: full\n      -> make room" in text
     assert [] == [line for line in text.splitlines() if len(line) > 80]
     assert "median 1.00 ms of 1" in render.pings([{"seq": 1, "rtt_ms": 1.0, "path": "direct", "address": None}])
+
+
+def test_a_flagged_model_says_so_and_who_says_it() -> None:
+    """In the list beside its name, in its own page with the reasons; a report that keeps nobody is told apart."""
+    reported = {"flagged": True, "text": "it ended the process that loaded it (says bob (bbbbbbbb) and an admin)"}
+    listed = shown(render.model_list([MODEL | {"reported": reported}, MODEL | {"reported": {"flagged": False}}]))
+    assert "(flagged)" in listed
+    assert "(reported)" in listed
+    page = shown(render.model_show(MODEL | {"reported": reported, "refused": "the model has two graphs"}))
+    assert "runs on no node" in page
+    assert "says bob" in page
+    assert "the model has two graphs" in page
+
+
+def test_a_verdict_is_one_line() -> None:
+    """What the scanner counted, with functions when there are any."""
+    scan = {"nodes": 7, "functions": 2, "expanded": 90, "opsets": {"": 17}, "memory_bytes": 2048, "scanner": 1}
+    page = shown(render.model_show(MODEL | {"scan": scan}))
+    assert (
+        f"7 nodes in 2 functions and the graph, 90 put in; ai.onnx 17; at least {render.size(2048)} of memory; rules 1"
+        in page
+    )

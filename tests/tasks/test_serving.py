@@ -77,6 +77,7 @@ class Bench:
             roles_of=lambda node: roles.get(node, frozenset()),
             manifest=self._manifest,
             on_disk=lambda _: self.held,
+            needs=lambda _: 0,
             ensure=self._ensure,
             willing=lambda: self.unwilling,
             warming=self.warming,  # type: ignore[arg-type]

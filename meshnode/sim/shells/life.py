@@ -175,6 +175,7 @@ class Life:
                 resolve=self.catalog.resolve,
                 manifest=self.catalog.of_digest,
                 on_disk=lambda digest: True,
+                needs=lambda digest: 0,
                 ensure=self._ensure,
                 willing=lambda: "it is stopping" if self.leaving else membership.copied,
                 set_aside=lambda peer, why: None,
