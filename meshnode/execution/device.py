@@ -321,7 +321,7 @@ class Device:
             return
         assert isinstance(said, Ran)
         self.memory.loaded(first.model.digest, said.loaded_bytes)
-        self.apply(Finished(first.task, said.run_s))
+        self.apply(Finished(first.task, run.busy_s(said)))
         if self.memory.bloated:
             self.memory.settle()
         pace = self.queue.pace(first.model.digest)

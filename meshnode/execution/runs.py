@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from meshnode.errors import DeadlineExceeded, MeshError, PoisonTask, WorkerCrashed
-from meshnode.execution.control import Place, Terminate
+from meshnode.execution.control import Place, Ran, Terminate
 from meshnode.execution.handover import Answer
 from meshnode.execution.job import Done, Job
 from meshnode.execution.process import Incarnation, WorkerProcess
@@ -81,6 +81,10 @@ class Running:
             self._insist = asyncio.get_running_loop().call_later(self.grace_s, self._kill)
         else:
             self.process.kill(f"a run ignored its end for {self.grace_s:g} s")
+
+    def busy_s(self, said: Ran) -> float:
+        """How long the next one had to wait for it: its run, and what goes to the worker and back, but no loading."""
+        return said.run_s if said.loaded_bytes is not None else max(said.run_s, time.monotonic() - self.began)
 
     def ended(self) -> None:
         """The worker let go of it, one way or another."""
