@@ -51,6 +51,10 @@ class Heard:
         self.tasks += 1
 
 
+async def _nowhere(_message: Infer, reply: Reply, _of: NodeId, _deadline: float, _stay: bool) -> Reply:
+    return reply
+
+
 class Bench:
     """A serving with a worker, one model on disk, and a note of every fetch."""
 
@@ -78,6 +82,7 @@ class Bench:
             on_disk=lambda _: self.held,
             ensure=self._ensure,
             willing=lambda: self.unwilling,
+            onward=_nowhere,
             warming=self.warming,  # type: ignore[arg-type]
         )
 
