@@ -23,6 +23,13 @@ ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="name, name:version or digest", autocompletion=model_names)
 ]
 
+ModelNames = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="name, name:version or digest; several with commas between", autocompletion=model_names
+    ),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
