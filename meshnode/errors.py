@@ -194,6 +194,12 @@ class ConfigError(MeshError):
     fault = "caller"
 
 
+class ToolMissing(MeshError):
+    """A package is not installed that only one command needs."""
+
+    code = "tool_missing"
+
+
 class ListenError(MeshError):
     """The address to listen on cannot be had: another program has the port, or it is not this machine's."""
 

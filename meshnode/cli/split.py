@@ -8,15 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from meshnode.cli import context, render
-from meshnode.errors import InvalidInput, MeshError
+from meshnode.errors import InvalidInput, ToolMissing
 
-INSTALL = 'pip install "meshnode[split]"'
-
-
-class ToolMissing(MeshError):
-    """A package is not installed that only this command needs."""
-
-    code = "tool_missing"
+INSTALL = 'install it with `pip install "meshnode[split]"`'
 
 
 def split(

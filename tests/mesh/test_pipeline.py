@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from onnx import TensorProto, helper
 
 import meshnode
-from tests.mesh.rig import Agent, Rig, wait_for
-from tests.splitting.making import inputs, save, transformer
+from tests.mesh.rig import MODELS, Agent, Rig, wait_for
+from tests.splitting.making import build, constant, info, inputs, save, transformer
 
 WIDTH = 384
 
@@ -69,3 +71,41 @@ def test_the_command_runs_a_pipeline(mesh_rig: Rig) -> None:
     told = json.loads(agent.command("--json", "run", "small-1,small-2", str(mesh_rig.folder / "in.npz")).stdout)
     assert ["small-1:1", "small-2:1"] == [stage["model"] for stage in told["stages"]]
     assert 2 == agent.command("run", "small-1,small-2", "--dry-run", check=None).returncode
+
+
+def test_no_pipeline_is_lost_when_a_node_is_killed(mesh_rig: Rig) -> None:
+    """kill -9 of a node with tensors between two stages, and with second stages of others: every pipeline is answered,
+    and right; the submitter runs nothing itself."""
+    agents = mesh_rig.mesh(3)
+    submitter = mesh_rig.start("submitter", agents[0].command("invite", "--role", "submitter").stdout.strip())
+    for name, path in feeding_slow(mesh_rig.folder).items():
+        with meshnode.Client(home=agents[0].home) as client:
+            client.add_model(path, name=name)
+    wait_for(lambda: len(submitter.status()["models"]) == 2, within_s=20, why="it knows the models")
+
+    def busy() -> Agent | None:
+        doing = {node["id"]: node["in_flight"] or 0 for node in submitter.status()["nodes"]}
+        return next((agent for agent in agents[1:] if doing.get(agent.id, 0) >= 2), None)
+
+    x = np.arange(64, dtype=np.float32).reshape(1, 64) / 64
+    with meshnode.Client(home=submitter.home) as client:
+        pipeline = client.pipeline("feeder", "slow")
+        expected = pipeline.infer({"x": x}, timeout=60)["y"]
+        tasks = [pipeline.submit({"x": x}, timeout=60) for _ in range(40)]
+        wait_for(busy, within_s=30, why="a node is busy").kill()
+        results = [task.result(60) for task in tasks]
+
+    assert all(np.array_equal(expected, result["y"]) for result in results)
+    assert all([0, 1] == sorted({attempt.stage for attempt in result.attempts}) for result in results)
+    again = [attempt for result in results for attempt in result.attempts if attempt.outcome == "peer_lost"]
+    assert again, "the killed node had work, and it was done elsewhere"
+    assert submitter.id not in {stage.node for result in results for stage in result.stages}
+
+
+def feeding_slow(folder: Path) -> dict[str, Path]:
+    """feeder: hands x on and says how many rounds; slow: takes about a tenth of a second for these."""
+    wide = info("x", TensorProto.FLOAT, [1, 64])
+    node = helper.make_node("Identity", ["many"], ["rounds"])
+    outputs = [wide, info("rounds", TensorProto.INT64, [])]
+    feeder = build([node], [wide], outputs, [constant("many", np.int64(60_000))])
+    return {"feeder": save(feeder, folder / "feeder.onnx"), "slow": MODELS / "slow" / "model.onnx"}

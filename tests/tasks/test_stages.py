@@ -20,6 +20,7 @@ from meshnode.errors import (
     MeshError,
     ModelNotFound,
     NoCapacity,
+    OutcomeUnknown,
     PoisonTask,
     Refused,
     WorkerCrashed,
@@ -216,6 +217,19 @@ async def test_a_stage_that_is_lost_is_tried_again_from_where_its_inputs_are(aro
     assert ["bob", "bob"] == [it.name for it in reply.stages]
     assert (ME, MODELS["one"].digest) == (reply.node, reply.model)
     assert reply.rest_s > 0
+
+
+async def test_what_must_not_run_twice_does_not_in_any_stage(around: Around, town: Town) -> None:
+    """Ann had the second stage and is gone: nobody can tell whether it ran, and nobody runs it again."""
+    ann, bob = await peers(around, ANN, BOB)
+    ann.run = hang
+    going = asyncio.ensure_future(town.onward(CAT, "two", once=True))
+    await until(lambda: ann.ran, "ann has it")
+    around.cut(ANN)
+    with pytest.raises(OutcomeUnknown, match="stage 2 of 2") as told:
+        await going
+    assert 1 == told.value.stage
+    assert ([True], []) == ([it.once for it in ann.ran], bob.ran)
 
 
 async def test_what_nobody_takes_goes_back_at_once(around: Around, town: Town) -> None:
