@@ -21,6 +21,7 @@ from meshnode.config import Manners, Settings, host_port
 from meshnode.edge import auditing, carrying
 from meshnode.edge.advertising import Advertiser, content
 from meshnode.edge.events import Events
+from meshnode.edge.flagging import checked, harmless, report, unflagged
 from meshnode.edge.fleet import steward
 from meshnode.edge.learning import learn, refresh_catalog, set_aside, unwilling
 from meshnode.edge.local import LocalDoor
@@ -36,6 +37,7 @@ from meshnode.links.link import Link
 from meshnode.links.local import LocalServer
 from meshnode.links.pool import Address, Pool
 from meshnode.links.side import Side
+from meshnode.membership.arriving import enter
 from meshnode.membership.discovery import Discovery
 from meshnode.membership.gossip import Membership
 from meshnode.membership.interfaces import Network
@@ -45,7 +47,7 @@ from meshnode.owner.sensing import Machine
 from meshnode.owner.watch import Watch
 from meshnode.tasks.assembly import World, assemble
 from meshnode.trust import invites
-from meshnode.trust.joining import Inviter, enter
+from meshnode.trust.joining import Inviter
 from meshnode.trust.keeper import Keeper
 from meshnode.trust.statements import Statement
 from meshnode.version import __version__
@@ -113,9 +115,11 @@ class Agent:
             settings.execution,
             devices,
             folder=home / "worker",
+            models=(home / "models",),
             changed=lambda: self._advertiser.soon(),
             answer_bytes_max=settings.links.body_bytes_max,
             apart=lambda: owner.manners is Manners.POLITE and bool(owner.reading.display),
+            condemned=lambda digest, how: report(self.node, digest, how),
         )
         owner = Watch(
             home,
@@ -140,9 +144,10 @@ class Agent:
                 link=self._link_to,
                 roles_of=self._roles_of,
                 zone_of=self._zone_of,
-                resolve=catalog.route,
-                manifest=catalog.of_digest,
+                resolve=checked(unflagged, lambda: self.node, catalog.route),
+                manifest=checked(harmless, lambda: self.node, catalog.of_digest),
                 on_disk=store.has,
+                needs=store.needs,
                 ensure=fetcher.ensure,
                 willing=lambda: unwilling(self.node, stopping=self._leaving),
                 served=lambda it: auditing.served(book, it),
@@ -259,6 +264,7 @@ class Agent:
             node.inviter.stop(),
             node.fetcher.stop(),
             node.trust.stop(),
+            self._meeting.stop(),
             node.owner.stop(),
             self._local.stop(),
             node.pool.stop(),
@@ -283,6 +289,7 @@ class Agent:
             "listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
             "http": None,
             "grpc": None,
+            "quarantine": self._keeper.quarantine or None,
         }
 
     async def _listen(self) -> Address:
@@ -358,7 +365,7 @@ class Agent:
         self._advertiser.soon()
 
     async def _rejoin(self, token: str) -> str:
-        self.joined = await enter(self._keeper, token, node_name(self._settings))
+        self.joined = await enter(self._keeper, self._settings, token, node_name(self._settings))
         self.node.discovery.left()
         asyncio.get_running_loop().call_later(0.1, self._again.set)  # once the answer is written
         return self._keeper.statements.mesh_name

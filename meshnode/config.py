@@ -146,6 +146,17 @@ class Routing:
     """For tasks that name none."""
 
 
+class Sandbox(StrEnum):
+    """How the processes that open models are confined; `meshnode doctor` says what holds and why not more."""
+
+    AUTO = "auto"
+    """As tightly as the system allows: no files but the models, no network, no other programs (Linux)."""
+    REQUIRE = "require"
+    """Grade A, the whole, or no worker. Accelerators do not reach it: their drivers open files of their own."""
+    OFF = "off"
+    """Limits only."""
+
+
 @dataclass(frozen=True, slots=True)
 class Execution:
     """Running models in worker processes."""
@@ -162,8 +173,8 @@ class Execution:
     """Shared memory for tensors, each way. It is sparse: only what is used is taken from the machine."""
     memory_bytes: Annotated[int, Within(0, 2**50)] = 0
     """Models in one worker's memory, together; 0 = half of the machine's. The least recently used one goes first."""
-    load_timeout_s: Annotated[float, Within(0.1, 86400)] = 60.0
-    """A model that takes longer to load is refused and its worker replaced."""
+    load_timeout_s: Annotated[float, Within(0.1, 86400)] = 30.0
+    """A model that takes longer to load, and a second for each 50 MB, is refused and its worker replaced."""
     probe_timeout_s: Annotated[float, Within(0.01, 3600)] = 10.0
     """When a model is added it runs on zeros, to be measured; one that takes longer is refused."""
     cancel_grace_s: Annotated[float, Within(0.01, 3600)] = 2.0
@@ -175,6 +186,8 @@ class Execution:
     """What a run is believed to take before the first measurement."""
     lent_idle_s: Annotated[float, Within(0.1, 86400)] = 30.0
     """A worker process for the work of others, beside the owner's, is ended when it had nothing to do for so long."""
+    sandbox: Sandbox = Sandbox.AUTO
+    """auto, require or off: what a model may do that finds a way out of ONNX Runtime."""
     gpu: bool = True
     """Use GPUs and other accelerators whose provider is proven by a run."""
     providers: tuple[str, ...] = ()

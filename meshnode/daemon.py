@@ -14,12 +14,14 @@ from meshnode.agent import Agent, Peers, node_name
 from meshnode.config import Settings
 from meshnode.errors import PermissionDenied
 from meshnode.execution.devices import Devices
+from meshnode.membership.arriving import enter
 from meshnode.trust import invites
-from meshnode.trust.joining import enter
 from meshnode.trust.keeper import Keeper
 
 log = logging.getLogger(__name__)
 
+GIVE_UP_S = 2.0
+"""Who is told to stop while it joins does not look for members any longer; an exchange that is under way ends well."""
 Announce = Callable[[dict[str, Any]], None]
 GIVE_BACK_S = 30.0
 """So often what is free of our memory goes back: the next large tensor after it costs what fresh pages cost."""
@@ -40,7 +42,10 @@ async def run(home: Path, settings: Settings, *, token: str | None, announce: An
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     try:
-        peers = await belong(keeper, settings, token)
+        belonging = asyncio.ensure_future(belong(keeper, settings, token))
+        if not await _unless(stopping, belonging):
+            return
+        peers = belonging.result()
         while not stopping.is_set():
             agent = Agent(home, settings, keeper, await devices, stopping)
             try:
@@ -57,6 +62,22 @@ async def run(home: Path, settings: Settings, *, token: str | None, announce: An
         # Not left behind: OpenBLAS never returns from a fork while another thread computes with it.
         await asyncio.wait({devices})
         keeper.close()
+
+
+async def _unless(stopping: asyncio.Event, work: asyncio.Future[Peers]) -> bool:
+    """Wait for it. False when the agent was told to stop first, and it did not end soon after."""
+    stop = asyncio.ensure_future(stopping.wait())
+    waits: set[asyncio.Future[Any]] = {work, stop}
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            await asyncio.wait({work}, timeout=GIVE_UP_S)
+    finally:
+        stop.cancel()
+        if not work.done():
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+    return not work.cancelled()
 
 
 async def belong(keeper: Keeper, settings: Settings, token: str | None) -> Peers:
@@ -77,7 +98,7 @@ async def belong(keeper: Keeper, settings: Settings, token: str | None) -> Peers
                     f"this home is already in the mesh {keeper.statements.mesh_name!r}",
                     hint="`meshnode leave` first, or use another --home",
                 )
-        return await enter(keeper, token, name)
+        return await enter(keeper, settings, token, name)
     if keeper.out is not None:
         raise keeper.out
     if not keeper.belongs:

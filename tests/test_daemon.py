@@ -20,6 +20,7 @@ import pytest
 from meshnode import daemon
 from meshnode.config import Settings
 from meshnode.errors import AgentUnavailable, HomeError, ListenError, MeshError, PermissionDenied, TokenRefused
+from meshnode.membership import arriving
 from meshnode.membership.remembered import packed_peers
 from meshnode.trust.files import read_checked, write_checked
 from meshnode.trust.keeper import Keeper, Membership
@@ -214,6 +215,22 @@ async def test_a_token_joins_at_the_first_start(tmp_path: Path) -> None:
             async with up(tmp_path / "bob", token) as bob:
                 assert mesh == bob.events[0]["mesh"]
                 await until(lambda: _sees(ann, bob.events[0]["id"]), "ann sees bob")
+
+
+async def test_a_machine_that_finds_no_member_stops_when_it_is_told_to(tmp_path: Path) -> None:
+    """It looks for half a minute; a service manager does not wait for that. The home is in no mesh, and unlocked."""
+    async with founder(tmp_path / "ann") as ann:
+        token = (await ask(ann.node.home, "invite", {"uses": 3}))["token"]
+    run = Run(tmp_path / "bob")
+    run.start(token, settings("bob"))
+    await until(lambda: signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL, "it listens to signals")
+    began = asyncio.get_running_loop().time()
+    await run.stop()
+
+    assert [] == run.events
+    assert asyncio.get_running_loop().time() - began < arriving.LOOK_S / 2
+    assert not (run.home / "trust").exists()
+    Keeper.open(run.home).close()
 
 
 def _sees(agent: Any, node: str) -> bool:

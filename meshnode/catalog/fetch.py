@@ -62,13 +62,13 @@ class Fetcher:
         self._holders = holders
         self._running: dict[Digest, asyncio.Task[None]] = {}
         self._watching: dict[Digest, list[Progress]] = {}
-        self._refused: dict[tuple[File, ...], str] = {}
+        self._refused: dict[tuple[File, ...], ModelRefused] = {}
 
     async def ensure(self, manifest: Manifest, on_progress: Progress | None = None) -> Path:
         """The .onnx file of a model, hashed since the start, and fetched when it is not here.
 
         Raises TransferFailed (also when this node's disk has no room: another node's may), and ModelRefused when the
-        manifest contradicts itself.
+        manifest contradicts itself or the scanner refuses the model.
         """
         digest = manifest.digest
         if not self._store.proven(digest):
@@ -81,6 +81,11 @@ class Fetcher:
                 self._watching.setdefault(digest, []).append(on_progress)
             await asyncio.shield(task)
         return self._store.path(digest)
+
+    def refused(self, manifest: Manifest) -> ModelRefused | None:
+        """Why a model was fetched and is not kept, since this agent started."""
+        error = self._refused.get(manifest.files)
+        return None if error is None else ModelRefused(str(error), hint=error.hint)
 
     async def stop(self) -> None:
         """End what is under way; the pieces that came stay for the next start."""
@@ -103,16 +108,19 @@ class Fetcher:
             except TransferFailed:
                 if self._store.has(manifest.digest):
                     raise
-        if manifest.files in self._refused:
-            raise ModelRefused(self._refused[manifest.files])
+            except ModelRefused as error:
+                self._refused[manifest.files] = error
+                raise
+        if (refused := self.refused(manifest)) is not None:
+            raise refused
         try:
             partial = self._store.begin(manifest)
         except HomeError as error:
             raise _not_here(error) from error
         try:
             await _Run(self, manifest, partial).run()
-        except ModelRefused as error:  # the manifest contradicts itself: never fetch all of it again
-            self._refused[manifest.files] = str(error)
+        except ModelRefused as error:  # it will be no better the next time: never fetch all of it again
+            self._refused[manifest.files] = error
             await asyncio.to_thread(partial.discard)
             raise
         except HomeError as error:  # a full disk is worse than a fetch from the start

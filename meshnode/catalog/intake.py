@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import mmap
 import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from meshnode.catalog.judge import scan_file
 from meshnode.catalog.manifest import FILE_NAME, FILES_MAX, File
-from meshnode.catalog.onnxfile import Outline, outline
 from meshnode.catalog.pieces import Hasher, Stop, read_exactly
+from meshnode.catalog.scan import PROTOBUF_BYTES_MAX
+from meshnode.catalog.verdict import Verdict
 from meshnode.errors import HomeError, ModelRefused
 
 MODEL_FILE = "model.onnx"
-PROTOBUF_BYTES_MAX = 2**31 - 1
 Progress = Callable[[int, int], None]
 """(bytes done, bytes in all); called in the thread that copies."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -51,8 +51,8 @@ class Intake:
     _total: int = 0
     _taken: list[Taken] = field(default_factory=list)
 
-    def run(self) -> tuple[Taken, ...]:
-        """Copy all of it. Raises ModelRefused, HomeError, Stopped."""
+    def run(self) -> tuple[tuple[Taken, ...], Verdict]:
+        """Copy all of it and judge it. Raises ModelRefused, HomeError, Stopped."""
         source = _open(self.path, links_allowed=True)
         try:
             size = os.fstat(source).st_size
@@ -68,7 +68,8 @@ class Intake:
             self._copy(source, size, MODEL_FILE)
         finally:
             os.close(source)
-        externals = self._externals(_outline(self.folder / MODEL_FILE, self.path.name))
+        verdict = scan_file(self.folder / MODEL_FILE, self.path.name)
+        externals = self._externals(verdict)
         self._total += sum(externals.values())
         if self._total > self.model_bytes_max:
             raise ModelRefused(f"the model has {self._total} bytes, and {self.model_bytes_max} are allowed here")
@@ -79,33 +80,29 @@ class Intake:
                 self._copy(beside, expected, name)
             finally:
                 os.close(beside)
-        return tuple(self._taken)
+        return tuple(self._taken), verdict
 
-    def _externals(self, found: Outline) -> dict[str, int]:
+    def _externals(self, verdict: Verdict) -> dict[str, int]:
         """Name -> size of the external data files, after a look at each."""
-        ends: dict[str, int | None] = {}
-        for location, end in found.external.items():
-            name = _file_name(location)
-            ends[name] = max(ends.get(name) or 0, end or 0)
-        if len(ends) + 1 > FILES_MAX:
+        names = dict.fromkeys(_file_name(location) for location in verdict.external)
+        if len(names) + 1 > FILES_MAX:
             raise ModelRefused(
-                f"the model has {len(ends)} external data files, and at most {FILES_MAX - 1} are taken",
+                f"the model has {len(names)} external data files, and at most {FILES_MAX - 1} are taken",
                 hint="save it with all external data in one file",
             )
-        folded = [name.lower() for name in (MODEL_FILE, *ends)]
+        folded = [name.lower() for name in (MODEL_FILE, *names)]
         if len(set(folded)) != len(folded):
             raise ModelRefused(
                 "two files of the model have the same name, or names that differ in upper and lower case only"
             )
         sizes = {}
-        for name, end in ends.items():
+        for name in names:
             fd = _open(self.path.parent / name, links_allowed=False)
             try:
                 sizes[name] = os.fstat(fd).st_size
             finally:
                 os.close(fd)
-            if end is not None and end > sizes[name]:
-                raise ModelRefused(f"the model reads {name} up to byte {end}, and the file has {sizes[name]}")
+        verdict.check_files(sizes)
         return sizes
 
     def _copy(self, source: int, size: int, name: str) -> None:
@@ -179,14 +176,6 @@ def _open(path: Path, *, links_allowed: bool) -> int:
             hint="put a copy of the data beside a copy of the .onnx file",
         )
     return fd
-
-
-def _outline(copy: Path, name: str) -> Outline:
-    with copy.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            return outline(data)
-        except ModelRefused as error:
-            raise ModelRefused(f"{name}: {error}", hint=error.hint) from error.__cause__
 
 
 def _file_name(location: str) -> str:

@@ -2,7 +2,8 @@
 
 A model appears under its digest by one rename, when all of it is hashed and durable: what is there is whole. Sizes
 and kinds are checked when the store opens, contents once before the first use after a start and whenever a piece is
-given away. A folder that no longer matches is moved aside, with one message, and the model counts as absent.
+given away. A folder that no longer matches is moved aside, with one message, and the model counts as absent. What
+was never judged by this scanner is judged before its first use; what is refused is given up.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from pathlib import Path
 import msgspec
 
 from meshnode.catalog.intake import Intake, Progress, Taken, disk_error
+from meshnode.catalog.judge import judge, keep, kept
 from meshnode.catalog.manifest import DIGEST, File, Manifest, digest_of
 from meshnode.catalog.partial import Partial
 from meshnode.catalog.pieces import HASH_BYTES, Stop, hash_file, in_thread
+from meshnode.catalog.verdict import Verdict
 from meshnode.config import Catalog as Settings
 from meshnode.errors import HomeError, ModelRefused, TransferFailed
 from meshnode.trust.files import move_aside, read_checked, sync_folder, write_checked
@@ -64,6 +67,7 @@ class Store:
         self._lock = threading.Lock()
         self._known: dict[Digest, _Held] = {}
         self._proven: set[Digest] = set()
+        self._verdicts: dict[Digest, Verdict] = {}
         self._paths: dict[Digest, Path] = {}  # a path is put together by string work, and asked for with every task
         self._growing: dict[Digest, Partial] = {}
 
@@ -84,6 +88,8 @@ class Store:
                 digest = Digest(entry.name)
                 try:
                     self._known[digest] = _look(entry)
+                    if (verdict := kept(entry)) is not None:
+                        self._verdicts[digest] = verdict
                 except ModelRefused as error:
                     self._damaged(digest, str(error))
 
@@ -96,8 +102,17 @@ class Store:
         return digest in self._known
 
     def proven(self, digest: Digest) -> bool:
-        """Whether its content was hashed since this agent started; `verify` does it."""
+        """Whether its content was hashed since this agent started, and judged; `verify` does it."""
         return digest in self._proven
+
+    def verdict(self, digest: Digest) -> Verdict | None:
+        """What the scanner said of a model that is here."""
+        return self._verdicts.get(digest)
+
+    def needs(self, digest: Digest) -> int:
+        """What a model is believed to take of a worker's memory, at least; 0 when it is not here."""
+        verdict = self._verdicts.get(digest)
+        return 0 if verdict is None else verdict.memory_bytes
 
     def path(self, digest: Digest) -> Path:
         """The .onnx file of a model that is here. Raises TransferFailed when it is not, or no longer."""
@@ -114,15 +129,13 @@ class Store:
     async def verify(self, digest: Digest) -> bool:
         """Hash a model that is here; one that does not match is moved aside, and the answer is False.
 
-        Raises TransferFailed when it cannot be read.
+        Raises TransferFailed when it cannot be read, ModelRefused when the scanner refuses it: then it is given up.
         """
         return await in_thread(lambda stop: self._verify(digest, stop))
 
     def remove(self, digest: Digest) -> None:
         """Forget a model's files, also half-fetched ones."""
-        self._known.pop(digest, None)
-        self._proven.discard(digest)
-        self._paths.pop(digest, None)
+        self._forget(digest)
         shutil.rmtree(self.folder / digest, ignore_errors=True)
         if digest not in self._growing:
             shutil.rmtree(self._partial(digest), ignore_errors=True)
@@ -143,10 +156,15 @@ class Store:
         return partial
 
     async def finish(self, partial: Partial) -> None:
-        """A fetched model is complete: verify all of it and let it appear. Raises what `Partial.seal` does."""
+        """A fetched model is complete: verify all of it, judge it, let it appear. Raises what `Partial.seal` does."""
 
         def work(stop: Stop) -> None:
-            self._appear(partial.folder, partial.seal(stop), partial.manifest.piece_bytes)
+            taken = partial.seal(stop)
+            try:
+                verdict = judge(partial.folder, (it.file for it in taken))
+            except OSError as error:
+                raise disk_error(error) from error
+            self._appear(partial.folder, taken, partial.manifest.piece_bytes, verdict)
 
         await in_thread(work)
 
@@ -180,22 +198,23 @@ class Store:
             adding.mkdir(mode=0o700)
             piece_bytes = self._settings.piece_bytes
             model_bytes_max = self._settings.model_bytes_max
-            taken = Intake(path, adding, piece_bytes, model_bytes_max, self._check_space, progress, stop).run()
+            taken, verdict = Intake(path, adding, piece_bytes, model_bytes_max, self._check_space, progress, stop).run()
             digest = digest_of(it.file for it in taken)
             if digest in self._known and digest not in self._proven:
                 self._verify(digest, stop)  # of two copies the one that is here stays, if it is right
-            self._appear(adding, taken, piece_bytes)
+            self._appear(adding, taken, piece_bytes, verdict)
         except OSError as error:
             raise disk_error(error) from error
         finally:
             shutil.rmtree(adding, ignore_errors=True)
         return Stored(digest, self.path(digest), self._held(digest).files)
 
-    def _appear(self, folder: Path, taken: tuple[Taken, ...], piece_bytes: int) -> None:
+    def _appear(self, folder: Path, taken: tuple[Taken, ...], piece_bytes: int, verdict: Verdict) -> None:
         """The folder holds all of a model, hashed: give it its name. One that is there already is kept."""
         held = _Held(tuple(it.file for it in taken), piece_bytes, tuple(it.pieces for it in taken))
         digest = digest_of(held.files)
         write_checked(folder / LIST, msgspec.msgpack.encode(held))
+        keep(folder, verdict)
         with self._lock:
             final = self.folder / digest
             if digest not in self._known:
@@ -205,6 +224,7 @@ class Store:
                 sync_folder(self.folder)
                 self._known[digest] = held
                 self._proven.add(digest)
+                self._verdicts[digest] = verdict
             elif folder.name.startswith("partial-"):
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -218,8 +238,27 @@ class Store:
             if found.sha256 != file.sha256:
                 self._damaged(digest, f"{file.path} does not match its hash")
                 return False
+        self._judge(digest, held)
         self._proven.add(digest)
         return True
+
+    def _judge(self, digest: Digest, held: _Held) -> None:
+        """Of a model that came here before this scanner did."""
+        if digest in self._verdicts:
+            return
+        try:
+            verdict = judge(self.folder / digest, held.files)
+        except OSError as error:
+            raise self._unreadable(digest, error) from error
+        except ModelRefused as error:
+            log.warning("model %s is given up: %s", digest[:12], error)
+            self.remove(digest)
+            raise
+        self._verdicts[digest] = verdict
+        try:
+            keep(self.folder / digest, verdict)
+        except HomeError as error:
+            log.warning("the verdict on model %s is not kept: %s", digest[:12], error)
 
     def _piece(self, digest: Digest, file: int, index: int, piece_bytes: int) -> bytes:
         held = self._held(digest, file)
@@ -253,9 +292,7 @@ class Store:
     def _damaged(self, digest: Digest, why: str) -> None:
         """Move the folder aside and say so once."""
         with self._lock:
-            self._known.pop(digest, None)
-            self._proven.discard(digest)
-            self._paths.pop(digest, None)
+            self._forget(digest)
             try:
                 aside = move_aside(self.folder / digest).name
             except FileNotFoundError:
@@ -263,6 +300,12 @@ class Store:
             except OSError as error:
                 aside = f"nowhere ({error.strerror})"
         log.warning("this node's copy of model %s is damaged (%s): moved to %s", digest[:12], why, aside)
+
+    def _forget(self, digest: Digest) -> None:
+        self._known.pop(digest, None)
+        self._proven.discard(digest)
+        self._paths.pop(digest, None)
+        self._verdicts.pop(digest, None)
 
     def _partial(self, digest: Digest) -> Path:
         return self.folder / f"partial-{digest}"

@@ -1,4 +1,4 @@
-"""Commands about the mesh and who is in it: invite, join, status, members, ping, leave, revoke."""
+"""Commands about the mesh and who is in it: invite, join, status, members, ping, leave, accept, revoke."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (invite, join, status, events, members, ping, leave, revoke):
+    for command in (invite, hardware, join, status, events, members, ping, leave, accept, revoke):
         app.command()(command)
 
 
@@ -42,18 +42,51 @@ def seconds(text: str) -> float:
 
 
 def invite(
-    expires: Annotated[str, typer.Option(help="How long the token is good: 90s, 30m, 12h, 7d.")] = "30m",
+    expires: Annotated[
+        str, typer.Option(help="How long the token is good: 90s, 30m, 12h, 7d. [default: 30m; with --uses 7d]")
+    ] = "",
     role: Annotated[str, typer.Option(help="Comma-separated: worker, submitter, publisher, operator.")] = "",
-    zone: Annotated[str, typer.Option(help="The zone of the node that joins.")] = "",
+    zone: Annotated[str, typer.Option(help="The zone of the nodes that join.")] = "",
+    uses: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="A batch token: so many machines join by it, at any member that is up."),
+    ] = None,
+    hardware: Annotated[
+        list[str], typer.Option(metavar="HASH", help="Only these machines; `meshnode hardware` there prints theirs.")
+    ] = [],  # noqa: B006 - typer copies it
+    listing: Annotated[bool, typer.Option("--list", help="The tokens that are known here, and who used them.")] = False,
 ) -> None:
-    """Print a single-use token that lets one machine join: `meshnode up TOKEN` there."""
-    expires_s = seconds(expires)
+    """Print a token that lets one machine join, or many: `meshnode up TOKEN` there."""
+    if listing:
+        with context.client() as client:
+            rows = client.ask("invites")
+        context.show(rows, lambda rows: render.invites(rows, context.console().width))
+        return
+    given: dict[str, Any] = {"role": role or None, "zone": zone or None}
+    given |= {"expires_s": seconds(expires)} if expires else {}
+    given |= {"uses": uses} if uses is not None else {}
+    given |= {"hardware": hardware} if hardware else {}
     with context.client() as client:
-        answer = client.ask("invite", expires_s=expires_s, role=role or None, zone=zone or None)
+        answer = client.ask("invite", **given)
     if context.current.json:
         context.emit(answer)
     else:
         typer.echo(answer["token"])
+
+
+def hardware() -> None:
+    """This machine's ids for `meshnode invite --hardware`: hashes of its machine id, serial number and MACs."""
+    from meshnode.trust.hardware import ids
+
+    found = {source: digest.hex() for source, digest in ids().items()}
+    context.show(found, lambda rows: "\n".join(f"{digest}  {source}" for source, digest in rows.items()))
+
+
+def accept(node: NodeName) -> None:
+    """Let a node out of quarantine; only where the admin key is (the founder)."""
+    with context.client() as client:
+        answer = client.ask("accept", node=node)
+    context.show(answer, lambda a: f"accepted {a['name']} ({a['id'][:8]})")
 
 
 def join(token: Annotated[str, typer.Argument(help="An invite token; - reads it from standard input.")]) -> None:
@@ -73,9 +106,15 @@ def join(token: Annotated[str, typer.Argument(help="An invite token; - reads it 
     else:
         try:
             answer = {"mesh": asyncio.run(_join_alone(keeper, token))}
+            answer |= {"quarantine": why} if (why := keeper.quarantine) else {}
         finally:
             keeper.close()
-    context.show(answer, lambda a: f"joined {a['mesh']}")
+    context.show(answer, lambda a: f"joined {a['mesh']}" + (f"; {doubt}" if (doubt := _doubt(a)) else ""))
+
+
+def _doubt(answer: dict[str, Any]) -> str:
+    why = answer.get("quarantine")
+    return f"in quarantine, for {why}: an admin's `meshnode accept` lets it in" if why else ""
 
 
 async def _join_alone(keeper: Any, token: str) -> str:
@@ -167,15 +206,24 @@ def leave(yes: Yes = False) -> None:
 
 
 def revoke(
-    node: NodeName,
+    node: Annotated[
+        str,
+        typer.Argument(metavar="NODE|TOKENID", help="A node's name or id, or an invite's.", autocompletion=node_names),
+    ],
     reason: Annotated[str, typer.Option(help="Shown to everyone.")] = "",
     yes: Yes = False,
 ) -> None:
-    """Throw a node out, for good; only where the admin key is (the founder)."""
+    """Throw a node out, or end an invite, for good; only where the admin key is (the founder)."""
     with context.client() as client:
-        _confirm(f"{node} is thrown out for good; it can only return as a new node. Revoke it?", yes=yes)
+        _confirm(f"{node} is out for good; a node can only return as a new one. Revoke it?", yes=yes)
         answer = client.ask("revoke", node=node, reason=reason)
-    context.show(answer, lambda a: f"revoked {a['id'][:8]}")
+    context.show(answer, _revoked)
+
+
+def _revoked(answer: dict[str, Any]) -> str:
+    if "invite" in answer:
+        return f"nobody joins by {answer['invite']} any more; the {answer['joined']} who did stay"
+    return f"revoked {answer['id'][:8]}"
 
 
 def _confirm(question: str, *, yes: bool) -> None:

@@ -1,4 +1,4 @@
-"""Commands about models: `meshnode model add/list/show/remove`, and `split`."""
+"""Commands about models: `meshnode model add/list/show/remove/flag/clear`, and `split`."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ def add_to(app: typer.Typer) -> None:
     group.command("remove")(remove)
     group.command("split")(split)
     group.command("rm", help="The same as remove.")(remove)
+    group.command("flag")(flag)
+    group.command("clear")(clear)
     app.add_typer(group, name="model")
 
 
@@ -97,3 +99,19 @@ def remove(model: ModelName) -> None:
     with context.client() as client:
         document = client.remove_model(model)
     context.show(document, lambda m: f"removed {m['name']}:{m['version']}")
+
+
+def flag(
+    model: ModelName, reason: Annotated[str, typer.Option(help="What people are told who want to run it.")] = ""
+) -> None:
+    """Keep a model from running on any node, at once; an admin may."""
+    with context.client() as client:
+        document = client.ask("model.flag", model=model, reason=reason)
+    context.show(document, lambda m: f"{m['name']}:{m['version']} runs on no node any more")
+
+
+def clear(model: ModelName) -> None:
+    """Let a model run again that nodes reported for killing their workers; an admin may."""
+    with context.client() as client:
+        document = client.ask("model.clear", model=model)
+    context.show(document, lambda m: f"{m['name']}:{m['version']} may run again ({m['cleared']} reports taken back)")

@@ -93,6 +93,8 @@ def _announce(event: dict[str, Any]) -> None:
         return
     name, mesh = context.printable(event["name"]), context.printable(event["mesh_name"])
     typer.echo(f"{name} ({event['id'][:8]}) is up in {mesh} ({event['mesh'][:8]})")
+    if event["quarantine"]:
+        typer.echo(f"in quarantine, for {event['quarantine']}: an admin's `meshnode accept` lets it in")
     typer.echo(f"listening on {event['listen']} (TCP and UDP); Ctrl-C stops it")
     typer.echo("to add a machine: `meshnode invite` here, then `meshnode up TOKEN` there")
 

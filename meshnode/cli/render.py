@@ -9,11 +9,14 @@ from typing import Any
 
 from rich.text import Text
 
-COLOURS = {"alive": "green", "paused": "yellow", "suspect": "yellow", "dead": "red", "left": "dim"}
+COLOURS = {"alive": "green", "paused": "yellow", "suspect": "yellow", "dead": "red", "left": "dim"} | {
+    "in quarantine": "red"
+}
 WIDTH = 80
 GAP = "  "
 NAME_MAX = 11
 ZONE_MAX = 8
+NAMES_MAX = 24
 LAST_MIN = 14
 """A last column that would be narrower, or break a word, stands on lines of its own, below the row."""
 ISOLATED = "nobody in the mesh is heard any more; `meshnode doctor` says what to look at"
@@ -106,9 +109,24 @@ def status(document: Mapping[str, Any], width: int = WIDTH) -> Text:
             *([Text(f"this node: {copied}", style="bold")] if (copied := document.get("copied")) else []),
             *([Text(ISOLATED, style="bold")] if document.get("isolated") else []),
             table(columns, rows, right=("load", "work", "ms"), width=width),
+            *_grades(document["nodes"]),
             Text("< this node · work: in flight/done · ms: round trip · * in memory", style="dim"),
         ]
     )
+
+
+def _grades(nodes: Sequence[Mapping[str, Any]]) -> list[Text]:
+    """How models are confined, worst last; nothing while no node has said."""
+    by_grade: dict[str, list[str]] = {}
+    for node in nodes:
+        if node["state"] == "alive" and (grade := node.get("sandbox")):
+            by_grade.setdefault(grade, []).append(node["name"])
+    best, *rest = sorted(by_grade) or [""]
+    if not best:
+        return []
+    others = "".join(f"; {grade} on {cut(', '.join(by_grade[grade]), NAMES_MAX)}" for grade in rest)
+    more = "" if best == "A" and not rest else " (`meshnode doctor` there says why)"
+    return [Text(f"sandbox of models: grade {best}{others}{more}", style="dim")]
 
 
 def _status_row(node: Mapping[str, Any]) -> list[Cell]:
@@ -122,6 +140,8 @@ def _status_row(node: Mapping[str, Any]) -> list[Cell]:
     state, paused = node["state"], node.get("paused")
     if paused and not away:
         state, models = "paused", f"({paused}) {models}".rstrip()
+    if (doubt := node.get("quarantine")) and not away:
+        state, models = "in quarantine", f"({doubt}) {models}".rstrip()
     if node["path"] not in ("self", "direct", "none"):
         models = f"{node['path']}; {models or '-'}"
     return [
@@ -140,9 +160,9 @@ def model_list(documents: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Te
     """One row a model."""
     if not documents:
         return Text("No models yet. `meshnode model add FILE.onnx` adds one.")
-    rows = [
+    rows: list[list[Cell]] = [
         [
-            f"{model['name']}:{model['version']}",
+            _model_label(model),
             size(model["size"]),
             str(len(model["on_disk"])),
             str(len(model["loaded"])),
@@ -169,6 +189,13 @@ def model_show(document: Mapping[str, Any]) -> str:
         ("digest", document["digest"]),
         ("size", f"{document['size']} bytes"),
     ]
+    if reported := document.get("reported"):
+        where = "runs on no node" if reported["flagged"] else "reported"
+        facts.append((where, reported["text"]))
+    if refused := document.get("refused"):
+        facts.append(("refused here", refused))
+    if scan := document.get("scan"):
+        facts.append(("scan", _scanned(scan)))
     if document.get("memory_bytes"):
         facts.append(("memory", f"{size(document['memory_bytes'])} when loaded, measured where it was added"))
     facts += [("input", tensors([tensor])) for tensor in document["inputs"]]
@@ -183,18 +210,53 @@ def model_show(document: Mapping[str, Any]) -> str:
     return "\n".join(f"{key:<{wide}}{GAP}{value}" for key, value in facts)
 
 
+def _model_label(model: Mapping[str, Any]) -> Text:
+    reported = model.get("reported")
+    text = Text(f"{model['name']}:{model['version']}")
+    if reported:
+        text.append(" (flagged)" if reported["flagged"] else " (reported)", "red" if reported["flagged"] else "yellow")
+    return text
+
+
+def _scanned(scan: Mapping[str, Any]) -> str:
+    """What the scanner of this node found, in one line."""
+    versions = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in sorted(scan["opsets"].items()))
+    functions = f" in {scan['functions']} functions and the graph, {scan['expanded']} put in" * bool(scan["functions"])
+    return (
+        f"{scan['nodes']} nodes{functions}; {versions}; at least {size(scan['memory_bytes'])} of memory; "
+        f"rules {scan['scanner']}"
+    )
+
+
 def members(rows: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Text:
     """Who is in, granted by whom, until when, to do what."""
     table_rows: list[list[Cell]] = []
     for row in rows:
         state = "revoked" if row["revoked"] else row["state"] or "not seen"
         roles = ", ".join(row["roles"]) + (f"; revoked: {row['reason'] or 'no reason given'}" if row["revoked"] else "")
+        if row.get("quarantine") and not row["revoked"]:
+            state, roles = "in quarantine", row["quarantine"]
         zones = ",".join(row["zones"]) or "-"
         expires = "-" if row["expires_at"] is None else day(row["expires_at"])
         coloured = Text(state, "red" if row["revoked"] else COLOURS.get(state, ""))
         by = row["granted_by_name"] or f"key {row['granted_by'][:8]}"
         table_rows.append([label(row["name"], row["id"]), coloured, by, expires, zones, roles])
     return table(("member", "state", "granted by", "until", "zones", "roles"), table_rows, width=width)
+
+
+def invites(rows: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Text:
+    """One row a token that is known here; `revoke ID` ends it."""
+    if not rows:
+        return Text("No invites. `meshnode invite` makes one, `meshnode invite --uses N` one for many machines.")
+    table_rows = []
+    for row in rows:
+        gives = [", ".join(row["roles"]), *(f"zone {zone}" for zone in row["zones"])]
+        gives += [f"{row['hardware']} machines by their ids"] if row["hardware"] else []
+        gives += [f"{row['quarantined']} in quarantine"] if row["quarantined"] else []
+        state = Text(row["state"], "green" if row["state"] == "open" else "dim")
+        used = f"{row['used']}/{row['uses']}"
+        table_rows.append([row["id"][:8], state, used, day(row["expires_at"]), "; ".join(gives)])
+    return table(("invite", "state", "used", "until", "gives"), table_rows, right=("used",), width=width)
 
 
 def processes(rows: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Text:

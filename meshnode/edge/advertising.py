@@ -43,6 +43,7 @@ def content(node: Node, *, zone: str, addresses: tuple[Address, ...], draining: 
         draining=draining,
         paused=node.owner.told,
         declined=tuple(sorted(node.fleet.duties.declined))[:MODELS_MAX],
+        sandbox=node.execution.grade,
     )
 
 

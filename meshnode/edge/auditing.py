@@ -12,6 +12,7 @@ from meshnode.wire.messages import NodeId
 
 VERBS = frozenset(
     {
+        "accept",
         "blueprint.apply",
         "blueprint.remove",
         "blueprint.rollback",

@@ -11,6 +11,7 @@ from meshnode.edge import judging, looking, peerjudging
 from meshnode.edge.judging import Row, row
 from meshnode.edge.node import Node
 from meshnode.errors import WorkerCrashed
+from meshnode.execution.rules import CPU
 from meshnode.membership.view import Member
 
 WORKER_S = 8.0
@@ -32,9 +33,15 @@ async def examine(node: Node) -> list[Row]:
     )
     here = looking.here(node)  # by now the links that are dead are known
     reach = [*dict.fromkeys((*node.discovery.network.announced, *node.discovery.addresses))]
-    rows = [worker, _gpu(node), judging.disk(disk), judging.clock(looking.clock(node), peers)]
+    rows = [worker, *_sandbox(node), _gpu(node), judging.disk(disk), judging.clock(looking.clock(node), peers)]
     rows += [judging.address(here, node.address[0], reach), *judging.inbound(here, peers)]
-    rows += [judging.multicast(looking.hearing(node), here, peers), _owner(node), *_alone(node), *_out(node)]
+    rows += [
+        judging.multicast(looking.hearing(node), here, peers),
+        _owner(node),
+        *_alone(node),
+        *_out(node),
+        *_quarantine(node),
+    ]
     rows += judging.network(node.membership.isolated, here, peers)
     rows += [*judging.isolation(here, peers), *(peerjudging.summary(here, peer) for peer in peers)]
     if len(others) > len(tried):
@@ -63,6 +70,17 @@ def _out(node: Node) -> list[Row]:
     return [] if out is None else [row("membership", False, str(out), out.hint)]
 
 
+def _quarantine(node: Node) -> list[Row]:
+    """Who waits for an admin, this node among them."""
+    rows, statements = [], node.keeper.statements
+    for grant in statements.members():
+        if grant.quarantine and statements.revoked(grant.node) is None:
+            who = "this node" if grant.node == node.keeper.id else f"{grant.name} ({grant.node[:8]})"
+            fix = f"where the admin key is: `meshnode accept {grant.node[:8]}`, or `meshnode revoke {grant.node[:8]}`"
+            rows.append(row("quarantine", False, f"{who} may neither run nor submit tasks: {grant.quarantine}", fix))
+    return rows
+
+
 async def _worker(node: Node) -> Row:
     try:
         async with asyncio.timeout(WORKER_S):
@@ -70,6 +88,18 @@ async def _worker(node: Node) -> Row:
     except (WorkerCrashed, TimeoutError) as error:
         return row("worker", False, str(error) or "not ready yet", "the agent's log says why: `meshnode logs`")
     return row("worker", True, f"runs models on {', '.join(node.execution.providers)}")
+
+
+def _sandbox(node: Node) -> list[Row]:
+    """One row for each worker; nothing before one is there."""
+    rows = []
+    for provider, confined in node.execution.confinement.items():
+        which = "" if provider == CPU else f" on {provider}"
+        text = f"workers{which} are confined with grade {confined.grade}: {', '.join(confined.holds)}"
+        text += "".join(f"; {lack.why}" for lack in confined.lacks)
+        fix = "; ".join(lack.fix for lack in confined.lacks if lack.fix)
+        rows.append(row("sandbox", True if confined.grade == "A" else None, text, fix))
+    return rows
 
 
 def _gpu(node: Node) -> Row:

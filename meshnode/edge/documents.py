@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
+
 from meshnode.catalog.manifest import Manifest
+from meshnode.edge import flagging
 from meshnode.edge.node import Node
 from meshnode.errors import MeshError
 from meshnode.membership.view import Member
@@ -34,10 +37,32 @@ async def status(node: Node) -> dict[str, Any]:
         "revoked": str(out) if (out := node.keeper.out) is not None else None,
         "isolated": node.membership.isolated,
         "copied": node.membership.copied or None,
+        "sandbox": _sandbox(node),
         "nodes": [_node(node, member, vitals.get(member.id), by_digest) for member in view],
         "models": [
-            model_document(manifest, on_disk=holders.get(manifest.digest, []), loaded=loaders.get(manifest.digest, []))
+            model_document(
+                manifest,
+                on_disk=holders.get(manifest.digest, []),
+                loaded=loaders.get(manifest.digest, []),
+                reported=flagging.document(node, manifest.digest),
+            )
             for manifest in manifests
+        ],
+    }
+
+
+def _sandbox(node: Node) -> dict[str, Any]:
+    """How the workers of this node are confined."""
+    return {
+        "grade": node.execution.grade or None,
+        "workers": [
+            {
+                "provider": provider,
+                "grade": confined.grade,
+                "holds": list(confined.holds),
+                "lacks": [{"why": lack.why, "fix": lack.fix} for lack in confined.lacks],
+            }
+            for provider, confined in node.execution.confinement.items()
         ],
     }
 
@@ -91,6 +116,8 @@ def _node(node: Node, member: Member, vitals: Vitals | None, manifests: dict[Dig
         "path": member.path,
         "reason": member.reason or None,
         "paused": None,
+        "sandbox": None,
+        "quarantine": grant.quarantine or None if (grant := node.keeper.statements.grant(member.id)) else None,
     }
     if advert is None:
         return row
@@ -99,6 +126,7 @@ def _node(node: Node, member: Member, vitals: Vitals | None, manifests: dict[Dig
         "labels": dict(advert.labels),
         "version": advert.software,
         "paused": (node.owner.reason if member.id == node.keeper.id else advert.paused) or None,
+        "sandbox": advert.sandbox or None,
         "cpu": {"model": advert.cpu.model, "cores": advert.cpu.cores, "load": vitals.cpu_load if vitals else None},
         "memory": {"total": advert.memory_total, "available": vitals.available_bytes if vitals else None},
         "gpus": [
@@ -128,7 +156,16 @@ def model(node: Node, manifest: Manifest) -> dict[str, Any]:
     """One model and who has it, also one whose name another model has."""
     holders, loaders = _holders(node.membership.view())
     digest = manifest.digest
-    return model_document(manifest, on_disk=holders.get(digest, []), loaded=loaders.get(digest, []))
+    verdict, refused = node.store.verdict(digest), node.fetcher.refused(manifest)
+    return model_document(
+        manifest,
+        on_disk=holders.get(digest, []),
+        loaded=loaders.get(digest, []),
+        reported=flagging.document(node, digest),
+    ) | {
+        "scan": None if verdict is None else msgspec.to_builtins(verdict) | {"memory_bytes": verdict.memory_bytes},
+        "refused": None if refused is None else str(refused),
+    }
 
 
 def _holders(view: tuple[Member, ...]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -144,8 +181,10 @@ def _holders(view: tuple[Member, ...]) -> tuple[dict[str, list[str]], dict[str, 
     return holders, loaders
 
 
-def model_document(manifest: Manifest, *, on_disk: list[str], loaded: list[str]) -> dict[str, Any]:
-    """One model of the mesh."""
+def model_document(
+    manifest: Manifest, *, on_disk: list[str], loaded: list[str], reported: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """One model of the mesh; `reported` is who saw it do harm."""
     return {
         "name": manifest.name,
         "version": manifest.version,
@@ -158,6 +197,7 @@ def model_document(manifest: Manifest, *, on_disk: list[str], loaded: list[str])
         "memory_bytes": manifest.memory_bytes,
         "metadata": dict(manifest.metadata),
         "publisher": manifest.publisher,
+        "reported": reported,
     }
 
 
@@ -184,6 +224,8 @@ def members(node: Node) -> list[dict[str, Any]]:
                 "state": member.state if member else None,
                 "revoked": revocation is not None,
                 "reason": revocation.reason if revocation else None,
+                "quarantine": grant.quarantine or None,
+                "invite": grant.invite.hex()[:16] or None,
             }
         )
     return rows

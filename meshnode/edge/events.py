@@ -6,6 +6,7 @@ of milliseconds is no event, a node that comes, goes, is doubted, pauses, or is 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from typing import Any
 
 from meshnode.membership.view import Member
 from meshnode.wire.messages import NodeId
+
+log = logging.getLogger(__name__)
 
 KEPT = 1000
 
@@ -66,6 +69,7 @@ class Events:
     _seen: dict[NodeId, Seen] = field(default_factory=dict)
     _kept: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=KEPT))
     _number: int = 0
+    _quarantined: dict[NodeId, tuple[str, str]] = field(default_factory=dict)
 
     def look(self, view: Sequence[Member]) -> None:
         """The view is another one."""
@@ -78,6 +82,17 @@ class Events:
             self._seen[member.id] = now
         for gone in self._seen.keys() - {member.id for member in view}:
             del self._seen[gone]
+
+    def quarantines(self, now: dict[NodeId, tuple[str, str]]) -> None:
+        """Who is in quarantine at this moment: name, and why."""
+        before, self._quarantined = self._quarantined, now
+        for node, (name, why) in now.items():
+            if node not in before:
+                log.warning("%s (%s) is in quarantine: %s", name, node[:8], why)
+                self.note("quarantined", node, name, why)
+        for node, (name, _) in before.items():
+            if node not in now:
+                self.note("out of quarantine", node, name, "")
 
     def note(self, event: str, node: NodeId, name: str, why: str) -> None:
         """Something happened with a node."""

@@ -47,8 +47,11 @@ class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def held(node: Node) -> dict[str, Held]:
-    """The blueprints that hold."""
-    return holding(node.keeper.statements.blueprints())
+    """The blueprints that hold, removed ones too; read anew when the trust set is another."""
+    statements = node.keeper.statements
+    if node.fleet.read[0] != statements.root_hash:
+        node.fleet.read = statements.root_hash, holding(statements.blueprints())
+    return node.fleet.read[1]
 
 
 def live(node: Node) -> list[Blueprint]:
@@ -111,7 +114,7 @@ def steward(self_id: NodeId, node: Callable[[], Node], soon: Callable[[], None])
         node().execution.unload(digest)
         soon()
 
-    return Steward(Duties(self_id), lambda: (live(node()), sites(node())), provide, release, soon)
+    return Steward(Duties(self_id), lambda: live(node()), lambda: sites(node()), provide, release, soon)
 
 
 # --- what is said ---
@@ -150,7 +153,7 @@ def _tried(want: Want, before: Held | None) -> Want:
 
 def declare(node: Node, blueprint: Blueprint) -> None:
     """Sign it, and tell everybody. Raises PermissionDenied without the admin key."""
-    statement = node.keeper.declare("blueprint", blueprint.to_map(), "sign a blueprint")
+    statement = node.keeper.say("blueprint", blueprint.to_map(), admin="sign a blueprint")
     node.trust.publish([statement.data])
     node.trust.learnt([statement])
 

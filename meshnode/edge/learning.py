@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from meshnode.edge import auditing, fleet
+from meshnode.edge import auditing, flagging, fleet
 from meshnode.edge.node import Node
 from meshnode.routing.estimates import Estimates
 from meshnode.trust.statements import Statement
@@ -26,9 +26,11 @@ def learn(node: Node, statements: list[Statement]) -> None:
     """Act on statements that were not known here before."""
     auditing.learnt(node.book, statements, node.keeper.statements.publisher)
     kinds = {statement.kind for statement in statements}
-    if kinds & {"admin_add", "admin_remove"}:
+    if kinds & {"admin_add", "admin_remove", "invite_key"}:
         node.pool.refresh()
     refresh_catalog(node)
+    look_at_quarantine(node)
+    flagging.heard(node, statements)
     if "revoke" not in kinds:
         return
     for member in node.membership.view():
@@ -43,6 +45,18 @@ def learn(node: Node, statements: list[Statement]) -> None:
         node.membership.revoked(member.id)
         node.discovery.forget(member.id)
         node.pool.drop(member.id, refusal.code, str(refusal), refusal.statement)
+
+
+def look_at_quarantine(node: Node) -> None:
+    """Tell who came into quarantine and who is out of it."""
+    statements = node.keeper.statements
+    node.events.quarantines(
+        {
+            g.node: (g.name, g.quarantine)
+            for g in statements.members()
+            if g.quarantine and not statements.revoked(g.node)
+        }
+    )
 
 
 def set_aside(node: Node, estimates: Estimates, peer: NodeId, why: str) -> None:
@@ -60,4 +74,6 @@ def unwilling(node: Node, *, stopping: bool) -> str:
     """Why this node takes no work of others now; or nothing."""
     if stopping:
         return "it is stopping"
-    return "it was revoked" if node.keeper.out is not None else node.membership.copied or node.owner.reason
+    if node.keeper.out is not None:
+        return "it was revoked"
+    return "it is in quarantine" if node.keeper.quarantine else node.membership.copied or node.owner.reason

@@ -2,8 +2,10 @@
 
 Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and arguments, answered by a JSON document:
 
-    status {} · models {} · model.show {model} · model.add {path, name?, version?} · model.remove {model} · members {}
-    invite {expires_s?, role?, zone?} · join {token} · revoke {node, reason?} · leave {} · ps {} · ping {node, count?}
+    status {} · models {} · model.show {model} · model.add {path, name?, version?} · model.remove {model}
+    model.flag {model, reason?} · model.clear {model} · members {}
+    invite {expires_s?, role?, zone?, uses?, hardware?} · invites {} · accept {node} · join {token}
+    revoke {node, reason?} · leave {} · ps {} · ping {node, count?}
     blueprint.apply {text, dry_run?} · blueprint.list {} · blueprint.show/remove/rollback {name}
     doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {} · drain {} · why {task?} · work {}
 
@@ -22,14 +24,14 @@ from typing import Any
 import msgspec
 
 from meshnode.catalog.manifest import Manifest, Tensor, model_name
-from meshnode.edge import auditing, documents, fleet
+from meshnode.edge import admitting, auditing, documents, flagging, fleet
+from meshnode.edge.admitting import Accept, NewInvite, Revoke, Token
 from meshnode.edge.doctor import examine, examine_peer
 from meshnode.edge.node import Node
 from meshnode.errors import InvalidInput, MeshError, PermissionDenied
 from meshnode.links.link import Incoming, Reply
 from meshnode.tasks.finding import find_member
 from meshnode.tasks.wanted import Wanted
-from meshnode.trust.invites import parse
 from meshnode.wire.messages import Ask, Document, Plan, StreamPing, Submit
 
 PING_TIMEOUT_S = 5.0
@@ -60,24 +62,10 @@ class AddModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int | None = None
 
 
-class NewInvite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`role` is a comma-separated list."""
+class FlagModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`reason` is for people."""
 
-    expires_s: float = 1800.0
-    role: str | None = None
-    zone: str | None = None
-
-
-class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An invite token."""
-
-    token: str
-
-
-class Revoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`node` is a name, an id or the beginning of an id."""
-
-    node: str
+    model: str
     reason: str = ""
 
 
@@ -130,6 +118,10 @@ class LocalDoor:
     def _check_belongs(self) -> None:
         if (out := self.node.keeper.out) is not None:
             raise out
+        if why := self.node.keeper.quarantine:
+            raise PermissionDenied(
+                f"this node is in quarantine: {why}", hint="an admin's `meshnode accept` of it lets it in"
+            )
 
     async def _ask(self, ask: Ask) -> JSON:
         known = VERBS.get(ask.verb) or fleet.VERBS.get(ask.verb)
@@ -179,7 +171,7 @@ async def _model_add(node: Node, args: AddModel) -> JSON:
     name = model_name(args.name or path.stem)
     stored = await node.store.add(path)
     try:
-        report = await node.execution.probe(stored.path)
+        report = await node.execution.probe(stored.path, node.store.needs(stored.digest))
         manifest = Manifest(
             name=name,
             version=args.version or node.catalog.next_version(name, stored.digest),
@@ -209,7 +201,7 @@ async def _model_add(node: Node, args: AddModel) -> JSON:
         if not node.catalog.knows(stored.digest):
             node.store.remove(stored.digest)
         raise
-    return documents.model_document(known or manifest, on_disk=[node.keeper.id], loaded=[])
+    return documents.model(node, known or manifest) | {"on_disk": [node.keeper.id], "loaded": []}
 
 
 async def _model_remove(node: Node, args: ModelName) -> JSON:
@@ -220,40 +212,20 @@ async def _model_remove(node: Node, args: ModelName) -> JSON:
     return {"name": manifest.name, "version": manifest.version, "digest": manifest.digest}
 
 
-async def _invite(node: Node, args: NewInvite) -> JSON:
-    roles = tuple(part.strip() for part in args.role.split(",")) if args.role else None
-    token = await node.inviter.invite(expires_s=args.expires_s, roles=roles, zones=(args.zone,) if args.zone else ())
-    return {"token": token, "expires_s": args.expires_s}
+async def _model_flag(node: Node, args: FlagModel) -> JSON:
+    manifest = node.catalog.resolve(args.model)
+    flagging.flag(node, manifest, args.reason)
+    return {"name": manifest.name, "version": manifest.version, "digest": manifest.digest}
 
 
-async def _join(node: Node, args: Token) -> JSON:
-    others = [m for m in node.membership.view() if m.id != node.keeper.id and m.state in ("alive", "suspect")]
-    if others and node.keeper.out is None:
-        raise PermissionDenied(
-            f"this node is already in a mesh with {len(others)} other nodes",
-            hint="`meshnode leave` first; it ends this node's part in that mesh",
-        )
-    if parse(args.token, now=time.time()).inviter == node.keeper.id:
-        # Redeeming it would put the admin key away, as that of a mesh that was left.
-        raise PermissionDenied(
-            "this node made the token itself", hint="use it on the other machine: `meshnode up TOKEN` there"
-        )
-    return {"mesh": await node.control.rejoin(args.token)}
+async def _model_clear(node: Node, args: ModelName) -> JSON:
+    manifest = node.catalog.resolve(args.model)
+    cleared = flagging.clear(node, manifest)
+    return {"name": manifest.name, "version": manifest.version, "digest": manifest.digest, "cleared": cleared}
 
 
 async def _members(node: Node, _: Nothing) -> JSON:
     return documents.members(node)
-
-
-async def _revoke(node: Node, args: Revoke) -> JSON:
-    grants = [g for g in node.keeper.statements.members() if args.node in (g.node, g.name)]
-    wanted = grants[0].node if len(grants) == 1 else find_member(node.membership.view(), args.node).id
-    if wanted == node.keeper.id:
-        raise InvalidInput("this is the node itself", hint="`meshnode leave` takes this machine out of the mesh")
-    statement = node.keeper.revoke(wanted, args.reason)
-    node.trust.publish([statement.data])
-    node.trust.learnt([statement])
-    return {"id": wanted}
 
 
 async def _leave(node: Node, _: Nothing) -> JSON:
@@ -360,10 +332,14 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "model.show": (ModelName, _model_show),
     "model.add": (AddModel, _model_add),
     "model.remove": (ModelName, _model_remove),
-    "invite": (NewInvite, _invite),
-    "join": (Token, _join),
+    "model.flag": (FlagModel, _model_flag),
+    "model.clear": (ModelName, _model_clear),
+    "invite": (NewInvite, admitting.invite),
+    "invites": (Nothing, admitting.listed),
+    "accept": (Accept, admitting.accept),
+    "join": (Token, admitting.join),
     "members": (Nothing, _members),
-    "revoke": (Revoke, _revoke),
+    "revoke": (Revoke, admitting.revoke),
     "leave": (Nothing, _leave),
     "ps": (Nothing, _ps),
     "ping": (PingNode, _ping),

@@ -41,6 +41,9 @@ from meshnode.wire.messages import (
     Warm,
 )
 
+ABOUT_WORK = (QuoteAsk, Infer, Warm, ResultAsk, PieceListAsk, PieceAsk)
+"""What a node in quarantine asks in vain: tasks, and models."""
+
 
 @dataclass(frozen=True, slots=True)
 class PeerDoor:
@@ -61,8 +64,14 @@ class PeerDoor:
             case TrustSync() | TrustPush():
                 return await node.trust.handle(incoming)
         await node.trust.settled(incoming.link)
-        if node.keeper.statements.grant(peer, time.time()) is None:
+        grant = node.keeper.statements.grant(peer, time.time())
+        if grant is None:
             raise PermissionDenied(f"node {peer[:8]} has no grant in this mesh, or it has expired")
+        if grant.quarantine and isinstance(request, ABOUT_WORK):
+            raise PermissionDenied(
+                f"node {peer[:8]} is in quarantine: {grant.quarantine}",
+                hint=f"an admin lets it in: `meshnode accept {peer[:8]}`",
+            )
         match request:
             case QuoteAsk():
                 return node.serving.quote(request, peer, incoming.link.rtt_s)

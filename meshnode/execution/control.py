@@ -119,11 +119,26 @@ class Free(Said, frozen=True, tag="free"):
 
 class Up(Said, frozen=True, tag="up"):
     """The worker is ready; a run on `provider` really worked. `available` are those that are installed, which proves
-    nothing."""
+    nothing. How it is confined: `grade`, what holds, and what does not with what mends it."""
 
     provider: str
     version: str
     available: tuple[str, ...] = ()
+    grade: str = ""
+    holds: tuple[str, ...] = ()
+    lacks: tuple[tuple[str, str], ...] = ()
+
+
+class Optimised(Said, frozen=True, tag="optimised"):
+    """A model as ONNX Runtime optimised it, in the memory file that comes along; without one, what is kept was used."""
+
+    digest: Annotated[str, Meta(max_length=64)]
+
+
+class Loaded(Said, frozen=True, tag="loaded"):
+    """A model is in memory now; the message that it was loaded for has its answer later."""
+
+    digest: str
 
 
 class Ran(Said, frozen=True, tag="ran"):
@@ -183,7 +198,7 @@ class Failed(Said, frozen=True, tag="failed"):
 
 
 ToWorker = Run | Load | Probe | Prove | Widen | Unload | Terminate | Free
-FromWorker = Up | Ran | Described | Proved | Wide | Unloaded | Failed
+FromWorker = Up | Loaded | Optimised | Ran | Described | Proved | Wide | Unloaded | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker = msgspec.msgpack.Decoder(ToWorker)

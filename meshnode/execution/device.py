@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 
 from meshnode.config import Execution as Settings
@@ -27,7 +27,8 @@ from meshnode.errors import (
 )
 from meshnode.execution import control
 from meshnode.execution.batching import cut, offer_of, rows_of, stack
-from meshnode.execution.control import Ran, Run
+from meshnode.execution.blame import Blame, taken_s
+from meshnode.execution.control import Place, Ran, Run
 from meshnode.execution.events import (
     Again,
     Effect,
@@ -43,25 +44,24 @@ from meshnode.execution.events import (
     Withdraw,
 )
 from meshnode.execution.handover import Answer, Outlet, hand_over, lay_down
-from meshnode.execution.job import Done, Job, fingerprint
+from meshnode.execution.job import Done, Job
 from meshnode.execution.memory import Memory
 from meshnode.execution.pace import WIDE_AGAIN
-from meshnode.execution.process import WorkerProcess
+from meshnode.execution.process import Incarnation, WorkerProcess
 from meshnode.execution.proving import Prover
 from meshnode.execution.quarantine import Quarantine
 from meshnode.execution.queue import TaskQueue, overdue
+from meshnode.execution.rules import CPU, Rules
 from meshnode.execution.runs import Open, Running, blame, fail
 from meshnode.wire.messages import Digest, TaskId, TensorSpec
 from meshnode.wire.tensors import Buffer
 
 log = logging.getLogger(__name__)
 
-CPU = "CPUExecutionProvider"
 TRIES = 3
 """Workers for an accelerator that does not work, before it is given up until the agent starts again."""
-
-OUTSIDERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""A process does not get these by its own fault."""
+ACCELERATOR_TIMES = 20
+"""Loading may take so much longer there: TensorRT builds engines for minutes."""
 
 
 class Device:
@@ -70,6 +70,7 @@ class Device:
     Args:
         memory_bytes: what models may take together.
         changed: told when the worker came or went, or what it has loaded changed.
+        condemned: told of a model that is not run here any more, and why.
         idle: its work gets the processor time that nobody else wants.
     """
 
@@ -83,8 +84,10 @@ class Device:
         answer_bytes_max: int,
         address_space_bytes: int | None,
         memory_bytes: int,
+        rules: Rules,
         quarantine: Quarantine,
         changed: Callable[[], None],
+        condemned: Callable[[Digest, str], None],
         idle: bool = False,
     ) -> None:
         self.provider = provider
@@ -97,13 +100,16 @@ class Device:
             answer_bytes_max=answer_bytes_max,
             address_space_bytes=address_space_bytes,
             folder=folder,
+            rules=rules,
             changed=self._up,
+            loaded=self._loaded,
             died=self._died,
             tries_max=0 if provider == CPU else TRIES,
             idle=idle,
         )
         self._settings = settings
-        self._quarantine = quarantine
+        load_s = settings.load_timeout_s * (1 if provider == CPU else ACCELERATOR_TIMES)
+        self.blame = Blame(load_s, quarantine, partial(taken_s, self.process), self.process.kill, condemned)
         self._changed = changed
         self.prover = Prover(self.process)
         self.memory = Memory(memory_bytes, self.process, self.queue.running, changed, self._narrowed)
@@ -121,6 +127,7 @@ class Device:
             self._timer.cancel()
             self._timer = None
         await self.process.stop()
+        self.blame.forget()
         await asyncio.gather(*self._work, return_exceptions=True)
 
     def give_up(self, error: MeshError, which: Callable[[Open], bool] = lambda it: True) -> int:
@@ -191,9 +198,8 @@ class Device:
                     self.apply(Finished(task, None))
             case Expired():
                 fail(it, DeadlineExceeded("the task's time ran out while it waited at this node; it was not run"))
-            case Overdue(_, backlog_s):
-                if it is not None:
-                    fail(it, overdue(it.job.max_wait_s, backlog_s))
+            case Overdue(_, backlog_s) if it is not None:
+                fail(it, overdue(it.job.max_wait_s, backlog_s))
             case Prove(_, model):
                 if it is not None:
                     self._go(self._prove(it.job))
@@ -228,7 +234,7 @@ class Device:
             if self.process.life is not life:
                 self._wait_again(it)  # its block is gone with that life
                 return None
-            run = Running(self.process.next_id(), [it], life, place, self.process, self._settings.cancel_grace_s)
+            run = self._running([it], life, place)
             run.wide = it.wide
             self._ask(run, job, job.inputs, body, fd)
         finally:
@@ -261,13 +267,20 @@ class Device:
         if laid is None:
             self.apply(Again(asked[0].task, alone=False))
             return
-        run = Running(self.process.next_id(), jobs, life, laid[1], self.process, self._settings.cancel_grace_s, rows)
+        run = self._running(jobs, life, laid[1], rows)
         self._ask(run, asked[0], specs, laid[0], None)
+
+    def _running(self, jobs: list[Open], life: Incarnation, place: Place | None, rows: tuple[int, ...] = ()) -> Running:
+        digest, grace_s = jobs[0].job.model.digest, self._settings.cancel_grace_s
+        loads = partial(self.blame.loads, digest)
+        return Running(self.process.next_id(), jobs, life, place, self.process, grace_s, loads, rows)
 
     def _ask(self, run: Running, job: Job, specs: tuple[TensorSpec, ...], body: bytes, fd: int | None) -> None:
         for it in run.jobs:
             it.run, it.owes = run, False
         self._runs[run.id] = run
+        if job.model.digest not in self.memory.ready:
+            self.blame.begin(job.model)
         frees = self._outlet.given_back()
         message = Run(
             run.id,
@@ -289,6 +302,8 @@ class Device:
         del self._runs[run.id]
         run.ended()
         first = run.jobs[0].job
+        if not isinstance(said, WorkerCrashed):
+            self.blame.ended(first.model.digest)
         if isinstance(said, MeshError):
             if isinstance(said, (OutOfMemory, ModelRefused)):
                 self.memory.unload(first.model.digest)
@@ -354,6 +369,11 @@ class Device:
 
     # --- what is found out about models ---
 
+    def _loaded(self, digest: Digest) -> None:
+        self.blame.loaded(digest)
+        if digest in self.memory.models:
+            self.memory.loaded(digest, None)
+
     def _narrowed(self, digest: Digest) -> None:
         self.apply(Widened(digest, None))
 
@@ -371,13 +391,8 @@ class Device:
         self.apply(await self.prover.judge(job.model, job.inputs))
 
     def _died(self, code: int, why: str) -> None:
-        """The worker is dead: when one task ran and nobody outside ended the process, its model is to blame."""
-        running = [it for run in self._runs.values() for it in run.jobs]
-        if len(running) != 1 or self.prover.busy or -code in OUTSIDERS:
-            return
-        job = running[0].job
-        if self._quarantine.crashed(time.monotonic(), job.model.digest, fingerprint(job), why):
-            log.warning("model %s is not run here for a while: it keeps killing its worker", job.model.digest[:12])
+        jobs = [it.job for run in self._runs.values() for it in run.jobs]
+        self.blame.died(code, why, jobs, proving=bool(self.prover.busy))
 
     def _go(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)

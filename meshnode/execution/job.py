@@ -13,10 +13,11 @@ from meshnode.wire.tensors import Buffer
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A model by its digest, and where its .onnx file lies."""
+    """A model by its digest, where its .onnx file lies, and the bytes of memory that it takes at least."""
 
     digest: Digest
     path: Path
+    needs_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 
 from meshnode.errors import MeshError, OutOfMemory
 from meshnode.execution.control import FromWorker, Unload
+from meshnode.execution.footprint import footprint
 from meshnode.execution.job import ModelFile
-from meshnode.execution.process import WorkerProcess, footprint
+from meshnode.execution.process import WorkerProcess
 from meshnode.wire.messages import Digest
 
 log = logging.getLogger(__name__)
@@ -65,11 +66,11 @@ class Memory:
         """What can run without being loaded first."""
         return {digest: it for digest, it in self.models.items() if it.ready}
 
-    def check_fits(self, model: Digest, file_bytes: int) -> None:
+    def check_fits(self, model: Digest, needs_bytes: int) -> None:
         """Raises OutOfMemory for a model that is too large even alone."""
-        if model not in self.models and (need := self._sizes.get(model, file_bytes)) > self.budget_bytes:
+        if model not in self.models and (need := self._sizes.get(model, needs_bytes)) > self.budget_bytes:
             raise OutOfMemory(
-                f"the model takes {need} bytes, and models may take {self.budget_bytes} here, together",
+                f"the model takes at least {need} bytes, and models may take {self.budget_bytes} here, together",
                 hint="memory_bytes under [execution] in config.toml is this limit",
             )
 
@@ -80,8 +81,8 @@ class Memory:
             known.used_at = time.monotonic()
             return
         on_disk = file_bytes(model)
-        self.check_fits(model.digest, on_disk)
-        need = self._sizes.get(model.digest, int(LOADED_TIMES * on_disk))
+        self.check_fits(model.digest, max(on_disk, model.needs_bytes))
+        need = self._sizes.get(model.digest, max(int(LOADED_TIMES * on_disk), model.needs_bytes))
         self._make_room(need)
         self.models[model.digest] = Loaded(need, time.monotonic())
 

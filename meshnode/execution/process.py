@@ -18,13 +18,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from meshnode import sandbox
 from meshnode.errors import BY_CODE, MeshError, ProtocolError, WorkerCrashed
-from meshnode.execution import control
+from meshnode.execution import control, shelf
 from meshnode.execution.arena import Arena, memory_file
-from meshnode.execution.control import Failed, FromWorker, ToWorker, Up
+from meshnode.execution.control import Failed, FromWorker, Load, Loaded, Optimised, Prove, Run, ToWorker, Up, Widen
+from meshnode.execution.footprint import Footprint, footprint
+from meshnode.execution.rules import Rules
+from meshnode.execution.shelf import Shelf
+from meshnode.sandbox import Confinement, Lack
+from meshnode.wire.messages import Digest
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,8 @@ class Incarnation:
     outbound: mmap.mmap
     open: dict[int, Heard] = field(default_factory=dict)
     unsent: deque[tuple[ToWorker, int | None]] = field(default_factory=deque)
+    models: set[str] = field(default_factory=set)
+    """Those that it was asked about, and so may offer something of."""
 
 
 class WorkerProcess:
@@ -57,6 +62,7 @@ class WorkerProcess:
         tries_max: a worker that was never ready is given up after so many; 0 = never.
         idle: run in the lowest scheduling class, on what nobody else wants.
         changed: told True when a process became ready and False when it died.
+        loaded: told of a model that is in its memory now.
         died: told the exit code and the last words of one that was ready, before what was open fails.
     """
 
@@ -70,7 +76,9 @@ class WorkerProcess:
         answer_bytes_max: int,
         address_space_bytes: int | None,
         folder: Path,
+        rules: Rules,
         changed: Callable[[bool], None],
+        loaded: Callable[[Digest], None] = lambda digest: None,
         died: Callable[[int, str], None] = lambda code, why: None,
         tries_max: int = 0,
         idle: bool = False,
@@ -80,12 +88,17 @@ class WorkerProcess:
         self.available: tuple[str, ...] = ()
         self.idle = Footprint()
         """What it took when it was ready, before any model."""
+        self.confined: Confinement | None = None
         self.deaths = 0
         self._arguments = (provider, str(threads), str(slots), str(answer_bytes_max))
         self._arena_bytes = arena_bytes
         self._address_space_bytes = address_space_bytes
         self._folder = folder
+        self._rules = rules
+        self._shelf = Shelf(folder / shelf.FOLDER)
+        self._failures = 0
         self._changed = changed
+        self._tell_loaded = loaded
         self._tell_death = died
         self._idle = idle
         self._tries_max = tries_max
@@ -174,6 +187,8 @@ class WorkerProcess:
         life = self._life
         if life is None:
             return
+        if isinstance(message, Run | Load | Widen | Prove):
+            life.models.add(message.digest)
         if not life.unsent:
             try:
                 control.send(life.connection, message, fd)
@@ -202,7 +217,7 @@ class WorkerProcess:
     # --- its life ---
 
     async def _tend(self) -> None:
-        failures = 0
+        self._failures = 0
         while not self._stopping:
             self._died.clear()
             life = self._begin()
@@ -217,7 +232,7 @@ class WorkerProcess:
             except TimeoutError:
                 self.kill(f"not ready within {READY_S:g} s")
             if self._ready.is_set():
-                failures = 0
+                self._failures = 0
                 self._changed(True)
             await self._died.wait()
             if self._renewing:
@@ -236,13 +251,13 @@ class WorkerProcess:
             self._end(life, why)
             log.warning("the %s worker died: %s", self.provider, why)
             if not was_ready:
-                failures += 1
+                self._failures += 1
                 self.failure = why
                 self._turned()
-                if failures == self._tries_max:
-                    log.warning("%s is not used: %d workers for it did not become ready", self.provider, failures)
+                if self._failures == self._tries_max:
+                    log.warning("%s is not used: %d workers for it failed", self.provider, self._failures)
                     return
-                await asyncio.sleep(min(0.25 * 2**failures, RESTART_MAX_S))
+                await asyncio.sleep(min(0.25 * 2**self._failures, RESTART_MAX_S))
 
     def _begin(self) -> Incarnation:
         ours, theirs = socket.socketpair(socket.AF_UNIX, control.KIND)
@@ -250,12 +265,14 @@ class WorkerProcess:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
         ours.setblocking(False)
+        self._shelf.prepare()
         inbound_fd, outbound_fd = memory_file(self._arena_bytes), memory_file(self._arena_bytes)
         try:
+            rules = self._rules.arguments(self.provider, self._failures)
             fds = (theirs.fileno(), inbound_fd, outbound_fd)
             process = sandbox.start(
-                "meshnode.execution.worker",
-                [*map(str, fds), str(self._arena_bytes), *self._arguments],
+                "meshnode.execution.confined",
+                [*rules, *map(str, fds), str(self._arena_bytes), *self._arguments],
                 folder=self._folder,
                 fds=fds,
                 address_space_bytes=self._address_space_bytes,
@@ -297,10 +314,17 @@ class WorkerProcess:
     def _heard(self, life: Incarnation, message: FromWorker, fd: int | None) -> None:
         if isinstance(message, Up):
             self.available, self._tries_max = message.available, 0
+            self.confined = Confinement(message.grade, message.holds, tuple(Lack(*lack) for lack in message.lacks))
             self.runtime, self.idle = message.version, footprint(life.process.pid)
             self.failure = ""
             self._ready.set()
             self._turned()
+            return
+        if isinstance(message, Optimised):
+            self._offered(life, message.digest, fd)
+            return
+        if isinstance(message, Loaded):
+            self._tell_loaded(Digest(message.digest))
             return
         heard = life.open.pop(message.id, None)
         if heard is None:
@@ -310,6 +334,13 @@ class WorkerProcess:
             heard(BY_CODE.get(message.code, MeshError)(message.message, hint=message.hint), fd)
         else:
             heard(message, fd)
+
+    def _offered(self, life: Incarnation, model: str, fd: int | None) -> None:
+        if model in life.models:
+            key = shelf.key(model, self.runtime, self.provider)
+            asyncio.get_running_loop().run_in_executor(None, self._shelf.take, key, fd)
+        elif fd is not None:
+            os.close(fd)
 
     def _turned(self) -> None:
         turn, self._turn = self._turn, asyncio.Event()
@@ -348,23 +379,6 @@ class WorkerProcess:
         unheard, life.open = list(life.open.values()), {}
         for heard in unheard:
             heard(WorkerCrashed(f"the worker died while it ran this: {why}"), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """What a process takes of the machine's memory, and how much of that it shares with nobody."""
-
-    resident_bytes: int = 0
-    private_bytes: int = 0
-
-
-def footprint(pid: int) -> Footprint:
-    """Nothing for a process that is gone."""
-    try:
-        memory = psutil.Process(pid).memory_info()
-    except psutil.Error:
-        return Footprint()
-    return Footprint(int(memory.rss), int(memory.rss - getattr(memory, "shared", 0)))
 
 
 def _last_words(process: subprocess.Popen[bytes]) -> tuple[int, str]:

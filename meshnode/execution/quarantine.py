@@ -1,7 +1,7 @@
 """Models that keep killing this node's worker are not run here for a while. A core, told the time.
 
 What counts is a death whose culprit is known: one task ran, and nobody outside ended the process. The same input counts
-once, so that one bad task, tried again, does not condemn the model.
+once, so that one bad task, tried again, does not condemn the model. What does not even load rests at once.
 """
 
 from __future__ import annotations
@@ -32,8 +32,18 @@ class Quarantine:
         self._crashes[model] = dict(sorted(seen.items(), key=lambda item: item[1])[-INPUTS_MAX:])
         if len(seen) < CRASHES or self.rests_s(now, model) > 0:
             return False
-        self._until[model], self._why[model] = now + REST_S, how
+        often = f"it killed its worker on {CRASHES} different inputs within {WINDOW_S / 60:.0f} minutes ({how})"
+        self.condemn(now, model, often)
         return True
+
+    def condemn(self, now: float, model: Digest, how: str) -> None:
+        """The model is to rest from now on: it does not even load."""
+        self._until[model], self._why[model] = now + REST_S, how
+
+    def pardon(self, model: Digest) -> None:
+        """Somebody who may say so says that it is well."""
+        for of in (self._crashes, self._until, self._why):
+            of.pop(model, None)
 
     def rests_s(self, now: float, model: Digest) -> float:
         """For how long the model is still not run here; 0 when it is."""
@@ -47,13 +57,12 @@ class Quarantine:
         """Raises ModelRefused for a model that rests."""
         if (left_s := self.rests_s(now, model)) > 0:
             raise ModelRefused(
-                f"this node does not run the model for another {left_s:.0f} s: it killed its worker on {CRASHES} "
-                f"different inputs within {WINDOW_S / 60:.0f} minutes ({self._why[model]})",
-                hint="another node may run it; restarting the agent lets it run here again at once",
+                f"this node does not run the model for another {left_s:.0f} s: {self._why[model]}",
+                hint="another node may run it",
                 retry_after_s=left_s,
             )
 
     def resting(self, now: float) -> list[tuple[Digest, float, str]]:
-        """(model, seconds left, how its worker died last) of all that rest."""
+        """(model, seconds left, why) of all that rest."""
         rows = [(model, self.rests_s(now, model), self._why[model]) for model in list(self._until)]
         return [row for row in rows if row[1] > 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from meshnode.errors import DeadlineExceeded, MeshError, PoisonTask, WorkerCrashed
@@ -40,7 +41,7 @@ class Open:
 class Running:
     """What the worker does at this moment, for one job or several.
 
-    A run that ignores its end for `grace_s` has its worker killed.
+    A run that ignores its end for `grace_s` has its worker killed; a load cannot be stopped, and has its own limit.
     """
 
     id: int
@@ -49,6 +50,8 @@ class Running:
     place: Place | None
     process: WorkerProcess
     grace_s: float
+    loads: Callable[[], bool]
+    """Whether the model is still being loaded for it."""
     rows: tuple[int, ...] = ()
     wide: bool = False
     began: float = field(default_factory=time.monotonic)
@@ -71,8 +74,13 @@ class Running:
             return
         self._abandoned = True
         self.process.tell(Terminate(self.id))
-        why = f"a run ignored its end for {self.grace_s:g} s"
-        self._insist = asyncio.get_running_loop().call_later(self.grace_s, self.process.kill, why)
+        self._insist = asyncio.get_running_loop().call_later(self.grace_s, self._kill)
+
+    def _kill(self) -> None:
+        if self.loads():
+            self._insist = asyncio.get_running_loop().call_later(self.grace_s, self._kill)
+        else:
+            self.process.kill(f"a run ignored its end for {self.grace_s:g} s")
 
     def ended(self) -> None:
         """The worker let go of it, one way or another."""

@@ -8,10 +8,12 @@ two to a byte there.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from meshnode.errors import ExecutionFailed, InvalidInput, MeshError, ModelRefused, OutOfMemory
 from meshnode.execution.control import TensorInfo
-from meshnode.execution.graphs import ENTRY_BYTES_MAX, WORTH_BYTES_S, WORTH_S, Graphs
+from meshnode.execution.graphs import WORTH_BYTES_S, WORTH_S, Graphs, path_of
 from meshnode.execution.precision import widest
+from meshnode.execution.shelf import ENTRY_BYTES_MAX
 from meshnode.wire.tensors import DTYPES, STRING, Array, word_of
 
 _TENSOR = re.compile(r"tensor\((\w+)\)")
@@ -73,7 +76,7 @@ class Session:
         if graphs is None or provider != CPU or not digest:
             self._session = _open(path, provider, threads)
         else:
-            self._session = _from_graphs(path, threads, graphs, graphs.key(digest, provider))
+            self._session = _from_graphs(path, threads, graphs, digest)
         self._session.disable_fallback()
         if self._session.get_providers()[0] != provider:
             raise ModelRefused(f"{provider} did not take the model; ONNX Runtime fell back to the CPU")
@@ -205,27 +208,27 @@ def with_options(provider: str) -> list[Any]:
     return [provider]
 
 
-def _from_graphs(path: Path, threads: int, graphs: Graphs, key: str) -> ort.InferenceSession:
-    """As it was optimised before; or from the file, and kept for the next time when that took long."""
-    if (kept := graphs.find(key)) is not None:
-        try:
-            return _open(kept, CPU, threads, graph_optimization_level=ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
-        except MeshError:
-            graphs.drop(key)
+def _from_graphs(path: Path, threads: int, graphs: Graphs, digest: str) -> ort.InferenceSession:
+    """As it was optimised before; or from the file, and offered for the next time when that took long."""
+    if (kept := graphs.find(digest)) is not None:
+        with suppress(MeshError):
+            session = _open(kept, CPU, threads, graph_optimization_level=ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+            graphs.tell(digest, None)
+            return session
     draft = graphs.draft() if _may_be_kept(path) else None
     if draft is None:
         return _open(path, CPU, threads)
-    began = time.thread_time()
     try:
-        session = _open(path, CPU, threads, optimized_model_filepath=str(draft))
-    except MeshError:
-        draft.unlink(missing_ok=True)
-        return _open(path, CPU, threads)  # the fault may be the disk's
-    if time.thread_time() - began > WORTH_S + path.stat().st_size / WORTH_BYTES_S:
-        graphs.keep(key, draft)
-    else:
-        draft.unlink(missing_ok=True)
-    return session
+        began = time.thread_time()
+        try:
+            session = _open(path, CPU, threads, optimized_model_filepath=path_of(draft))
+        except MeshError:
+            return _open(path, CPU, threads)  # the fault may be that of the writing
+        if time.thread_time() - began > WORTH_S + path.stat().st_size / WORTH_BYTES_S:
+            graphs.tell(digest, draft)
+        return session
+    finally:
+        os.close(draft)
 
 
 def _may_be_kept(path: Path) -> bool:

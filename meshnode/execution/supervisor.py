@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from meshnode.config import Execution as Settings
@@ -18,12 +18,14 @@ from meshnode.config import Links
 from meshnode.errors import MeshError, ModelRefused, Refused, WorkerCrashed
 from meshnode.execution import control
 from meshnode.execution.control import Described
-from meshnode.execution.device import CPU, Device
+from meshnode.execution.device import Device
 from meshnode.execution.devices import Devices
 from meshnode.execution.events import Hold
 from meshnode.execution.job import Done, Job, LoadedModel, ModelFile, ProbeReport
 from meshnode.execution.quarantine import Quarantine
+from meshnode.execution.rules import CPU, Rules
 from meshnode.execution.runs import Open
+from meshnode.sandbox import Confinement
 from meshnode.wire.messages import Digest, Quote, QuoteAsk, TaskId
 
 log = logging.getLogger(__name__)
@@ -52,9 +54,11 @@ class Execution:
 
     Args:
         folder: an empty folder for the workers to stand in.
+        models: folders that they may read models from; nothing else of the home.
         changed: told when providers or loaded models changed.
         answer_bytes_max: what the outputs of one task may be together.
         apart: whether foreign work has a worker of its own now.
+        condemned: told of a model that killed its worker and is not run here any more, and how.
     """
 
     def __init__(
@@ -63,16 +67,20 @@ class Execution:
         devices: Devices,
         *,
         folder: Path,
+        models: Sequence[Path],
         changed: Callable[[], None],
         answer_bytes_max: int = Links().body_bytes_max,
         apart: Callable[[], bool] = lambda: False,
+        condemned: Callable[[Digest, str], None] = lambda digest, how: None,
     ) -> None:
         self._settings = settings
         self._answer_bytes_max = answer_bytes_max
         self._machine = devices
         self._folder = folder
+        self._rules = Rules(tuple(models), settings.sandbox)
         self._changed = changed
         self._apart = apart
+        self._condemned = condemned
         self._quarantine = Quarantine()
         self._own: list[Device] = []
         self._lent: dict[str, Device] = {}
@@ -111,6 +119,16 @@ class Execution:
     def providers(self) -> tuple[str, ...]:
         """Providers that a run really worked on."""
         return tuple(device.provider for device in self._own if device.queue.up)
+
+    @property
+    def confinement(self) -> dict[str, Confinement]:
+        """How the worker of each provider that is up is confined."""
+        return {d.provider: d.process.confined for d in self._own if d.process.life and d.process.confined}
+
+    @property
+    def grade(self) -> str:
+        """That of the worker which is confined least; "" before one is there."""
+        return max((confined.grade for confined in self.confinement.values()), default="")
 
     @property
     def slots(self) -> int:
@@ -210,19 +228,23 @@ class Execution:
 
     # --- models ---
 
-    async def probe(self, path: Path) -> ProbeReport:
-        """Load a model that is new here and describe it. Raises ModelRefused, InvalidInput, OutOfMemory."""
-        process = self._own[0].process
+    async def probe(self, path: Path, needs_bytes: int = 0) -> ProbeReport:
+        """Load a model that is new here and describe it. Raises ModelRefused, InvalidInput, OutOfMemory.
+
+        `needs_bytes`: of memory, which it is believed to take at least.
+        """
+        process, model = self._own[0].process, ModelFile(Digest(""), path, needs_bytes)
+        self._own[0].memory.check_fits(model.digest, needs_bytes)
         await process.ready()
         id, run_s = process.next_id(), self._settings.probe_timeout_s
-        limit_s = self._settings.load_timeout_s + run_s + self._settings.cancel_grace_s
+        limit_s = self._own[0].blame.limit_s(model) + run_s + self._settings.cancel_grace_s
         try:
             async with asyncio.timeout(limit_s):
                 answer, _ = await process.ask(id, control.Probe(id, str(path), run_s))
         except TimeoutError:
             process.kill("a model did not load or run in time")
             raise ModelRefused(
-                f"the model did not load and run within {limit_s:g} s",
+                f"the model did not load and run within {limit_s:.3g} s",
                 hint="load_timeout_s and probe_timeout_s, under [execution] in config.toml, allow it more",
             ) from None
         except WorkerCrashed as error:
@@ -241,13 +263,17 @@ class Execution:
 
     async def load(self, model: ModelFile) -> None:
         """Have a model in memory before the first task. Raises ModelRefused, OutOfMemory, WorkerCrashed."""
+        self._quarantine.check(time.monotonic(), model.digest)
         device = self._own[0]
         await device.process.ready()
         id = device.process.next_id()
         device.memory.use(model)
+        device.blame.begin(model)
         try:
             answer, _ = await device.process.ask(id, control.Load(id, model.digest, str(model.path)))
-        except MeshError:
+        except MeshError as error:
+            if not isinstance(error, WorkerCrashed):
+                device.blame.ended(model.digest)
             device.memory.unload(model.digest)
             raise
         assert isinstance(answer, Described)
@@ -283,6 +309,10 @@ class Execution:
             sum(device.queue.done for device in self._all),
         )
 
+    def pardon(self, model: Digest) -> None:
+        """Let a model run again that is not run here for a while."""
+        self._quarantine.pardon(model)
+
     def resting(self) -> list[tuple[Digest, float, str]]:
         """(model, seconds, why) of what is not run here for a while, since it keeps killing its worker."""
         return self._quarantine.resting(time.monotonic())
@@ -297,11 +327,14 @@ class Execution:
             provider,
             (self._settings.concurrency or self._machine.cores) if on_cpu else 1,
             folder=self._folder,
+            rules=self._rules,
             answer_bytes_max=self._answer_bytes_max,
             memory_bytes=self._settings.memory_bytes or self._machine.memory_total // 2,
             address_space_bytes=limit if on_cpu else None,  # a limit on the address space breaks CUDA
             quarantine=self._quarantine,
             changed=self._device_changed,
+            # A driver may be to blame for what happens on an accelerator: the mesh is not told of it.
+            condemned=self._condemned if on_cpu else lambda digest, how: None,
             idle=idle,
         )
 

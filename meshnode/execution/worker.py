@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,27 @@ import psutil
 
 from meshnode import heap
 from meshnode.errors import ExecutionFailed, InvalidInput, MeshError, ModelRefused, OutOfMemory
-from meshnode.execution import control
+from meshnode.execution import control, shelf
 from meshnode.execution.arena import ASIDE_BYTES, Arena, copy, fill, memory_file
-from meshnode.execution.control import INLINE_BYTES, Described, Failed, Place, Proved, Ran, Run, Unloaded, Up, Wide
+from meshnode.execution.control import (
+    INLINE_BYTES,
+    Described,
+    Failed,
+    Loaded,
+    Optimised,
+    Place,
+    Proved,
+    Ran,
+    Run,
+    Unloaded,
+    Up,
+    Wide,
+)
 from meshnode.execution.graphs import Graphs
 from meshnode.execution.proof import why_not_together
 from meshnode.execution.session import CPU, Session, first_runs, with_options
 from meshnode.execution.width import seconds
+from meshnode.sandbox import Confinement
 from meshnode.wire import tensors
 from meshnode.wire.messages import TensorSpec
 from meshnode.wire.tensors import Array
@@ -67,14 +82,16 @@ class Worker:
         self._answer_bytes_max = answer_bytes_max
         self._sessions: dict[str, Session] = {}
         self._wide: dict[str, Session] = {}
-        self._graphs = Graphs(Path("graphs"))  # in the folder that the worker was given to stand in
+        self._graphs = Graphs(
+            shelf.FOLDER, provider, lambda digest, fd: control.send(connection, Optimised(digest), fd)
+        )
         self._loading: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         self._running: dict[int, ort.RunOptions] = {}
         self._unwanted: deque[int] = deque(maxlen=UNWANTED_MAX)
 
     def prove(self) -> None:
-        """Run something on the provider, then tell the agent; exits when it does not work."""
+        """Run something on the provider; exits when it does not work."""
         options = ort.SessionOptions()
         if self._provider != CPU:  # else what the provider does not take runs on the CPU, and nobody is told
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -86,8 +103,16 @@ class Worker:
         (y,) = session.run(None, {"x": x})
         if not np.array_equal(y, x @ x):
             sys.exit(f"{self._provider} computes wrongly")
+
+    def serve_all(self, slots: int, confinement: Confinement) -> None:
+        """Tell the agent, and live."""
         available = tuple(ort.get_available_providers())
-        control.send(self._connection, Up(self._provider, ort.__version__, available))
+        lacks = tuple((lack.why, lack.fix) for lack in confinement.lacks)
+        up = Up(self._provider, ort.__version__, available, confinement.grade, confinement.holds, lacks)
+        control.send(self._connection, up)
+        for _ in range(slots):
+            threading.Thread(target=self.serve, daemon=True).start()
+        self.serve()
 
     def serve(self) -> None:
         """A thread's life."""
@@ -228,6 +253,7 @@ class Worker:
                 heap.give_back()  # what loading it took and left
                 with self._lock:
                     self._sessions[digest] = session
+                control.send(self._connection, Loaded(digest))
         return session
 
     def _load(self, message: control.Load) -> tuple[Described, None]:
@@ -284,23 +310,16 @@ def _rss() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def main() -> None:
-    """`python -m meshnode.execution.worker SOCKET INBOUND OUTBOUND BYTES PROVIDER THREADS SLOTS MAX`, fds first."""
-    connection_fd, inbound_fd, outbound_fd, nbytes = map(int, sys.argv[1:5])
-    provider, threads, slots = sys.argv[5], int(sys.argv[6]), int(sys.argv[7])
+def made(arguments: Sequence[str]) -> Worker:
+    """Of SOCKET INBOUND OUTBOUND BYTES PROVIDER THREADS SLOTS MAX, file descriptors first."""
+    connection_fd, inbound_fd, outbound_fd, nbytes = map(int, arguments[:4])
+    provider, threads, slots = arguments[4], int(arguments[5]), int(arguments[6])
     connection = socket.socket(fileno=connection_fd)
     inbound = mmap.mmap(inbound_fd, nbytes, prot=mmap.PROT_READ)
     outbound = Arena(outbound_fd, nbytes)
     os.close(inbound_fd)
     os.close(outbound_fd)
+    ort.disable_telemetry_events()  # 1.31.1 keeps a database of what it did in ~/.cache
     if provider != CPU and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA's libraries, where they were installed beside us
-    worker = Worker(connection, inbound, outbound, provider, threads, threads * slots, int(sys.argv[8]))
-    worker.prove()
-    for _ in range(slots):
-        threading.Thread(target=worker.serve, daemon=True).start()
-    worker.serve()
-
-
-if __name__ == "__main__":
-    main()
+    return Worker(connection, inbound, outbound, provider, threads, threads * slots, int(arguments[7]))

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from meshnode.errors import MeshError
-from meshnode.fleet.blueprint import Blueprint
+from meshnode.fleet.blueprint import Blueprint, Held
 from meshnode.fleet.duties import Done, Duties, Event, Failed, Look, Provide, Release
 from meshnode.fleet.placement import Site
 from meshnode.wire.messages import Digest
@@ -35,7 +35,8 @@ class Steward:
 
     Args:
         duties: the core.
-        look: the blueprints that hold and the nodes as they are now.
+        blueprints: those that hold and want something.
+        sites: the nodes as they are now.
         provide: have a model here, in memory when asked; raises MeshError.
         release: a model need not be in memory any more.
         declined: what this node cannot have changed; others should hear.
@@ -43,13 +44,16 @@ class Steward:
     """
 
     duties: Duties
-    look: Callable[[], tuple[Sequence[Blueprint], Sequence[Site]]]
+    blueprints: Callable[[], Sequence[Blueprint]]
+    sites: Callable[[], Sequence[Site]]
     provide: Callable[[Digest, bool], Awaitable[None]]
     release: Callable[[Digest], None]
     declined: Callable[[], None]
     now: Callable[[], float] = time.monotonic
     trials: dict[tuple[str, int], str] = field(default_factory=dict)
     """What is thought of (model, version) on trial, where that is judged."""
+    read: tuple[bytes, dict[str, Held]] = field(default=(b"", {}))
+    """The root hash of a trust set, and the blueprints in it."""
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _work: asyncio.Queue[Provide] = field(default_factory=asyncio.Queue)
 
@@ -73,9 +77,9 @@ class Steward:
                 self._news.clear()
 
     def _look(self) -> None:
-        blueprints, sites = self.look()
+        blueprints = self.blueprints()
         if blueprints or self.duties.known:
-            self._tell(Look(tuple(blueprints), tuple(sites)))
+            self._tell(Look(tuple(blueprints), tuple(self.sites())))
 
     def _tell(self, event: Event) -> None:
         before = set(self.duties.declined)

@@ -71,6 +71,7 @@ class Content(msgspec.Struct, frozen=True):
     paused: Text = ""
     declined: Annotated[tuple[Hex64, ...], Meta(max_length=128)] = ()
     """Models that a blueprint wants here and that this node cannot have."""
+    sandbox: Text = ""
 
 
 class Advert(Content, frozen=True, kw_only=True):

@@ -59,6 +59,7 @@ class Multicast(RecordUpdateListener):
     """See the module's docstring.
 
     Args:
+        port: where this node listens; with 0 it announces nothing, and only asks.
         heard: called for each service of this mesh that is announced or taken back, and is not this node's.
     """
 
@@ -98,7 +99,8 @@ class Multicast(RecordUpdateListener):
             raise OSError(f"no interface of {names} could join the multicast group")
         self.complete = senders == len(interfaces)
         self._zeroconf.zeroconf.async_add_listener(self, None)
-        await self.announce_anew()
+        if self._port:
+            await self.announce_anew()
 
     async def close(self) -> None:
         """Take the announcement back and be gone."""

@@ -23,7 +23,7 @@ SEEN_S = 1.0
 """So long demand is watched before the first decision…"""
 SETTLED_S = 4.0
 """…and after copies have come or gone: a newcomer earns its share of the tasks by results."""
-SURE = 2.0
+SURE = 3.0
 """Too much is asked for when it would be so many standard deviations of the count, as of a Poisson process, less."""
 GROWTH = 8
 """At most so many times as many copies at once."""

@@ -44,6 +44,7 @@ class World:
         resolve: a model by name or digest; raises ModelNotFound.
         manifest: of a digest; raises ModelNotFound.
         on_disk: whether the digest is in the store.
+        needs: bytes of memory that a model in the store takes at least.
         ensure: the path of a model in the store, fetched when it is missing.
         willing: why this node takes no foreign work now, or "".
         set_aside: a peer gave a wrong result.
@@ -62,6 +63,7 @@ class World:
     resolve: Callable[[str], Manifest]
     manifest: Callable[[Digest], Manifest]
     on_disk: Callable[[Digest], bool]
+    needs: Callable[[Digest], int]
     ensure: Callable[[Manifest], Awaitable[Path]]
     willing: Callable[[], str]
     set_aside: Callable[[NodeId, str], None]
@@ -108,6 +110,7 @@ def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -
         roles_of=world.roles_of,
         manifest=world.manifest,
         on_disk=world.on_disk,
+        needs=world.needs,
         ensure=world.ensure,
         willing=world.willing,
         warming=warming,

@@ -195,7 +195,7 @@ class Chooser:
         if decision.kind == "go":
             quotes[decision.candidates[0].id] = policy.believed(task, decision.candidates[0])
         elif decision.kind == "ask":
-            warm = 0 if ask_all else sum(peer.loaded for peer in decision.candidates)
+            warm = 0 if ask_all or exclude else sum(peer.loaded for peer in decision.candidates)
             await self._ask(structs.replace(ask, warm=warm), _others(decision.candidates), quotes, refusals)
         if ask_all and decision.kind == "local":
             fit = [peer for peer in peers if peer.id not in decision.excluded]

@@ -46,6 +46,7 @@ class Serving:
         hold_s: the longest that a quoted place is kept.
         manifest: of a digest; raises ModelNotFound when no such model is in the mesh.
         on_disk: whether the digest is in the store.
+        needs: bytes of memory that a model in the store takes at least.
         ensure: the path of a model in the store, fetched when it is missing.
         willing: why this node takes no foreign work now, or "".
         onward: goes on with a pipeline.
@@ -61,6 +62,7 @@ class Serving:
     roles_of: RolesOf
     manifest: Callable[[Digest], Manifest]
     on_disk: Callable[[Digest], bool]
+    needs: Callable[[Digest], int]
     ensure: Callable[[Manifest], Awaitable[Path]]
     willing: Callable[[], str]
     warming: Warming
@@ -91,7 +93,7 @@ class Serving:
         quote = self.execution.quote(
             ask,
             fetch_bytes=manifest.size if missing else 0,
-            size_bytes=manifest.size,
+            size_bytes=max(manifest.size, self.needs(manifest.digest)),
             hold_s=hold_s,
             foreign=submitter != self.self_id,
         )
@@ -168,7 +170,7 @@ class Serving:
         ran = await self.execution.run(
             Job(
                 task=TaskId(message.task),
-                model=ModelFile(manifest.digest, path),
+                model=self._file(manifest.digest, path),
                 inputs=message.inputs,
                 body=body,
                 outputs=message.outputs,
@@ -207,7 +209,10 @@ class Serving:
         self._check_willing()
         manifest = self.manifest(digest)
         if all(it.digest != digest for it in self.execution.loaded()):
-            await self.execution.load(ModelFile(digest, await self.ensure(manifest)))
+            await self.execution.load(self._file(digest, await self.ensure(manifest)))
+
+    def _file(self, digest: Digest, path: Path) -> ModelFile:
+        return ModelFile(digest, path, self.needs(digest))
 
     def _admit(self, submitter: NodeId, zone: str | None, digest: Digest) -> Manifest:
         if submitter != self.self_id:

@@ -24,19 +24,26 @@ VERSION = 1
 NONCE_BYTES = 16
 SIGNATURES_MAX = 16
 STATEMENT_BYTES_MAX = 40 * 1024
-BODY_BYTES_MAX = {"model": 32 * 1024, "blueprint": 32 * 1024}
+BODY_BYTES_MAX = {"model": 32 * 1024, "blueprint": 32 * 1024, "invite_key": 36 * 1024, "invite_end": 36 * 1024}
 BODY_BYTES_DEFAULT = 4 * 1024
 KINDS = frozenset(
     {"genesis", "admin_add", "admin_remove", "grant", "revoke", "publisher", "policy", "model", "blueprint"}
-)
+) | {"flag", "invite_key", "invite_end", "redeem"}
 ROLES = frozenset({"worker", "submitter", "publisher", "operator", "admin"})
 DEFAULT_ROLES = ("publisher", "submitter", "worker")
 NAME_CHARS_MAX = 128
 ZONES_MAX = 32
 ZONE_CHARS_MAX = 64
+USES_MAX = 2000
+HARDWARE_MAX = 1000
+"""Machines that a batch invite may name."""
+KEPT_BYTES = 16
+"""Of each id of a redemption that an `invite_end` keeps; together they must fit into a body."""
+REASON_CHARS_MAX = 256
 TIME_MAX = 2**53
 """Times are UTC seconds that every language's numbers can hold."""
 _NODE = re.compile(r"[a-z2-7]{52}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _FIELDS = {"v", "mesh", "kind", "body", "issuer", "issued_at", "nonce", "sigs"}
 
 Verify = Callable[[bytes, bytes, bytes], bool]
@@ -157,6 +164,11 @@ def admin_remove_body(key: bytes) -> dict[str, Any]:
     return {"key": key}
 
 
+def flag_body(digest: str, reason: str) -> dict[str, Any]:
+    """A model does harm: a member's report that it killed its worker, or an admin's word."""
+    return {"digest": digest, "reason": reason[:REASON_CHARS_MAX]}
+
+
 def is_node_id(value: object) -> bool:
     """Whether this is the text of a node id."""
     return isinstance(value, str) and _NODE.fullmatch(value) is not None
@@ -223,33 +235,84 @@ def _is_genesis(body: Mapping[str, Any]) -> bool:
 
 
 def _is_grant(body: Mapping[str, Any]) -> bool:
-    roles, zones = body.get("roles"), body.get("zones")
     return (
         is_node_id(body.get("node"))
         and _is_name(body.get("name"))
         and _is_time(body.get("expires_at"))
-        and isinstance(roles, list)
-        and len(roles) <= 16
-        and all(isinstance(role, str) for role in roles)
-        and isinstance(zones, list)
+        and _are_roles(body.get("roles"))
+        and _are_zones(body.get("zones"))
+    )
+
+
+def _are_roles(roles: object) -> bool:
+    return isinstance(roles, list) and len(roles) <= 16 and all(isinstance(role, str) for role in roles)
+
+
+def _are_zones(zones: object) -> bool:
+    return (
+        isinstance(zones, list)
         and len(zones) <= ZONES_MAX
         and all(isinstance(zone, str) and 0 < len(zone) <= ZONE_CHARS_MAX for zone in zones)
     )
 
 
+def _is_invite_key(body: Mapping[str, Any]) -> bool:
+    uses, hardware = body.get("uses"), body.get("hardware")
+    return (
+        isinstance(body.get("key"), bytes)
+        and isinstance(body.get("root"), bytes)
+        and _is_time(body.get("expires_at"))
+        and type(uses) is int
+        and 1 <= uses <= USES_MAX
+        and isinstance(hardware, list)
+        and len(hardware) <= HARDWARE_MAX
+        and all(isinstance(digest, bytes) and len(digest) == 32 for digest in hardware)
+        and _are_roles(body.get("roles"))
+        and _are_zones(body.get("zones"))
+    )
+
+
+def _is_invite_end(body: Mapping[str, Any]) -> bool:
+    kept = body.get("kept")
+    return _is_id(body.get("invite")) and isinstance(kept, bytes) and len(kept) % KEPT_BYTES == 0
+
+
+def _is_redeem(body: Mapping[str, Any]) -> bool:
+    hardware = body.get("hardware")
+    right = isinstance(hardware, bytes) and len(hardware) in (0, 32) and _is_time(body.get("at_ms"))
+    return right and _is_id(body.get("invite")) and is_node_id(body.get("node")) and _is_name(body.get("name"))
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, bytes) and len(value) == 32
+
+
 def _is_revoke(body: Mapping[str, Any]) -> bool:
     if "node" in body:
         reason = body.get("reason")
-        return is_node_id(body["node"]) and isinstance(reason, str) and len(reason) <= 256 and "statement" not in body
+        return is_node_id(body["node"]) and _is_reason(reason) and "statement" not in body
     return isinstance(body.get("statement"), bytes) and len(body["statement"]) == 32
+
+
+def _is_flag(body: Mapping[str, Any]) -> bool:
+    digest = body.get("digest")
+    return isinstance(digest, str) and _DIGEST.fullmatch(digest) is not None and _is_reason(body.get("reason"))
+
+
+def _is_reason(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= REASON_CHARS_MAX
 
 
 _SHAPES: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
     "genesis": _is_genesis,
     "grant": _is_grant,
     "revoke": _is_revoke,
+    "flag": _is_flag,
     "admin_add": lambda body: isinstance(body.get("key"), bytes) and isinstance(body.get("root"), bytes),
     "admin_remove": lambda body: isinstance(body.get("key"), bytes),
+    "invite_key": _is_invite_key,
+    "invite_end": _is_invite_end,
+    "redeem": _is_redeem,
 }
 """What a body must have. More keys than these are a newer version's, and are kept."""
 

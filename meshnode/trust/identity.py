@@ -15,7 +15,7 @@ import logging
 import os
 import ssl
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -92,6 +92,11 @@ def public_der(key: Ed25519PrivateKey | Ed25519PublicKey) -> bytes:
     """The DER SubjectPublicKeyInfo (44 bytes) of a key."""
     public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
     return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def seed_of(key: Ed25519PrivateKey) -> bytes:
+    """The 32 bytes that the key is."""
+    return key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
 
 
 def node_id(spki: bytes) -> NodeId:
@@ -279,6 +284,12 @@ def leaf_id(leaf: bytes) -> NodeId:
     if not isinstance(public, Ed25519PublicKey):
         raise PermissionDenied("the peer's key is not an Ed25519 key")
     return node_id(public_der(public))
+
+
+def signed_by_any(leaf: bytes, roots: Iterable[bytes]) -> bool:
+    """Whether one of the roots signed the certificate; all DER."""
+    certificate = x509.load_der_x509_certificate(leaf)
+    return any(_signed_by(certificate, root) for root in roots)
 
 
 def _signed_by(certificate: x509.Certificate, root: bytes) -> bool:

@@ -26,8 +26,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from meshnode.errors import InvalidInput, MeshError, PermissionDenied, ProtocolError, TokenRefused
-from meshnode.trust import identity, invites
-from meshnode.trust.form import ZONE_CHARS_MAX
+from meshnode.trust import identity, invites, inviting
 from meshnode.trust.invites import Invite
 from meshnode.trust.keeper import Keeper
 from meshnode.trust.redeeming import (
@@ -37,24 +36,22 @@ from meshnode.trust.redeeming import (
     VERSION,
     Address,
     Joined,
-    enter,
     hang_up,
     receive,
     redeem,
     send,
 )
-from meshnode.trust.statements import DEFAULT_ROLES, ROLES, Statement
+from meshnode.trust.statements import Statement
 from meshnode.trust.tokenbook import OpenInvite, TokenBook
 from meshnode.wire.messages import NodeId
 
-__all__ = ["Address", "Inviter", "Joined", "enter", "redeem"]
+__all__ = ["Address", "Inviter", "Joined", "redeem"]
 
 log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX = 64
 CONNECTIONS_PER_ADDRESS_MAX = 8
 BACKLOG = 32
-EXPIRES_MAX_S = 7 * 86400
 
 
 class Inviter:
@@ -119,13 +116,7 @@ class Inviter:
         HomeError when it cannot be written down.
         """
         self._keeper.check_may_invite()
-        chosen = list(DEFAULT_ROLES if roles is None else roles)
-        if unknown := sorted(set(chosen) - ROLES):
-            raise InvalidInput(f"unknown role {unknown[0]!r}", hint=f"roles are {', '.join(sorted(ROLES))}")
-        if not 1 <= expires_s <= EXPIRES_MAX_S:
-            raise InvalidInput(f"an invite lasts 1 s to {EXPIRES_MAX_S // 86400} days, not {expires_s:g} s")
-        if bad := [zone for zone in zones if not (0 < len(zone) <= ZONE_CHARS_MAX and zone.isprintable())]:
-            raise InvalidInput(f"a zone's name has 1 to {ZONE_CHARS_MAX} printable characters, not {bad[0][:80]!r}")
+        chosen = inviting.check(expires_s=expires_s, roles=roles, zones=zones, longest_s=inviting.SINGLE_MAX_S)
         now = time.time()
         self._book.forget_expired(now)
         self._listen()
@@ -142,6 +133,20 @@ class Inviter:
         finally:
             self._settle()
         return invites.mint(invite)
+
+    def open(self, now: float) -> list[OpenInvite]:
+        """The tokens that nobody has used yet."""
+        self._book.forget_expired(now)
+        return [*self._book.open]
+
+    def withdraw(self, tag: str) -> bool:
+        """Close the open token whose tag begins so (hex); whether there was just one. Raises HomeError."""
+        found = [it for it in self._book.open if invites.tag(it.key).hex().startswith(tag)]
+        if len(found) != 1:
+            return False
+        self._book.burn(found[0], "withdrawn", time.time())
+        self._settle()
+        return True
 
     # --- the port ---
 

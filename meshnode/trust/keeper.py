@@ -23,17 +23,16 @@ from typing import Any
 import msgpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from meshnode.errors import HomeError, MeshError, PermissionDenied, Revoked
-from meshnode.trust import form, identity
-from meshnode.trust.files import move_aside, read_checked, take_lock, write_checked
+from meshnode.errors import HomeError, PermissionDenied, Revoked
+from meshnode.trust import believing, form, identity
+from meshnode.trust.files import move_aside, take_lock, write_checked
+from meshnode.trust.grants import GRANT_S
+from meshnode.trust.homefiles import empty, next_boot, read_trust
 from meshnode.trust.statements import Statement, StatementSet
 from meshnode.wire.messages import NodeId
 
 log = logging.getLogger(__name__)
 
-GRANT_S = 365 * 86400
-EPOCH = 1_577_836_800
-"""2020-01-01 UTC; the first boot of a home is counted from here in seconds."""
 ADMIN_ROLES = ("admin", "operator", "publisher", "submitter", "worker")
 
 
@@ -72,7 +71,7 @@ class Keeper:
         self.spki = identity.public_der(key)
         self.id: NodeId = identity.node_id(self.spki)
         self.admin_key: Ed25519PrivateKey | None = None
-        self.statements = _empty()
+        self.statements = empty()
         self.leaf: bytes | None = None
         self.boot = 0
         self._lock = lock
@@ -104,7 +103,7 @@ class Keeper:
         if not (home / "node.key").exists():
             return None
         node = identity.node_id(identity.public_der(identity.load_key(home / "node.key")))
-        held, leaf = _read_trust(home / "trust")
+        held, leaf = read_trust(home / "trust")
         if leaf is None:
             return Peek(node, None, None)
         return Peek(node, held.mesh_id, held.mesh_name)
@@ -132,7 +131,7 @@ class Keeper:
         admin = identity.load_or_create_key(self.home / "admin.key")
         spki = identity.public_der(admin)
         root = identity.make_root(admin, mesh_name)
-        founded = _empty()
+        founded = empty()
         genesis = self._sign(
             "genesis", form.genesis_body(mesh_name, spki, root, secrets.token_bytes(32)), admin, spki, mesh=""
         )
@@ -148,12 +147,18 @@ class Keeper:
         """That this node itself was revoked, and what can be done."""
         return self.refusal(self.id)
 
+    @property
+    def quarantine(self) -> str:
+        """Why this node may neither run nor submit anything until an admin accepts it; or nothing."""
+        grant = self.statements.grant(self.id)
+        return "" if grant is None else grant.quarantine
+
     def adopt(self, membership: Membership, key: Ed25519PrivateKey | None = None) -> None:
         """Enter another mesh with what its inviter sent; with a new key, which replaces a revoked one, when given.
 
         Raises PermissionDenied when what came does not hold together (then nothing has changed), and HomeError.
         """
-        adopted = _empty()
+        adopted = empty()
         _, refused = adopted.merge(membership.statements)
         if refused:
             raise PermissionDenied(f"the inviter sent a statement that does not hold: {refused[0]}") from refused[0]
@@ -162,7 +167,7 @@ class Keeper:
         node = self.id if key is None else identity.node_id(identity.public_der(key))
         if adopted.grant(node) is None:
             raise PermissionDenied("the inviter sent no valid grant for this node")
-        self._check_leaf(adopted, membership.leaf, node)
+        believing.check_peer(adopted, membership.leaf, node, lambda _: None, datetime.now(UTC))
         if key is not None:
             self._put_away("revoked")
             self.key = identity.write_key(self.home / "node.key", key)
@@ -184,7 +189,7 @@ class Keeper:
 
         Returns the revocation, which the caller spreads. Raises HomeError.
         """
-        statement = self._state("revoke", form.revoke_node_body(self.id, "left"), self.key, self.spki, save=False)
+        statement = self.state("revoke", form.revoke_node_body(self.id, "left"), self.key, self.spki, save=False)
         self._put_away("left")
         return statement
 
@@ -193,19 +198,24 @@ class Keeper:
 
         Raises PermissionDenied without the admin key, ProtocolError for a name or zones out of bounds, HomeError.
         """
-        admin = self._admin("admit a node")
+        admin = self.admin("admit a node")
         key = identity.public_der(admin)
         leaf = identity.issue_leaf(
             admin, self.statements.admins()[key], spki, self.statements.mesh_id, now=datetime.now(UTC)
         )
         body = form.grant_body(identity.node_id(spki), name, roles, zones, int(time.time()) + GRANT_S)
-        return leaf, self._state("grant", body, admin, key)
+        return leaf, self.state("grant", body, admin, key)
 
     # --- saying ---
 
+    def say(self, kind: str, body: Mapping[str, Any], *, admin: str = "") -> Statement:
+        """As this node, or as an admin who may do `admin`. Raises PermissionDenied, ProtocolError, HomeError."""
+        key = self.admin(admin) if admin else self.key
+        return self.state(kind, body, key, identity.public_der(key))
+
     def revoke(self, node: NodeId, reason: str) -> Statement:
         """Throw a node out, for good. Raises PermissionDenied without the admin key."""
-        return self.declare("revoke", form.revoke_node_body(node, reason[:256]), "revoke a node")
+        return self.say("revoke", form.revoke_node_body(node, reason[:256]), admin="revoke a node")
 
     def check_may_publish(self) -> None:
         """Raises PermissionDenied when this node may not add models."""
@@ -217,25 +227,19 @@ class Keeper:
 
     def check_may_invite(self) -> None:
         """Raises PermissionDenied without the admin key."""
-        self._admin("invite a machine")
+        self.admin("invite a machine")
 
     def publish_model(self, manifest: Mapping[str, Any]) -> Statement:
         """Make a model known. Raises PermissionDenied, and ProtocolError when the manifest is too large."""
         self.check_may_publish()
-        return self._state("model", manifest, self.key, self.spki)
-
-    def declare(self, kind: str, body: Mapping[str, Any], what: str) -> Statement:
-        """Say something as an admin. Raises PermissionDenied without the key, ProtocolError when it is too large."""
-        admin = self._admin(what)
-        return self._state(kind, body, admin, identity.public_der(admin))
+        return self.say("model", manifest)
 
     def remove_model(self, statement_id: bytes) -> Statement:
         """Take a model back: its publisher may, and an admin. Raises PermissionDenied."""
         subject = self.statements.get(statement_id)
+        own = subject is not None and subject.issuer == self.spki
         body = form.revoke_statement_body(statement_id)
-        if subject is not None and subject.issuer == self.spki:
-            return self._state("revoke", body, self.key, self.spki)
-        return self.declare("revoke", body, "remove a model that another node added")
+        return self.say("revoke", body, admin="" if own else "remove a model that another node added")
 
     def merge(self, data: Iterable[bytes]) -> list[Statement]:
         """Take in statements from a peer; those that were new. Bad ones are logged and left out. Never raises."""
@@ -255,7 +259,7 @@ class Keeper:
     def contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         """TLS contexts between agents: (server, client). Raises PermissionDenied when this node is in no mesh."""
         leaf = self._leaf()
-        roots = list(self.statements.admins().values())
+        roots = believing.roots(self.statements)
         server = identity.make_context(server=True, key=self.key, leaf=leaf, roots=roots)
         client = identity.make_context(server=False, key=self.key, leaf=leaf, roots=roots)
         return server, client
@@ -266,14 +270,7 @@ class Keeper:
 
     def check_peer(self, leaf: bytes | None, expected: NodeId | None) -> NodeId:
         """Who a TLS peer is, after the handshake. Raises PermissionDenied with the reason."""
-        return identity.peer_identity(
-            leaf,
-            mesh_id=self.statements.mesh_id,
-            roots=self.statements.admins().values(),
-            expected=expected,
-            revoked=self.refusal,
-            now=datetime.now(UTC),
-        )
+        return believing.check_peer(self.statements, leaf, expected, self.refusal, datetime.now(UTC))
 
     def refusal(self, node: NodeId) -> Revoked | None:
         """Why a node is out, with the proof that it is given when it comes."""
@@ -301,7 +298,8 @@ class Keeper:
             raise PermissionDenied("this node belongs to no mesh yet")
         return self.leaf
 
-    def _admin(self, what: str) -> Ed25519PrivateKey:
+    def admin(self, what: str) -> Ed25519PrivateKey:
+        """The admin key, for `what`. Raises PermissionDenied when this node has none that is live."""
         if self.admin_key is None or identity.public_der(self.admin_key) not in self.statements.admins():
             holders = [g for g in self.statements.members() if "admin" in g.roles]
             where = ", ".join(f"{g.name} ({g.node[:8]})" for g in holders) or "the founder"
@@ -321,7 +319,7 @@ class Keeper:
             nonce=secrets.token_bytes(form.NONCE_BYTES),
         )
 
-    def _state(
+    def state(
         self, kind: str, body: Mapping[str, Any], key: Ed25519PrivateKey, issuer: bytes, *, save: bool = True
     ) -> Statement:
         """Say something: on disk first, then it holds."""
@@ -332,19 +330,9 @@ class Keeper:
         assert statement is not None, "a fresh nonce makes a new statement"
         return statement
 
-    def _check_leaf(self, held: StatementSet, leaf: bytes, node: NodeId) -> None:
-        identity.peer_identity(
-            leaf,
-            mesh_id=held.mesh_id,
-            roots=held.admins().values(),
-            expected=node,
-            revoked=lambda _: None,
-            now=datetime.now(UTC),
-        )
-
     def _read(self) -> None:
-        self.boot = _next_boot(self.home / "boot")
-        self.statements, self.leaf = _read_trust(self.home / "trust")
+        self.boot = next_boot(self.home / "boot")
+        self.statements, self.leaf = read_trust(self.home / "trust")
         if self.leaf is not None and identity.leaf_id(self.leaf) != self.id:
             raise HomeError(
                 f"the certificate in {self.home / 'trust'} is not for the key in {self.home / 'node.key'}",
@@ -361,40 +349,3 @@ class Keeper:
             statements.append(also)
         write_checked(self.home / "trust", msgpack.packb({"leaf": leaf or self.leaf, "statements": statements}))
         self._unsaved = False
-
-
-def _empty() -> StatementSet:
-    return StatementSet(identity.verify, identity.node_id)
-
-
-def _read_trust(path: Path) -> tuple[StatementSet, bytes | None]:
-    """The statements and the certificate that a home keeps. Raises HomeError; never forgets a mesh by itself."""
-    held = _empty()
-    payload = read_checked(path, precious=True)
-    if payload is None:
-        return held, None
-    try:
-        stored = msgpack.unpackb(payload)
-        leaf, statements = stored["leaf"], stored["statements"]
-        _, refused = held.merge(statements)
-        if refused:
-            raise refused[0]
-        if not isinstance(leaf, bytes):
-            raise TypeError("it holds no certificate")
-    except (ValueError, TypeError, KeyError, MeshError, msgpack.UnpackException) as error:
-        raise HomeError(
-            f"{path} does not hold together: {error}",
-            hint="restore it from a backup, or move the home away and join again with a new token",
-        ) from error
-    return held, leaf
-
-
-def _next_boot(path: Path) -> int:
-    """Count this start: a restart must be newer than everything said about the start before."""
-    payload = read_checked(path)
-    if payload is not None and not payload.isdigit():
-        raise HomeError(f"{path} holds no number", hint="move the file away; the agent starts a new count")
-    # A lost counter must not run backwards: seconds of real time are ahead of any count of starts.
-    boot = max(1, int(time.time()) - EPOCH) if payload is None else int(payload) + 1
-    write_checked(path, str(boot).encode())
-    return boot

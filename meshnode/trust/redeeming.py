@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from meshnode.errors import MeshError, PeerLost, PermissionDenied, ProtocolError, TokenRefused, from_wire
 from meshnode.trust import identity, invites
 from meshnode.trust.invites import Invite
-from meshnode.trust.keeper import Keeper, Membership
+from meshnode.trust.keeper import Membership
 from meshnode.trust.statements import STATEMENTS_MAX
 from meshnode.wire.messages import NodeId
 
@@ -73,21 +73,6 @@ class Newcomer:
         return identity.public_der(self.key)
 
 
-async def enter(keeper: Keeper, token: str, name: str) -> tuple[tuple[NodeId, tuple[Address, ...]], ...]:
-    """Join with a token; a node that was revoked as a new node, with a new key. Returns peers to try first.
-
-    Raises what `redeem` and `Keeper.adopt` raise; then the home is as it was.
-    """
-    if keeper.out is None:
-        joined = await redeem(keeper, token, name)
-        keeper.adopt(joined.membership)
-    else:
-        newcomer = Newcomer()
-        joined = await redeem(newcomer, token, name)
-        keeper.adopt(joined.membership, newcomer.key)
-    return joined.peers
-
-
 async def redeem(applicant: Applicant, token: str, name: str) -> Joined:
     """Show the token to its inviter. Nothing is written; `Keeper.adopt` does that.
 
@@ -95,6 +80,8 @@ async def redeem(applicant: Applicant, token: str, name: str) -> Joined:
     inviter answered.
     """
     invite = invites.parse(token, now=time.time())
+    if not isinstance(invite, Invite):
+        raise TokenRefused("a batch token is not redeemed at its inviter", hint="use `meshnode join`")
     if not invite.hints:
         raise TokenRefused("the token names no address of its inviter", hint="ask for a new one")
     reader, writer = await _reach(invite)

@@ -1,4 +1,4 @@
-"""What holds, given a set of statements: who is admin, who is a member, who is out, which models exist.
+"""What holds, given a set of statements: who is admin, who is a member, who is out, which models exist and do harm.
 
 Pure: the same set gives the same answer whatever order it came in. Revocation wins over every grant, and an admin's
 revocation over what the revoked node signed. `issued_at` orders grants of one node and nothing else.
@@ -6,28 +6,17 @@ revocation over what the revoked node signed. `issued_at` orders grants of one n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
+from meshnode.trust import batch
+from meshnode.trust.batch import BatchInvite
 from meshnode.trust.form import KINDS, ROLES, Statement
+from meshnode.trust.grants import Grant, IdOf
 from meshnode.wire.messages import NodeId
 
-IdOf = Callable[[bytes], NodeId]
-"""(public key DER) -> node id"""
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A node is a member until `expires_at` (UTC seconds)."""
-
-    node: NodeId
-    name: str
-    roles: frozenset[str]
-    zones: tuple[str, ...]
-    granted_by: NodeId
-    granted_at: int
-    expires_at: int
-    statement: bytes
+REPORTS_MIN = 2
+"""One worker may be broken, or lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +30,34 @@ class Revocation:
 
 
 @dataclass(frozen=True, slots=True)
+class Flag:
+    """Reports that a model does harm, in the order of their times: one of each worker, and those of admins."""
+
+    reporters: tuple[NodeId, ...]
+    reasons: tuple[str, ...]
+    statements: tuple[bytes, ...]
+    by_admin: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether no node runs the model: an admin says so, or two workers do."""
+        return self.by_admin or len(self.reporters) >= REPORTS_MIN
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
-    """What holds. `admins` maps public keys to certificates, both DER, the oldest first."""
+    """What holds. `admins` maps public keys to certificates, both DER, the oldest first; `invites` are batch ones."""
 
     admins: Mapping[bytes, bytes]
     grants: Mapping[NodeId, Grant]
     revocations: Mapping[NodeId, Revocation]
     models: tuple[Statement, ...]
+    flags: Mapping[str, Flag] = field(default_factory=dict)
     blueprints: tuple[Statement, ...] = ()
+    invites: Mapping[bytes, BatchInvite] = field(default_factory=dict)
 
 
-NOTHING = Standing({}, {}, {}, ())
+NOTHING = Standing({}, {}, {}, (), {})
 
 
 def derive(genesis: Statement, statements: Iterable[Statement], id_of: IdOf) -> Standing:
@@ -67,6 +73,8 @@ def derive(genesis: Statement, statements: Iterable[Statement], id_of: IdOf) -> 
         for statement in of_kind["grant"]
         if statement.issuer in admins and statement.id not in gone
     }
+    invites, joined = batch.derive(of_kind, admins, gone, revocations, id_of)
+    grants = joined | grants  # what an admin says of a node itself wins
     models = []
     for statement in of_kind["model"]:
         publisher = id_of(statement.issuer)
@@ -74,8 +82,11 @@ def derive(genesis: Statement, statements: Iterable[Statement], id_of: IdOf) -> 
         granted = grant is not None and "publisher" in grant.roles and publisher not in distrusted
         if statement.id not in gone and (granted or statement.issuer in admins):
             models.append(statement)
+    reports = [it for it in of_kind["flag"] if it.id not in gone]
+    workers = {node for node, grant in grants.items() if "worker" in grant.roles and node not in revocations}
     blueprints = [it for it in of_kind["blueprint"] if it.id not in gone and it.issuer in admins]
-    return Standing(admins, grants, revocations, tuple(models), tuple(blueprints))
+    flags = _flags(reports, admins, workers, id_of)
+    return Standing(admins, grants, revocations, tuple(models), flags, tuple(blueprints), invites)
 
 
 def _admins(genesis: Statement, added: list[Statement], removed: list[Statement]) -> dict[bytes, bytes]:
@@ -122,13 +133,32 @@ def _revocation(statement: Statement, by: NodeId) -> Revocation:
 
 
 def _revoked_statements(of_kind: Mapping[str, list[Statement]], admins: Mapping[bytes, bytes]) -> set[bytes]:
-    issuer_of = {s.id: s.issuer for kind in ("grant", "model") for s in of_kind[kind]}
+    issuer_of = {s.id: s.issuer for kind in ("grant", "model", "flag") for s in of_kind[kind]}
     return {
         target
         for statement in of_kind["revoke"]
         if (target := statement.body.get("statement")) is not None
         and (statement.issuer in admins or issuer_of.get(target) == statement.issuer)
     }
+
+
+def _flags(
+    reports: Iterable[Statement], admins: Mapping[bytes, bytes], workers: set[NodeId], id_of: IdOf
+) -> dict[str, Flag]:
+    """By digest: reports that nobody took back, of live admins and of workers that are still in."""
+    flags: dict[str, Flag] = {}
+    for report in reports:
+        node, by_admin = id_of(report.issuer), report.issuer in admins
+        flag = flags.get(report.body["digest"], Flag((), (), (), False))
+        if not by_admin and (node not in workers or node in flag.reporters):
+            continue
+        flags[report.body["digest"]] = Flag(
+            flag.reporters if by_admin else (*flag.reporters, node),
+            (*flag.reasons, report.body["reason"]),
+            (*flag.statements, report.id),
+            flag.by_admin or by_admin,
+        )
+    return flags
 
 
 def _grant(statement: Statement, id_of: IdOf) -> Grant:

@@ -1,10 +1,11 @@
 """The trust of one mesh: a grow-only set of signed statements that is the same whatever order they arrive in.
 
 There is no chain to fork and no quorum to lose: two nodes with the same set have the same `root_hash` and derive the
-same members. The set holds only statements of issuers with standing: an admin of any time, and for models and
-revocations a node that was ever granted membership. Standing only ever grows, so what one node may hold all may; a
-statement that arrives before the one that gives its issuer standing waits for it in a bounded space. Thus a member
-cannot fill the set with strangers' statements, and admins' are never refused for lack of room: a revocation fits.
+same members. The set holds only statements of issuers with standing: an admin of any time; for models, reports and
+revocations a node that was ever a member; for redemptions the key of a batch invite. Standing only ever grows, so what
+one node may hold all may; a statement that arrives before the one that gives its issuer standing waits for it in a
+bounded space. Thus a member cannot fill the set with strangers' statements, and admins' are never refused for lack of
+room: a revocation fits.
 
 No clock: expiry is asked with a time.
 """
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from meshnode.errors import MeshError, PermissionDenied, ProtocolError
 from meshnode.trust import standing
+from meshnode.trust.batch import OVER_MAX, BatchInvite
 from meshnode.trust.form import (
     DEFAULT_ROLES,
     ROLES,
@@ -28,7 +30,8 @@ from meshnode.trust.form import (
     make_statement,
     parse,
 )
-from meshnode.trust.standing import Grant, IdOf, Revocation, Standing
+from meshnode.trust.grants import Grant, IdOf
+from meshnode.trust.standing import Flag, Revocation, Standing
 from meshnode.wire.messages import NodeId
 
 __all__ = [
@@ -36,6 +39,8 @@ __all__ = [
     "ROLES",
     "STATEMENTS_MAX",
     "STATEMENT_BYTES_MAX",
+    "BatchInvite",
+    "Flag",
     "Grant",
     "IdOf",
     "Revocation",
@@ -49,11 +54,11 @@ __all__ = [
 STATEMENTS_MAX = 50_000
 """Held at most, admins' own not counted against it."""
 MEMBER_STATEMENTS_MAX = 1000
-"""Models and revocations of one node that is no admin."""
+"""Models, reports and revocations of one node that is no admin."""
 WAITING_MAX = 256
 """Statements whose issuer has no standing yet."""
-_SPOKEN_BY_MEMBERS = frozenset({"model", "revoke"})
-_GIVES_STANDING = frozenset({"genesis", "admin_add", "grant"})
+_SPOKEN_BY_MEMBERS = frozenset({"model", "revoke", "flag"})
+_GIVES_STANDING = frozenset({"genesis", "admin_add", "grant", "invite_key", "redeem"})
 
 
 class StatementSet:
@@ -73,6 +78,7 @@ class StatementSet:
         self._waiting: OrderedDict[bytes, Statement] = OrderedDict()
         self._admins_ever: set[bytes] = set()
         self._members_ever: set[NodeId] = set()
+        self._uses_ever: dict[bytes, int] = {}  # of the keys of batch invites
         self._of_members: Counter[bytes] = Counter()
         self._root: bytes | None = None
         self._standing: Standing | None = None
@@ -178,6 +184,14 @@ class StatementSet:
         """Blueprint statements that hold, oldest first: of a live admin, not revoked."""
         return list(self._derived().blueprints)
 
+    def invites(self) -> Mapping[bytes, BatchInvite]:
+        """The batch invites that hold, ended and expired ones included, by id, the oldest first."""
+        return self._derived().invites
+
+    def flag(self, digest: str) -> Flag | None:
+        """What members and admins report about a model; whether that keeps it from running is for the flag to say."""
+        return self._derived().flags.get(digest)
+
     def publisher(self, statement: Statement) -> NodeId:
         """The node id of a statement's issuer."""
         return self._id_of(statement.issuer)
@@ -220,14 +234,18 @@ class StatementSet:
     def _has_standing(self, statement: Statement) -> bool:
         if statement.kind == "genesis" or statement.issuer in self._admins_ever:
             return True
+        if statement.kind == "redeem":
+            return statement.issuer in self._uses_ever
         return statement.kind in _SPOKEN_BY_MEMBERS and self._id_of(statement.issuer) in self._members_ever
 
     def _check_room(self, statement: Statement) -> None:
         if statement.kind == "genesis" or statement.issuer in self._admins_ever:
             return
-        if self._of_members[statement.issuer] >= MEMBER_STATEMENTS_MAX:
-            node = self._id_of(statement.issuer)
-            raise ProtocolError(f"node {node[:8]} has made {MEMBER_STATEMENTS_MAX} statements, the limit")
+        redeems = statement.kind == "redeem"
+        most = self._uses_ever[statement.issuer] + OVER_MAX if redeems else MEMBER_STATEMENTS_MAX
+        if self._of_members[statement.issuer] >= most:
+            who = f"{'invite' if redeems else 'node'} {self._id_of(statement.issuer)[:8]}"
+            raise ProtocolError(f"{who} has made {most} statements, the limit")
         if len(self._statements) >= STATEMENTS_MAX:
             raise ProtocolError(f"{STATEMENTS_MAX} statements are held, the limit")
 
@@ -241,7 +259,10 @@ class StatementSet:
                 self._admins_ever |= {key for key, _ in statement.body["admins"]}
             case "admin_add":
                 self._admins_ever.add(statement.body["key"])
-            case "grant":
+            case "invite_key":
+                key = statement.body["key"]
+                self._uses_ever[key] = max(self._uses_ever.get(key, 0), statement.body["uses"])
+            case "grant" | "redeem":
                 self._members_ever.add(statement.body["node"])
             case _:
                 pass

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from meshnode.catalog.fetch import Fetcher
-from meshnode.catalog.manifest import Manifest, piece_count
-from meshnode.catalog.store import Store
+from meshnode.catalog.manifest import Manifest, digest_of, piece_count
+from meshnode.catalog.store import Store, Stored, _Held
+from meshnode.catalog.verdict import Verdict
 from meshnode.errors import ModelRefused, PeerLost, TransferFailed
 from meshnode.wire.messages import Digest, NodeId, PieceAsk, PieceListAsk
 from tests.catalog.conftest import SmallDisk
-from tests.catalog.making import PIECE, SETTINGS, A, B, C, manifest_of, plain, with_data
+from tests.catalog.making import PIECE, SETTINGS, A, B, C, manifest_of, plain, tree, with_data
+from tests.catalog.zoo import doubling
 from tests.waiting import until
 
 Twist = Callable[[PieceAsk | PieceListAsk, bytes], Awaitable[bytes]]
@@ -377,3 +379,46 @@ async def test_stopping_ends_all_transfers(mesh: Mesh, store: Store) -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+async def test_a_fetched_model_is_judged_before_it_appears(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A publisher who scans nothing gets a hostile model into the mesh, and into nobody's store; it is fetched once."""
+    monkeypatch.setattr("meshnode.catalog.judge.scan", lambda _: Verdict(0, 8, {}, (), 1, 1, 0, 1, 0, 0, {}))
+    source = Store(tmp_path / "source", SETTINGS)
+    source.open()
+    (tmp_path / "bomb.onnx").write_bytes(doubling())
+    mesh = Mesh(source, manifest_of(await source.add(tmp_path / "bomb.onnx")), A)
+    monkeypatch.undo()
+    fetcher = mesh.fetcher(store)
+    for _ in range(2):
+        with pytest.raises(ModelRefused, match="nodes"):
+            await fetcher.ensure(mesh.manifest)
+    assert 1 == mesh.asked[A, "PieceAsk"]
+    assert {} == tree(store.folder)
+    assert "nodes" in str(fetcher.refused(mesh.manifest))
+
+
+async def test_a_fetched_model_reads_only_its_own_files(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest that leaves out, or shortens, a file that the model reads is found out before the model is loaded."""
+    source = Store(tmp_path / "source", SETTINGS)
+    source.open()
+    stored = await source.add(with_data(tmp_path / "a"))
+    monkeypatch.setattr(Verdict, "check_files", lambda *_: None)
+    (tmp_path / "a" / "weights.bin").write_bytes(bytes(100))
+    short = await source.add(tmp_path / "a" / "big.onnx")
+    monkeypatch.undo()
+    mesh = Mesh(source, manifest_of(short), A)
+    with pytest.raises(ModelRefused, match=r"up to byte 32000, and the file has 100"):
+        await mesh.fetcher(store).ensure(mesh.manifest)
+    alone = Stored(digest_of(stored.files[:1]), stored.path, stored.files[:1])
+    held = source._known[stored.digest]
+    source._known[alone.digest] = _Held(held.files[:1], held.piece_bytes, held.pieces[:1])
+    (source.folder / alone.digest).symlink_to(stored.digest)
+    mesh = Mesh(source, manifest_of(alone), A)
+    with pytest.raises(ModelRefused, match="not among its files"):
+        await mesh.fetcher(store).ensure(mesh.manifest)
+    assert {} == tree(store.folder)

@@ -11,16 +11,21 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
+from msgspec import structs
 
 from meshnode.catalog.intake import MODEL_FILE, Intake
+from meshnode.catalog.judge import keep, kept
 from meshnode.catalog.manifest import FILES_MAX, digest_of
 from meshnode.catalog.pieces import Stop
 from meshnode.catalog.store import LIST, Store
+from meshnode.catalog.verdict import SCANNER, Verdict
 from meshnode.errors import HomeError, ModelRefused, TransferFailed
 from meshnode.wire.messages import Digest
 from tests.catalog.conftest import SmallDisk
 from tests.catalog.making import PIECE, SETTINGS, outside, plain, tree, weights, with_data
+from tests.catalog.zoo import REFUSED, Beast, doubling
 
 
 async def test_a_model_is_stored_under_its_digest(store: Store, tmp_path: Path) -> None:
@@ -111,10 +116,10 @@ async def test_data_beyond_the_end_of_its_file_is_refused(store: Store, tmp_path
 
 async def test_too_many_files_are_refused_with_what_to_do(store: Store, tmp_path: Path) -> None:
     """An export with a file for each tensor is told how to become one."""
-    data = outside("w0.bin", 1)
+    model = onnx.load_from_string(outside("w0.bin", 1))
     for index in range(1, FILES_MAX + 1):
-        data += outside(f"w{index}.bin", 1)  # messages of one field merge when they follow each other
-    (tmp_path / "m.onnx").write_bytes(data)
+        model.graph.initializer.append(onnx.load_from_string(outside(f"w{index}.bin", 1)).graph.initializer[0])
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ModelRefused) as caught:
         await store.add(tmp_path / "m.onnx")
     assert str(FILES_MAX - 1) in str(caught.value)
@@ -367,3 +372,46 @@ def test_a_home_that_cannot_be_used_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "models").touch()
     with pytest.raises(HomeError):
         Store(tmp_path / "models", SETTINGS).open()
+
+
+async def test_a_verdict_is_kept_beside_the_model(store: Store, tmp_path: Path) -> None:
+    """A start with the same scanner does not scan again; another scanner does, before the model is used."""
+    digest = (await store.add(plain(tmp_path / "m.onnx"))).digest
+    verdict = store.verdict(digest)
+    assert verdict is not None
+    assert 1 == verdict.nodes
+    again = Store(store.folder, SETTINGS)
+    again.open()
+    assert verdict == again.verdict(digest)
+    keep(store.folder / digest, structs.replace(verdict, scanner=SCANNER - 1, nodes=99))
+    later = Store(store.folder, SETTINGS)
+    later.open()
+    assert later.verdict(digest) is None
+    assert await later.verify(digest)
+    assert verdict == later.verdict(digest) == kept(store.folder / digest)
+
+
+async def test_a_model_that_a_newer_scanner_refuses_is_given_up(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What came here before the scanner did is judged before ONNX Runtime sees it, and goes with one message."""
+    monkeypatch.setattr("meshnode.catalog.judge.scan", lambda _: Verdict(0, 8, {}, (), 1, 1, 0, 1, 0, 0, {}))
+    (tmp_path / "bomb.onnx").write_bytes(doubling())
+    digest = (await store.add(tmp_path / "bomb.onnx")).digest
+    monkeypatch.undo()
+    later = Store(store.folder, SETTINGS)
+    later.open()
+    with pytest.raises(ModelRefused, match="nodes"):
+        await later.verify(digest)
+    assert not later.has(digest)
+    assert {} == tree(later.folder)
+    assert 1 == len(caplog.records)
+
+
+@pytest.mark.parametrize("beast", [it for it in REFUSED if it.make()], ids=lambda it: it.name)
+async def test_nothing_of_a_hostile_file_stays(store: Store, tmp_path: Path, beast: Beast) -> None:
+    """The whole zoo is refused when it is added, with a message, and leaves no file behind."""
+    (tmp_path / "m.onnx").write_bytes(beast.make())
+    with pytest.raises(ModelRefused, match=r"m\.onnx|external data"):
+        await store.add(tmp_path / "m.onnx")
+    assert {} == tree(store.folder)

@@ -51,6 +51,20 @@ def test_a_machine_that_is_cut_off_or_copied_reads_it_first() -> None:
     assert text.splitlines()[3:] == shown(render.status(document(node("a")))).splitlines()[1:]
 
 
+def test_how_models_are_confined_is_one_line() -> None:
+    """The grade when it is the same everywhere, who has a worse one, and nothing while nobody has said."""
+    best, worse, silent = node("a", sandbox="A"), node("b", sandbox="B"), node("c", sandbox=None)
+    away = node("d", "dead", sandbox="C")
+
+    def line(*nodes: dict[str, Any]) -> list[str]:
+        return [it for it in shown(render.status(document(*nodes))).splitlines() if it.startswith("sandbox")]
+
+    assert ["sandbox of models: grade A"] == line(best, silent, away)
+    assert ["sandbox of models: grade A; B on b (`meshnode doctor` there says why)"] == line(best, worse)
+    assert ["sandbox of models: grade B (`meshnode doctor` there says why)"] == line(worse)
+    assert [] == line(silent)
+
+
 def shown(text: Any) -> str:
     buffer = io.StringIO()
     Console(file=buffer, width=80, markup=False, emoji=False, highlight=False).print(text, soft_wrap=True)
@@ -80,6 +94,34 @@ def test_a_node_that_is_paused_says_why() -> None:
     assert " ".join(text.split()).count("(owner is") == 1
     assert "dead" in text
     assert "12/" in text
+
+
+def test_a_node_in_quarantine_says_why() -> None:
+    """In `status` where people look for the state, in `members` where its roles would be; beside long names too."""
+    why = "its token is for 20 machines, and as many had joined before"
+    text = shown(render.status(document(node("a", quarantine=why), node("b-with-a-long-name"))))
+    assert [] == [line for line in text.splitlines() if len(line) > 80]
+    assert 1 == text.count("in quarantine")
+    assert "as many" in text
+    row = {"id": "a" * 52, "name": "a", "roles": [], "zones": ["eu"], "granted_by": "g" * 52, "granted_by_name": "ann"}
+    row |= {"granted_at": 0, "expires_at": 86400, "state": "alive", "revoked": False, "reason": None, "quarantine": why}
+    text = shown(render.members([row]))
+    assert [] == [line for line in text.splitlines() if len(line) > 80]
+    assert "in quarantine  ann" in text
+    assert "revoked" in shown(render.members([{**row, "revoked": True}]))
+
+
+def test_invites_are_told_with_their_use() -> None:
+    """One row a token, within 80 columns, with what it needs to be ended."""
+    row = {"id": "0123456789abcdef", "kind": "batch", "state": "used up", "uses": 20, "used": 21, "quarantined": 1}
+    row |= {"roles": ["submitter", "worker"], "zones": ["eu/berlin/store-12"], "hardware": 3, "expires_at": 86400}
+    text = shown(render.invites([row]))
+
+    assert [] == [line for line in text.splitlines() if len(line) > 80]
+    for part in ("01234567", "used up", "21/20", "1970-01-02", "zone eu/berlin/store-12", "3 machines by their ids"):
+        assert part in " ".join(text.split())
+    assert "1 in quarantine" in text
+    assert "invite --uses N" in shown(render.invites([]))
 
 
 def test_a_node_that_is_away_says_why() -> None:
@@ -155,3 +197,25 @@ def test_the_other_tables() -> None:
     assert "FAIL  disk: full\n      -> make room" in text
     assert [] == [line for line in text.splitlines() if len(line) > 80]
     assert "median 1.00 ms of 1" in render.pings([{"seq": 1, "rtt_ms": 1.0, "path": "direct", "address": None}])
+
+
+def test_a_flagged_model_says_so_and_who_says_it() -> None:
+    """In the list beside its name, in its own page with the reasons; a report that keeps nobody is told apart."""
+    reported = {"flagged": True, "text": "it ended the process that loaded it (says bob (bbbbbbbb) and an admin)"}
+    listed = shown(render.model_list([MODEL | {"reported": reported}, MODEL | {"reported": {"flagged": False}}]))
+    assert "(flagged)" in listed
+    assert "(reported)" in listed
+    page = shown(render.model_show(MODEL | {"reported": reported, "refused": "the model has two graphs"}))
+    assert "runs on no node" in page
+    assert "says bob" in page
+    assert "the model has two graphs" in page
+
+
+def test_a_verdict_is_one_line() -> None:
+    """What the scanner counted, with functions when there are any."""
+    scan = {"nodes": 7, "functions": 2, "expanded": 90, "opsets": {"": 17}, "memory_bytes": 2048, "scanner": 1}
+    page = shown(render.model_show(MODEL | {"scan": scan}))
+    assert (
+        f"7 nodes in 2 functions and the graph, 90 put in; ai.onnx 17; at least {render.size(2048)} of memory; rules 1"
+        in page
+    )

@@ -36,7 +36,7 @@ def workers(home: Path | None = None) -> list[psutil.Process]:
     for process in psutil.Process().children():
         with suppress(psutil.NoSuchProcess):
             here = home is None or Path(process.cwd()).is_relative_to(home)
-            if here and "meshnode.execution.worker" in " ".join(process.cmdline()):
+            if here and "meshnode.execution.confined" in " ".join(process.cmdline()):
                 found.append(process)
     return found
 

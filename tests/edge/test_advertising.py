@@ -62,6 +62,7 @@ def said(**fields: Any) -> Content:
         {"power": PowerState("battery", 80)},
         {"draining": True},
         {"paused": "its owner is there"},
+        {"sandbox": "B"},
     ],
     ids=lambda fields: next(iter(fields)),
 )

@@ -15,10 +15,11 @@ from meshnode.edge.doctor import examine
 from meshnode.edge.judging import BEHIND_S
 from meshnode.edge.node import Node
 from meshnode.execution.devices import Gpu
+from meshnode.sandbox import Confinement, Lack
 from tests.edge.living import ask, founder, joiner, workers
 from tests.waiting import until
 
-ORDER = ["worker", "gpu", "disk", "clock", "address", "multicast", "owner"]
+ORDER = ["worker", "sandbox", "gpu", "disk", "clock", "address", "multicast", "owner"]
 Look = Callable[[str], Awaitable[dict[str, Any]]]
 
 
@@ -45,6 +46,20 @@ async def test_a_healthy_agent_has_no_fault(node: Node) -> None:
     assert None is rows["gpu"]["ok"]
     assert None is rows["multicast"]["ok"]
     assert list(rows.values()) == await ask(node.home, "doctor")
+
+
+async def test_how_models_are_confined_is_a_finding(node: Node) -> None:
+    """The grade and what holds; when less than all does, why and what mends it."""
+    await until(lambda: node.execution.confinement, "the worker is up")
+    lack = Lack("kernel 4 has no Landlock", "a newer one")
+    process = node.execution._own[0].process
+    process.confined = Confinement("A", ("files", "system calls", "limits"))
+    row = (await rows_of(node))["sandbox"]
+    assert (True, "workers are confined with grade A: files, system calls, limits") == (row["ok"], row["detail"])
+    process.confined = Confinement("B", ("system calls (seccomp)", "limits"), (lack,))
+    row = (await rows_of(node))["sandbox"]
+    assert (None, "a newer one") == (row["ok"], row["fix"])
+    assert row["detail"].endswith("grade B: system calls (seccomp), limits; kernel 4 has no Landlock")
 
 
 async def test_an_agent_that_nobody_can_reach_is_told_how_to_listen(node: Node) -> None:

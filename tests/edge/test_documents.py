@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from meshnode import sandbox
 from meshnode.edge import documents
 from meshnode.edge.node import Node
 from meshnode.membership.advert import Gpu
@@ -75,6 +76,12 @@ async def test_the_status_of_one_node_alone(node: Node) -> None:
     assert 0 < row["memory"]["available"] <= row["memory"]["total"]
     assert 0 < row["uptime_s"]
     assert None is row["rtt_ms"]
+    grade = node.execution.grade
+    assert grade in sandbox.GRADES
+    assert grade == row["sandbox"]
+    (worker,) = document["sandbox"]["workers"]
+    assert (grade, grade, "CPUExecutionProvider") == (document["sandbox"]["grade"], worker["grade"], worker["provider"])
+    assert "limits" in worker["holds"]
 
 
 async def test_the_status_of_two_is_true_on_both(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ async def run(home: Path, x: Any, **fields: Any) -> Any:
         ("model.add", {"path": "/x.onnx", "version": "2"}, "Expected `int"),
         ("model.add", {"path": "/x.onnx", "force": True}, "unknown field `force`"),
         ("model.add", {"path": "x.onnx"}, "absolute"),
-        ("invite", {"expires_s": "soon"}, "Expected `float`"),
+        ("invite", {"expires_s": "soon"}, "Expected `float"),
         ("invite", {"role": ["worker"]}, "Expected `str"),
         ("invite", {"zone": 3}, "Expected `str"),
         ("invite", {"expires_s": 0}, "lasts 1 s to"),

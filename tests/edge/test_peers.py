@@ -138,7 +138,7 @@ async def test_a_member_without_a_grant_may_only_talk_about_trust(pair: tuple[No
     assert grant is not None
     admin: Any = ann.keeper.admin_key
     body = form.revoke_statement_body(grant.statement)
-    ann.keeper._state("revoke", body, admin, identity.public_der(admin))
+    ann.keeper.state("revoke", body, admin, identity.public_der(admin))
     link = to(bob, ann)
     for request in (
         VitalsAsk(),

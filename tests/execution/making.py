@@ -127,3 +127,39 @@ async def gathered(*work: Any) -> list[Any]:
     """All ends, errors included, within a minute."""
     async with asyncio.timeout(60):
         return await asyncio.gather(*work, return_exceptions=True)
+
+
+def killer(folder: Path) -> ModelFile:
+    """Ends the process that loads it: what `fragile` divides is constant, and ONNX Runtime computes it at once."""
+    return save(
+        folder,
+        [
+            helper.make_node("Mod", ["least", "minus"], ["k"]),
+            helper.make_node("Cast", ["k"], ["f"], to=TensorProto.FLOAT),
+            helper.make_node("Add", ["x", "f"], ["y"]),
+        ],
+        [value_info("x", TensorProto.FLOAT, [1])],
+        [value_info("y", TensorProto.FLOAT, [1])],
+        [
+            helper.make_tensor("least", TensorProto.INT32, [1], [INT_MIN]),
+            helper.make_tensor("minus", TensorProto.INT32, [1], [-1]),
+        ],
+    )
+
+
+def bomb(folder: Path, levels: int = 26) -> ModelFile:
+    """Loads for minutes: functions of which each calls the next one twice. The scanner refuses it; where the tests load
+    it, it stands for what no scanner sees."""
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("l", 1)]
+    functions = []
+    for i in range(levels):
+        last = i == levels - 1
+        calls = [(helper.make_node(f"f{i + 1}", [a], [b], domain="l")) for a, b in (("x", "m"), ("m", "y"))]
+        nodes = [helper.make_node("Identity", ["x"], ["y"])] if last else calls
+        functions.append(helper.make_function("l", f"f{i}", ["x"], ["y"], nodes, opsets))
+    info = value_info("x", TensorProto.FLOAT, [1]), value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("f0", ["x"], ["y"], domain="l")], "g", [info[0]], [info[1]])
+    model = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=8)
+    path = folder / f"{secrets.token_hex(4)}.onnx"
+    onnx.save(model, path)
+    return ModelFile(Digest(secrets.token_hex(32)), path)

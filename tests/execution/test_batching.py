@@ -24,6 +24,7 @@ from meshnode.wire.messages import TensorSpec
 from tests.execution.making import (
     FAILS,
     KILLS,
+    MODELS,
     bundled,
     done,
     fragile,
@@ -48,6 +49,7 @@ def new(folder: Path, settings: Settings = SETTINGS) -> Execution:
         settings,
         Devices(cores=1, memory_total=psutil.virtual_memory().total),
         folder=folder / "w",
+        models=(folder, MODELS),
         changed=lambda: None,
     )
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from meshnode.execution import graphs as module
+from meshnode.execution import shelf
+from meshnode.execution.arena import fill, memory_file
 from meshnode.execution.graphs import Graphs
 from meshnode.execution.job import ModelFile
 from meshnode.execution.session import CPU, Session
+from meshnode.execution.shelf import Shelf
 from tests.execution.making import save, value_info
 
 SIDE, LAYERS = 16, 600
@@ -43,8 +46,36 @@ def deep(folder: Path, layers: int = LAYERS) -> ModelFile:
     return save(own, nodes, infos[:1], infos[1:], held)
 
 
-def load(model: ModelFile, kept: Graphs) -> Session:
-    return Session(model.path, CPU, 1, graphs=kept, digest=model.digest)
+def made(folder: Path) -> Shelf:
+    """A shelf that can be used."""
+    it = Shelf(folder)
+    it.prepare()
+    return it
+
+
+def load(model: ModelFile, it: Shelf) -> Session:
+    """As a worker does, with an agent that takes what is offered."""
+
+    def tell(digest: str, fd: int | None) -> None:
+        it.take(key(digest), None if fd is None else os.dup(fd))
+
+    return Session(model.path, CPU, 1, graphs=seen(it, tell), digest=model.digest)
+
+
+def seen(it: Shelf, tell: Any = None) -> Graphs:
+    """The shelf as a worker sees it."""
+    return Graphs(it.folder, CPU, tell)
+
+
+def key(digest: str) -> str:
+    return shelf.key(digest, ort.__version__, CPU)
+
+
+def file_of(content: bytes) -> int:
+    """A memory file as a worker hands it over."""
+    fd = memory_file(len(content))
+    fill(fd, [content])
+    return fd
 
 
 def answer(session: Session) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -52,90 +83,93 @@ def answer(session: Session) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]
 
 
 def test_a_second_load_is_of_the_kept_one(tmp_path: Path) -> None:
-    """The same results, names and types; one file, and no draft left."""
-    model, kept = deep(tmp_path), Graphs(tmp_path / "graphs")
+    """The same results, names and types; one file, which counts as used again."""
+    model, kept = deep(tmp_path), made(tmp_path / "graphs")
     first = load(model, kept)
     (entry,) = kept.folder.iterdir()
-    assert kept.find(kept.key(model.digest, CPU)) == entry.read_bytes()
+    assert seen(kept).find(model.digest) == entry.read_bytes()
+    os.utime(entry, (1000, 1000))
     second = load(model, kept)
     np.testing.assert_array_equal(answer(first), answer(second))
     assert (first.inputs, first.outputs, first.precision) == (second.inputs, second.outputs, second.precision)
     assert [entry] == list(kept.folder.iterdir())
+    assert entry.stat().st_mtime > 1000
 
 
 def test_what_loads_quickly_is_not_kept(tmp_path: Path) -> None:
     """One layer: reading and hashing an entry would take longer."""
-    kept = Graphs(tmp_path / "graphs")
+    kept = made(tmp_path / "graphs")
     load(deep(tmp_path, layers=1), kept)
     assert [] == list(kept.folder.iterdir())
 
 
 def test_an_entry_is_for_one_model_version_provider_and_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever differs, it is another key."""
-    kept = Graphs(Path("nowhere"))
-    keys = {kept.key("a", CPU), kept.key("b", CPU), kept.key("a", "Other")}
-    monkeypatch.setattr(module.ort, "__version__", "0.0.1")
-    keys.add(kept.key("a", CPU))
-    monkeypatch.setattr(module, "processor", lambda: "another one")
-    keys.add(kept.key("a", CPU))
+    keys = {shelf.key("a", "1", CPU), shelf.key("b", "1", CPU), shelf.key("a", "2", CPU), shelf.key("a", "1", "Other")}
+    monkeypatch.setattr(shelf, "processor", lambda: "another one")
+    keys.add(shelf.key("a", "1", CPU))
     assert 5 == len(keys)
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
-def test_a_damaged_entry_is_dropped(tmp_path: Path, damage: str) -> None:
-    """It is never given to ONNX Runtime; the model is optimised anew, and kept again."""
-    model, kept = deep(tmp_path), Graphs(tmp_path / "graphs")
+def test_a_damaged_entry_is_not_used(tmp_path: Path, damage: str) -> None:
+    """It is never given to ONNX Runtime; the model is optimised anew, and takes its place."""
+    model, kept = deep(tmp_path), made(tmp_path / "graphs")
     expected = answer(load(model, kept))
     (entry,) = kept.folder.iterdir()
     content = entry.read_bytes()
     entry.write_bytes({"cut": content[:-1], "changed": content[:-1] + b"!", "empty": b""}[damage])
-    assert None is kept.find(kept.key(model.digest, CPU))
-    assert [] == list(kept.folder.iterdir())
+    assert None is seen(kept).find(model.digest)
     np.testing.assert_array_equal(expected, answer(load(model, kept)))
     assert [entry.name] == os.listdir(kept.folder)
+    assert content == entry.read_bytes()
 
 
-def test_an_entry_that_does_not_load_is_dropped(tmp_path: Path) -> None:
+def test_an_entry_that_does_not_load_is_replaced(tmp_path: Path) -> None:
     """Its hash is right and it is no model: the file itself is used."""
-    model, kept = deep(tmp_path), Graphs(tmp_path / "graphs")
-    draft = kept.draft()
-    assert draft is not None
-    draft.write_bytes(b"not a model")
-    kept.keep(kept.key(model.digest, CPU), draft)
+    model, kept = deep(tmp_path), made(tmp_path / "graphs")
+    kept.take(key(model.digest), file_of(b"not a model"))
+    assert b"not a model" == seen(kept).find(model.digest)
     assert (1, SIDE) == answer(load(model, kept)).shape
     assert b"not a model" not in [path.read_bytes() for path in kept.folder.iterdir()]
 
 
 def test_the_longest_unused_make_room(tmp_path: Path) -> None:
-    """Three of 40 bytes do not fit into 100; what was read last stays; one that is too large is not kept."""
-    kept = Graphs(tmp_path / "graphs", bytes_max=100)
-    for number, key in enumerate(("a" * 32, "b" * 32, "c" * 32)):
-        draft = kept.draft()
-        assert draft is not None
-        draft.write_bytes(bytes([number]) * 40)
-        kept.keep(key, draft)
+    """Three of 40 bytes do not fit into 100; what was used last stays; one that is too large is not kept."""
+    kept = Shelf(tmp_path / "graphs", bytes_max=100)
+    kept.prepare()
+    for number, each in enumerate(("a" * 32, "b" * 32, "c" * 32)):
+        kept.take(each, file_of(bytes([number]) * 40))
         for age, path in enumerate(sorted(kept.folder.iterdir(), key=lambda it: it.name, reverse=True)):
             os.utime(path, (1000 - age, 1000 - age))
-        kept.find("a" * 32)
+        kept.take("a" * 32, None)
     assert {"a", "c"} == {path.name[0] for path in kept.folder.iterdir()}
-    draft = kept.draft()
-    assert draft is not None
-    draft.write_bytes(bytes(101))
-    kept.keep("d" * 32, draft)
+    kept.take("d" * 32, file_of(bytes(101)))
     assert {"a", "c"} == {path.name[0] for path in kept.folder.iterdir()}
+
+
+def test_what_a_worker_offers_is_looked_at(tmp_path: Path) -> None:
+    """A pipe, which would never end, and a file of nothing: neither is kept, both are closed."""
+    kept = made(tmp_path / "graphs")
+    reader, writer = os.pipe()
+    for fd in (reader, file_of(b"")):
+        kept.take("a" * 32, fd)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    os.close(writer)
+    assert [] == list(kept.folder.iterdir())
 
 
 def test_a_draft_that_was_left_behind_goes(tmp_path: Path) -> None:
-    """A worker was killed while it wrote: the next one that writes clears it away, and leaves a young one."""
-    kept = Graphs(tmp_path / "graphs")
-    old, young = kept.draft(), kept.draft()
-    assert old is not None
-    os.utime(old, (1000, 1000))
-    new = kept.draft()
-    assert {young, new} == set(kept.folder.iterdir())
+    """An agent was killed while it wrote: the next one clears it away, and leaves what is whole."""
+    kept = made(tmp_path / "graphs")
+    kept.take("a" * 32, file_of(b"whole"))
+    (kept.folder / f"{shelf.DRAFT}x").write_text("half")
+    kept.prepare()
+    assert ["a"] == [path.name[0] for path in kept.folder.iterdir()]
 
 
 def test_without_a_place_to_write_models_load_as_ever(tmp_path: Path) -> None:
     """A folder that cannot be made costs the time and nothing else."""
     (tmp_path / "file").write_text("")
-    assert (1, SIDE) == answer(load(deep(tmp_path), Graphs(tmp_path / "file" / "graphs"))).shape
+    assert (1, SIDE) == answer(load(deep(tmp_path), made(tmp_path / "file" / "graphs"))).shape

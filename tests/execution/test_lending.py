@@ -18,9 +18,10 @@ from meshnode.config import Execution as Settings
 from meshnode.errors import Refused, ResultLost
 from meshnode.execution import supervisor
 from meshnode.execution.devices import Devices
-from meshnode.execution.supervisor import CPU, Execution
+from meshnode.execution.rules import CPU
+from meshnode.execution.supervisor import Execution
 from meshnode.wire.messages import QuoteAsk
-from tests.execution.making import bundled, done, endless, ready
+from tests.execution.making import MODELS, bundled, done, endless, ready
 from tests.waiting import until
 
 SETTINGS = Settings(concurrency=1, arena_bytes=8 * 1024 * 1024, cancel_grace_s=30.0, lent_idle_s=0.2)
@@ -33,6 +34,7 @@ def new(folder: Path, settings: Settings = SETTINGS, *, apart: bool = True) -> E
         settings,
         Devices(cores=1, memory_total=psutil.virtual_memory().total),
         folder=folder / "w",
+        models=(folder, MODELS),
         changed=lambda: None,
         apart=lambda: apart,
     )
@@ -51,7 +53,7 @@ def workers() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children():
         with suppress(psutil.NoSuchProcess):  # it is just going
-            if "meshnode.execution.worker" in process.cmdline():
+            if "meshnode.execution.confined" in process.cmdline():
                 found.append(process)
     return found
 

@@ -20,7 +20,7 @@ from meshnode.execution.devices import Devices
 from meshnode.execution.job import ModelFile
 from meshnode.execution.supervisor import Execution
 from meshnode.wire.messages import QuoteAsk
-from tests.execution.making import bundled, done, endless, run, save, value_info
+from tests.execution.making import MODELS, bundled, done, endless, run, save, value_info
 from tests.waiting import until
 
 MB = 1_000_000
@@ -49,6 +49,7 @@ async def started(folder: Path, settings: Settings) -> Execution:
         settings,
         Devices(cores=1, memory_total=psutil.virtual_memory().total),
         folder=folder / "w",
+        models=(folder, MODELS),
         changed=lambda: None,
     )
     await it.start()

@@ -16,7 +16,7 @@ import pytest
 from meshnode.errors import ModelRefused, WorkerCrashed
 from meshnode.execution import control
 from meshnode.execution.process import WorkerProcess
-from meshnode.execution.supervisor import CPU
+from meshnode.execution.rules import CPU, Rules
 from tests.catalog.making import plain
 from tests.waiting import until
 
@@ -33,7 +33,8 @@ async def started(folder: Path, changed: Callable[[bool], None] = lambda up: Non
         "arena_bytes": ARENA,
         "answer_bytes_max": ARENA,
     }
-    it = WorkerProcess(**(arguments | {"address_space_bytes": None, "folder": folder, "changed": changed} | given))
+    arguments |= {"address_space_bytes": None, "folder": folder, "rules": Rules((folder.parent,)), "changed": changed}
+    it = WorkerProcess(**(arguments | given))
     it.start()
     try:
         yield it
@@ -44,7 +45,7 @@ async def started(folder: Path, changed: Callable[[bool], None] = lambda up: Non
 
 
 def _workers() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "meshnode.execution.worker" in " ".join(p.cmdline())]
+    return [p for p in psutil.Process().children() if "meshnode.execution.confined" in " ".join(p.cmdline())]
 
 
 async def ready(it: WorkerProcess) -> None:

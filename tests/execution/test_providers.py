@@ -14,10 +14,10 @@ import pytest
 
 from meshnode.config import Execution as Settings
 from meshnode.errors import Refused
-from meshnode.execution.device import CPU
 from meshnode.execution.devices import Devices, Gpu
+from meshnode.execution.rules import CPU
 from meshnode.execution.supervisor import ACCELERATORS, Execution
-from tests.execution.making import bundled, done
+from tests.execution.making import MODELS, bundled, done
 from tests.waiting import until
 
 SETTINGS = Settings(concurrency=1, arena_bytes=8 * 1024 * 1024)
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def new(folder: Path, settings: Settings = SETTINGS, gpus: list[Gpu] | None = None) -> Execution:
     machine = Devices(cores=1, memory_total=psutil.virtual_memory().total, gpus=gpus or [])
-    return Execution(settings, machine, folder=folder / "w", changed=lambda: None)
+    return Execution(settings, machine, folder=folder / "w", models=(folder, MODELS), changed=lambda: None)
 
 
 @pytest.mark.parametrize(

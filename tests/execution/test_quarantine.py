@@ -20,7 +20,9 @@ def test_three_different_inputs_and_it_rests() -> None:
         it.check(21.0, BAD)
     assert REST_S - 1 == caught.value.retry_after_s
     assert caught.value.hint
-    assert [(BAD, REST_S - 1, "signal 8 (SIGFPE)")] == it.resting(21.0)
+    ((model, left_s, why),) = it.resting(21.0)
+    assert (BAD, REST_S - 1) == (model, left_s)
+    assert "signal 8 (SIGFPE)" in why
 
 
 def test_one_input_tried_again_condemns_nobody() -> None:
@@ -44,3 +46,14 @@ def test_the_rest_ends_and_all_is_forgotten() -> None:
     it.check(REST_S, BAD)
     assert [] == it.resting(REST_S)
     assert not it.crashed(REST_S, BAD, b"new", "x")
+
+
+def test_what_does_not_load_rests_at_once_and_may_be_pardoned() -> None:
+    """One death is enough where only the model can be to blame; who clears it lets it run again."""
+    it = Quarantine()
+    it.condemn(0.0, BAD, "it ended the process that loaded it: signal 8 (SIGFPE)")
+    with pytest.raises(ModelRefused, match="ended the process"):
+        it.check(1.0, BAD)
+    it.pardon(BAD)
+    it.check(1.0, BAD)
+    assert [] == it.resting(1.0)

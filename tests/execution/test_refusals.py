@@ -14,9 +14,10 @@ import pytest
 from meshnode.config import Execution as Settings
 from meshnode.errors import DeadlineExceeded, Refused
 from meshnode.execution.devices import Devices
-from meshnode.execution.supervisor import CPU, Execution
+from meshnode.execution.rules import CPU
+from meshnode.execution.supervisor import Execution
 from meshnode.wire.messages import QuoteAsk
-from tests.execution.making import bundled, done, ready, run
+from tests.execution.making import MODELS, bundled, done, ready, run
 from tests.waiting import until
 
 SETTINGS = Settings(concurrency=1, arena_bytes=8 * 1024 * 1024, cancel_grace_s=0.5, queue_backlog_max_s=1e6)
@@ -31,6 +32,7 @@ async def execution(tmp_path: Path) -> AsyncIterator[Execution]:
         SETTINGS,
         Devices(cores=1, memory_total=psutil.virtual_memory().total),
         folder=tmp_path / "w",
+        models=(tmp_path, MODELS),
         changed=lambda: None,
     )
     async with ready(it):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from meshnode.errors import ExecutionFailed, InvalidInput, ModelRefused
+from meshnode.execution.rules import CPU
 from meshnode.execution.session import Session, _packed, _unpacked, describe, first_runs
-from meshnode.execution.supervisor import CPU
 from meshnode.wire.tensors import DTYPES
 
 value_info = helper.make_tensor_value_info

@@ -19,8 +19,9 @@ from meshnode.config import Execution as Settings
 from meshnode.errors import DeadlineExceeded, InvalidInput, ModelRefused, OutOfMemory, WorkerCrashed
 from meshnode.execution.devices import Devices
 from meshnode.execution.job import ModelFile
-from meshnode.execution.supervisor import CPU, Execution
-from tests.execution.making import endless, ready, run, save, value_info
+from meshnode.execution.rules import CPU
+from meshnode.execution.supervisor import Execution
+from tests.execution.making import MODELS, endless, ready, run, save, value_info
 from tests.waiting import until
 
 SETTINGS = Settings(concurrency=2, arena_bytes=8 * 1024 * 1024, cancel_grace_s=0.5, probe_timeout_s=0.5)
@@ -34,12 +35,13 @@ async def execution(tmp_path: Path) -> AsyncIterator[Execution]:
         SETTINGS,
         Devices(cores=2, memory_total=psutil.virtual_memory().total),
         folder=tmp_path / "w",
+        models=(tmp_path, MODELS),
         changed=lambda: None,
         answer_bytes_max=ANSWER_BYTES_MAX,
     )
     async with ready(it):
         yield it
-    assert [] == [p for p in psutil.Process().children(recursive=True) if "meshnode.execution.worker" in p.cmdline()]
+    assert [] == [p for p in psutil.Process().children(recursive=True) if "meshnode.execution.confined" in p.cmdline()]
 
 
 def echo(folder: Path) -> ModelFile:
@@ -179,7 +181,7 @@ async def test_a_killed_worker_is_replaced(execution: Execution, tmp_path: Path)
     await until(lambda: 2 == len(execution._own[0]._runs), "both slots are taken")
     waiting = [asyncio.ensure_future(run(execution, model, {"x": np.full((1, 9), n, np.float32)})) for n in range(5)]
     await until(lambda: 7 == execution.vitals()[0], "they wait")
-    (worker,) = [p for p in psutil.Process().children() if "meshnode.execution.worker" in p.cmdline()]
+    (worker,) = [p for p in psutil.Process().children() if "meshnode.execution.confined" in p.cmdline()]
     began = time.monotonic()
     os.kill(worker.pid, signal.SIGKILL)
 

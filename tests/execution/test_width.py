@@ -18,7 +18,7 @@ from meshnode.execution.pace import WIDE_FROM_S
 from meshnode.execution.queue import TaskQueue
 from meshnode.execution.supervisor import Execution
 from meshnode.wire.messages import Digest, TaskId
-from tests.execution.making import done, ready, run, save, value_info
+from tests.execution.making import MODELS, done, ready, run, save, value_info
 from tests.waiting import until
 
 MODEL = Digest("a" * 64)
@@ -109,6 +109,7 @@ async def test_a_worker_measures_what_threads_bring(tmp_path: Path) -> None:
         Settings(concurrency=2, arena_bytes=8 * 1024 * 1024),
         Devices(cores=2, memory_total=psutil.virtual_memory().total),
         folder=tmp_path / "w",
+        models=(tmp_path, MODELS),
         changed=lambda: None,
     )
     async with ready(it):

@@ -68,6 +68,7 @@ class Bench:
             Execution(concurrency=1, arena_bytes=8 * MIB, gpu=False),
             Devices(cores=1, memory_total=psutil.virtual_memory().total),
             folder=folder / "worker",
+            models=(folder,),
             changed=lambda: None,
         )
         roles = {ANN: frozenset({"submitter"}), BOB: frozenset({"worker"})}
@@ -80,6 +81,7 @@ class Bench:
             roles_of=lambda node: roles.get(node, frozenset()),
             manifest=self._manifest,
             on_disk=lambda _: self.held,
+            needs=lambda _: 0,
             ensure=self._ensure,
             willing=lambda: self.unwilling,
             onward=_nowhere,

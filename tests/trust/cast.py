@@ -77,6 +77,9 @@ class Town:
     def publishes(self, by: Person, name: str = "digits") -> bytes:
         return by.says("model", {"name": name}, mesh=self.mesh)
 
+    def reports(self, by: Person, digest: str, reason: str = "signal 8 (SIGFPE)") -> bytes:
+        return by.says("flag", form.flag_body(digest, reason), mesh=self.mesh)
+
     def adds(self, admin: Person, *, by: Person | None = None, at: int = NOW) -> bytes:
         return (by or self.admin).says("admin_add", form.admin_add_body(admin.spki, admin.root), mesh=self.mesh, at=at)
 

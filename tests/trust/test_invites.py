@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 
 from meshnode.errors import TokenRefused
 from meshnode.trust import invites
-from meshnode.trust.invites import EPOCH, Invite, mint, parse
+from meshnode.trust.invites import EPOCH, BatchToken, Invite, mint, mint_batch, parse
 from tests.trust.cast import NOW, Person
 
 INVITE = Invite("ab" * 16, Person(1).id, bytes(range(16)), NOW + 1800, (("192.168.1.7", 40123),))
 TOKEN = mint(INVITE)
+BATCH = BatchToken("ab" * 32, bytes(range(32)), NOW, NOW + 1800, (("192.168.1.7", 7433), ("fd77::2", 7433)))
+BATCH_TOKEN = mint_batch(BATCH)
 
 
 def refusal(text: str, *, now: float = NOW) -> str:
@@ -40,9 +42,35 @@ def test_a_token_reads_as_it_was_made(
     assert invite == parse(mint(invite), now=EPOCH)
 
 
+@settings(deadline=None)
+@given(
+    st.binary(min_size=32, max_size=32),
+    st.binary(min_size=32, max_size=32),
+    st.integers(EPOCH, EPOCH + 2**32 - 1),
+    st.integers(EPOCH + 1, EPOCH + 2**32 - 1),
+    st.lists(addresses, max_size=8),
+)
+def test_a_batch_token_reads_as_it_was_made(
+    mesh: bytes, seed: bytes, issued_at: int, expires_at: int, hints: list[tuple[str, int]]
+) -> None:
+    """The whole mesh id, the key, both times and up to eight addresses come back."""
+    token = BatchToken(mesh.hex(), seed, issued_at, expires_at, tuple(hints))
+
+    assert token == parse(mint_batch(token), now=EPOCH)
+    assert mesh.hex() == token.mesh_prefix
+
+
+@pytest.mark.parametrize("chars", range(len(invites.PREFIX), len(BATCH_TOKEN)))
+def test_a_cut_batch_token_is_called_incomplete(chars: int) -> None:
+    """Wherever it was cut; an expired one is called that."""
+    assert f"incomplete: {chars} of " in refusal(BATCH_TOKEN[:chars])
+    assert "expired 1 h ago" in refusal(BATCH_TOKEN, now=NOW + 5400)
+
+
 def test_a_token_has_a_known_length() -> None:
-    """138 characters with one IPv4 address, lower case and digits only."""
+    """138 characters with one IPv4 address, 144 of a batch token, lower case and digits only."""
     assert 138 == len(TOKEN)
+    assert 144 == len(mint_batch(BatchToken("ab" * 32, bytes(32), NOW, NOW + 9, INVITE.hints)))
     assert TOKEN.replace("-", "").isalnum()
     assert TOKEN == TOKEN.lower()
 
@@ -111,7 +139,7 @@ def test_an_expired_token_says_since_when(late_s: int, says: str) -> None:
 def test_a_newer_version_is_named() -> None:
     """A token of a version that does not exist yet is no damage."""
     assert "version 2.1" in refusal(_forge(version=2))
-    assert "version 1.2" in refusal(_forge(kind=2))
+    assert "version 1.3" in refusal(_forge(kind=3))
 
 
 def test_addresses_that_make_no_sense_are_refused() -> None:

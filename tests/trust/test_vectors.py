@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from meshnode.errors import MeshError
 from meshnode.trust import form, identity, invites
-from meshnode.trust.invites import Invite
+from meshnode.trust.hardware import hashed
+from meshnode.trust.invites import BatchToken, Invite
 from meshnode.trust.sealing import Sealer
 from meshnode.wire.messages import NodeId
 
@@ -130,6 +131,47 @@ def test_the_join_request_vector_is_what_its_token_and_key_prove() -> None:
     assert invites.tag(invite.key) == means["invite"]
     assert invites.proof(invite.key, invite.inviter, spki, nonce) == means["proof"]
     assert key.sign(invites.possession(spki, invite.inviter, nonce)) == means["possession"]
+
+
+@pytest.mark.parametrize("row", [row for row in rows("batch") if "hex" in row.values[0]])
+def test_a_batch_statement_vector_decodes_and_encodes(row: dict[str, Any]) -> None:
+    """Kind, body, id and signature are as told; what is malformed is refused; a hardware id is a hash."""
+    if row["name"].startswith("hardware"):
+        assert row["hex"] == hashed("machine-id", " ABC1\n").hex()
+        return
+    data = bytes.fromhex(row["hex"])
+    if "must_reject" in row:
+        with pytest.raises(MeshError) as caught:
+            form.parse(data)
+        assert row["must_reject"] == caught.value.code
+        return
+    statement, means = form.parse(data), row["means"]
+    form.check_signatures(statement, identity.verify)
+    key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(means["signed_by_seed"]))
+    shown = json.loads(json.dumps(statement.body, default=bytes.hex))
+
+    assert (means["kind"], means["body"], means["id"]) == (statement.kind, shown, statement.id.hex())
+    assert identity.public_der(key) == statement.issuer
+
+
+@pytest.mark.parametrize("row", [row for row in rows("batch") if "text" in row.values[0]])
+def test_a_batch_token_vector_decodes_and_encodes(row: dict[str, Any]) -> None:
+    """Every field is as told, and the same fields make the same text; a cut one is refused."""
+    if "must_reject" in row:
+        with pytest.raises(MeshError) as caught:
+            invites.parse(row["text"], now=0)
+        assert row["must_reject"] == caught.value.code
+        return
+    means = row["means"]
+    token = BatchToken(
+        means["mesh_id"],
+        bytes.fromhex(means["seed"]),
+        means["issued_at"],
+        means["expires_at"],
+        tuple((host, port) for host, port in means["hints"]),
+    )
+    assert token == invites.parse(row["text"], now=0)
+    assert row["text"] == invites.mint_batch(token)
 
 
 def _sealer(means: dict[str, Any], who: str) -> Sealer:

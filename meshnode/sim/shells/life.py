@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from meshnode.catalog.index import Catalog
 from meshnode.config import Settings
+from meshnode.edge.events import Events
 from meshnode.edge.learning import learn, refresh_catalog
 from meshnode.edge.meeting import Meeting
 from meshnode.edge.node import Node as Parts
@@ -103,6 +104,7 @@ class Life:
         self.seed = seed
         self.rng = rng = random.Random(seed)
         self.keeper = keeper = SimKeeper.open(home)
+        self.events = Events(keeper.id, lambda: self._clocks().wall)
         self.address: Address = (station.host, PORT)
         self._tasks: set[asyncio.Task[None]] = set()
         machine = Machine(loop.time, loop.time, rng, station.listening, station.pair, unacknowledged=lambda _: 0)
@@ -173,6 +175,7 @@ class Life:
                 resolve=self.catalog.resolve,
                 manifest=self.catalog.of_digest,
                 on_disk=lambda digest: True,
+                needs=lambda digest: 0,
                 ensure=self._ensure,
                 willing=lambda: "it is stopping" if self.leaving else membership.copied,
                 set_aside=lambda peer, why: None,
@@ -208,7 +211,7 @@ class Life:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        parts = (goodbye, self.discovery.stop(), self.trust.stop(), self.pool.stop())
+        parts = (goodbye, self.discovery.stop(), self.trust.stop(), self._meeting.stop(), self.pool.stop())
         for outcome in await asyncio.gather(*parts, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome

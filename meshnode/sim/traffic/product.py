@@ -91,7 +91,7 @@ class Product:
     ) -> None:
         """One round of questions."""
         world, me = self.world, self.submitters[task.submitter]
-        warm = sum(peer.loaded for peer in decision.candidates) if rounds == 1 else 0
+        warm = sum(peer.loaded for peer in decision.candidates) if rounds == 1 and refusals == 0 else 0
 
         def ask(peer: PeerFacts) -> None:
             worker = world.workers[int(peer.id)]

@@ -18,7 +18,7 @@ from tests.mesh.live.town import shares
 from tests.mesh.rig import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are throttled by way of /proc and pidfd")
-AGENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], 'meshnode.execution.worker'])"
+AGENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], 'meshnode.execution.confined'])"
 WORKER = "import threading\nfor _ in range(2): threading.Thread(target=lambda: [None for _ in iter(int, 1)]).start()"
 
 

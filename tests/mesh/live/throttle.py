@@ -30,7 +30,7 @@ LOOK_S = 0.1
 """How often new workers are looked for."""
 NEW_S = 10.0
 """A worker that is not ready after so long is treated as one that is."""
-MODULE = b"meshnode.execution.worker"
+MODULE = b"meshnode.execution.confined"
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 
 

@@ -1,8 +1,8 @@
 """Start a child process with nothing: what it inherits is what it is given.
 
 A scrubbed environment, an own empty folder to stand in, no core dumps, only the named file descriptors, the end of
-the parent as its own end, a ceiling on its address space, and where it is wanted the lowest scheduling class. Taking
-away the child's view of files and network is not done here yet.
+the parent as its own end, a ceiling on its address space, and where it is wanted the lowest scheduling class. What
+takes away its view of files and network is done by the child itself, after its imports: `entering`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def start(
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
     environment |= {"PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1", "OMP_NUM_THREADS": "1"}
     # The package's own folder comes first, for a checkout that is not installed.
-    environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    environment["PYTHONPATH"] = str(Path(__file__).parent.parent.parent)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],

@@ -1,0 +1,54 @@
+"""What the files of a home say about trust, read back: statements and certificate, and the count of starts."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgpack
+
+from meshnode.errors import HomeError, MeshError
+from meshnode.trust import identity
+from meshnode.trust.files import read_checked, write_checked
+from meshnode.trust.statements import StatementSet
+
+EPOCH = 1_577_836_800
+"""2020-01-01 UTC; the first boot of a home is counted from here in seconds."""
+
+
+def empty(mesh_id: str | None = None) -> StatementSet:
+    """A set that knows nothing, or only which mesh it is of."""
+    return StatementSet(identity.verify, identity.node_id, mesh_id)
+
+
+def read_trust(path: Path) -> tuple[StatementSet, bytes | None]:
+    """The statements and the certificate that a home keeps. Raises HomeError; never forgets a mesh by itself."""
+    held = empty()
+    payload = read_checked(path, precious=True)
+    if payload is None:
+        return held, None
+    try:
+        stored = msgpack.unpackb(payload)
+        leaf, statements = stored["leaf"], stored["statements"]
+        _, refused = held.merge(statements)
+        if refused:
+            raise refused[0]
+        if not isinstance(leaf, bytes):
+            raise TypeError("it holds no certificate")
+    except (ValueError, TypeError, KeyError, MeshError, msgpack.UnpackException) as error:
+        raise HomeError(
+            f"{path} does not hold together: {error}",
+            hint="restore it from a backup, or move the home away and join again with a new token",
+        ) from error
+    return held, leaf
+
+
+def next_boot(path: Path) -> int:
+    """Count this start: a restart must be newer than everything said about the start before."""
+    payload = read_checked(path)
+    if payload is not None and not payload.isdigit():
+        raise HomeError(f"{path} holds no number", hint="move the file away; the agent starts a new count")
+    # A lost counter must not run backwards: seconds of real time are ahead of any count of starts.
+    boot = max(1, int(time.time()) - EPOCH) if payload is None else int(payload) + 1
+    write_checked(path, str(boot).encode())
+    return boot
