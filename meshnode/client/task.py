@@ -151,7 +151,13 @@ class AsyncClient:
             objective=objective,
             then=after_the_first(stages, node),
         )
-        return await self._answered(request, body, deadline)
+        result = await self._answered(request, body, deadline)
+        if request.then and len(result.stages) != len(stages):
+            raise ProtocolError(
+                f"the agent of {self.home} ran {max(1, len(result.stages))} of {len(stages)} stages",
+                hint="it is older than pipelines: update it, or run the models one by one",
+            )
+        return result
 
     async def _answered(self, request: Submit, body: Sequence[Buffer], deadline: float) -> Result:
         """The one answer of a task, of whichever agent, before the deadline."""

@@ -27,6 +27,9 @@ def bind(request: Submit, first: Manifest, resolve: Callable[[str], Manifest], f
     for before, after, stage in zip(manifests, manifests[1:], request.then, strict=False):
         node = find(stage.node) if stage.node is not None else None
         stages.append(Stage(after.digest, _pairs(before, after, dict(stage.inputs)), (), node))
+    if unknown := [name for name in request.outputs if name not in {it.name for it in manifests[-1].outputs}]:
+        last = manifests[-1]
+        raise InvalidInput(f"{last.name!r} has no output {unknown[0]!r}", hint=f"it has {_names(last.outputs)}")
     wanted = [_sources(stage) for stage in stages] + [request.outputs]
     then = tuple(structs.replace(stage, outputs=outputs) for stage, outputs in zip(stages, wanted[1:], strict=True))
     return structs.replace(request, then=then, outputs=wanted[0])

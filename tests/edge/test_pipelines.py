@@ -176,6 +176,8 @@ async def test_what_does_not_fit_is_refused_before_anything_runs(three: tuple[No
         for error, text, stages in wrong:
             with pytest.raises(error, match=text):
                 await client.pipeline(*stages).infer({"x": ROW, "y": ROW})
+        with pytest.raises(InvalidInput, match="'plus' has no output 'y'"):
+            await client.pipeline("double", "plus").infer({"x": ROW}, outputs=["y"])
         for given in ((), ("a",) * 17, (("a", {"x": "y"}), "b"), (7,)):
             with pytest.raises(InvalidInput):
                 client.pipeline(*given)  # type: ignore[arg-type]

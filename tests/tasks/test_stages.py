@@ -32,7 +32,7 @@ from meshnode.tasks.dispatcher import Dispatcher
 from meshnode.tasks.pursuit import Means
 from meshnode.tasks.stages import Stages, feed, stage_task
 from meshnode.wire import tensors
-from meshnode.wire.messages import Infer, Inferred, NodeId, Stage, StageDone, Submit, Submitted
+from meshnode.wire.messages import Infer, Inferred, NodeId, Quote, Stage, StageDone, Submit, Submitted
 from tests.tasks.around import ANN, BOB, CAT, ME, Around, Far, hang
 from tests.tasks.test_dispatcher import SETTINGS, fails, preferred
 from tests.waiting import until
@@ -291,6 +291,17 @@ async def test_it_is_work_of_its_submitter_when_it_stays(around: Around, town: T
     reply = await town.onward(CAT, "two")
     assert [CAT] == town.on_behalf
     assert [ME] == [it.node for it in reply.stages]
+
+
+async def test_it_moves_when_waiting_here_would_take_longer(around: Around, town: Town) -> None:
+    """The same estimates decide as for any task: a line of five seconds here, none at ann."""
+    (ann,) = await peers(around, ANN)
+    around.no_workers.clear()
+    around.own = Quote(backlog_s=5.0, service_s=0.01, slots=1)
+    assert [ANN] == [it.node for it in (await town.onward(CAT, "two", deadline_s=20.0)).stages]
+    around.own = Quote(backlog_s=0.0, service_s=0.01, slots=1)
+    ann.quote = Quote(backlog_s=5.0, service_s=0.01, slots=1)
+    assert [ME] == [it.node for it in (await town.onward(CAT, "two", deadline_s=20.0)).stages]
 
 
 async def test_who_may_not_submit_sends_nothing(around: Around, town: Town) -> None:
