@@ -17,6 +17,7 @@ def split(
     file: Annotated[Path, typer.Argument(help="An ONNX file; its external data lies beside it.")],
     parts: Annotated[int | None, typer.Option(help="Cut it into so many, of about the same weight.")] = None,
     at: Annotated[str | None, typer.Option(metavar="TENSOR,...", help="Cut it after each of these instead.")] = None,
+    name: Annotated[str, typer.Option(help="Parts are called NAME-1 and so on. Default: the file's name.")] = "",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The folder of the parts. Default: NAME-parts.")
     ] = None,
@@ -36,8 +37,11 @@ def split(
         if error.name is None or error.name.partition(".")[0] not in ("onnx", "google"):
             raise
         raise ToolMissing("cutting a model needs the package onnx, which is not installed", hint=INSTALL) from error
-    names = [name.strip() for name in (at or "").split(",") if name.strip()]
-    made = cut(file, output or Path(f"{file.stem}-parts"), parts=parts or 0, at=names)
+    stem = name or file.stem
+    if Path(stem).name != stem:
+        raise typer.BadParameter(f"{stem!r} is no name of a file")
+    tensors = [tensor.strip() for tensor in (at or "").split(",") if tensor.strip()]
+    made = cut(file, output or Path(f"{stem}-parts"), name=stem, parts=parts or 0, at=tensors)
     document = [
         {
             "path": str(part.path),

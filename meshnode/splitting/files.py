@@ -31,8 +31,8 @@ class Part:
     crossing_bytes: int
 
 
-def split(file: Path, folder: Path, *, parts: int = 0, at: Sequence[str] = ()) -> list[Part]:
-    """Cut a model into so many parts, or after these tensors, into files of a folder.
+def split(file: Path, folder: Path, *, name: str = "", parts: int = 0, at: Sequence[str] = ()) -> list[Part]:
+    """Cut a model into so many parts, or after these tensors, into files NAME-1.onnx and so on of a folder.
 
     Raises InvalidInput when it cannot be cut like that, or a file is in the way.
     """
@@ -42,7 +42,7 @@ def split(file: Path, folder: Path, *, parts: int = 0, at: Sequence[str] = ()) -
         raise InvalidInput(f"{file} cannot be read as an ONNX model: {error}") from error
     whole = Whole(model)
     cuts = at_tensors(whole.flow, at) if at else choose(whole.flow, parts)
-    paths = [folder / f"{file.stem}-{number}.onnx" for number in range(1, len(cuts) + 2)]
+    paths = [folder / f"{name or file.stem}-{number}.onnx" for number in range(1, len(cuts) + 2)]
     for path in paths:
         for target in (path, _data_of(path)):
             if target.exists():

@@ -56,21 +56,21 @@ def test_the_command_runs_a_pipeline(mesh_rig: Rig) -> None:
     """`meshnode run one,two FILE`: the outputs of the last, and a line for each stage; --json has them too."""
     agent = mesh_rig.start("alone")
     path = save(transformer(1, 32), mesh_rig.folder / "small.onnx")
-    parts = agent.json("model", "split", str(path), "--at", "embedded", "-o", str(mesh_rig.folder))
+    parts = agent.json("model", "split", str(path), "--at", "embedded", "--name", "little", "-o", str(mesh_rig.folder))
     for part in parts:
         agent.command("model", "add", part["path"])
     given = inputs(width=32)
     np.savez(mesh_rig.folder / "in.npz", **given)
     expected = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, given)[0]
     output = mesh_rig.folder / "out.npy"
-    said = agent.command("run", "small-1,small-2", str(mesh_rig.folder / "in.npz"), "-o", str(output)).stdout
-    assert ["small-1:1 on alone", "small-2:1 on alone", "2 stages"] == [
+    said = agent.command("run", "little-1,little-2", str(mesh_rig.folder / "in.npz"), "-o", str(output)).stdout
+    assert ["little-1:1 on alone", "little-2:1 on alone", "2 stages"] == [
         line.partition(" (")[0].partition(":" if line.startswith("2") else "\0")[0] for line in said.splitlines()[1:]
     ]
     np.testing.assert_allclose(expected, np.load(output), rtol=1e-4, atol=1e-5)
-    told = json.loads(agent.command("--json", "run", "small-1,small-2", str(mesh_rig.folder / "in.npz")).stdout)
-    assert ["small-1:1", "small-2:1"] == [stage["model"] for stage in told["stages"]]
-    assert 2 == agent.command("run", "small-1,small-2", "--dry-run", check=None).returncode
+    told = json.loads(agent.command("--json", "run", "little-1,little-2", str(mesh_rig.folder / "in.npz")).stdout)
+    assert ["little-1:1", "little-2:1"] == [stage["model"] for stage in told["stages"]]
+    assert 2 == agent.command("run", "little-1,little-2", "--dry-run", check=None).returncode
 
 
 def test_no_pipeline_is_lost_when_a_node_is_killed(mesh_rig: Rig) -> None:
