@@ -42,6 +42,7 @@ async def execution(tmp_path: Path, told: Told) -> AsyncIterator[Execution]:
         SETTINGS,
         Devices(cores=2, memory_total=psutil.virtual_memory().total),
         folder=tmp_path / "w",
+        models=(tmp_path,),
         changed=lambda: None,
         condemned=lambda digest, how: told.append((digest, how)),
     )
