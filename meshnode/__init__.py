@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from meshnode.blocking import Client
-from meshnode.client import AsyncClient, Result
+from meshnode.client import AsyncClient, Result, Stage
 from meshnode.errors import (
     AgentUnavailable,
     Attempt,
@@ -46,6 +46,7 @@ __all__ = [
     "PoisonTask",
     "ProtocolError",
     "Result",
+    "Stage",
     "__version__",
 ]
 

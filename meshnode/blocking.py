@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Unpack, cast
 from meshnode.client import options
 from meshnode.client.options import Inputs, TaskOptions
 from meshnode.client.pacing import cancelled
+from meshnode.client.pipeline import AsyncPipeline, Given, PipelineOptions
 from meshnode.client.result import Result
 from meshnode.client.task import AsyncClient, Home
 from meshnode.errors import AgentUnavailable
@@ -178,6 +179,10 @@ class Client:
         """A bound handle: `digits(x)`, `digits.inputs`."""
         return Model(self, name)
 
+    def pipeline(self, *models: Given, stages: Sequence[Given] = ()) -> Pipeline:
+        """See AsyncClient.pipeline: `client.pipeline("detect", "classify")(x)`."""
+        return Pipeline(self, [*models, *stages])
+
     def ask(self, verb: str, **args: Any) -> Any:
         """See AsyncClient.ask."""
         return self._wait(self._client.ask(verb, **args))
@@ -234,6 +239,27 @@ class Model:
         if value is not None:
             inputs = dict(options.named(self.document, value, inputs))
         return self._client.infer(self.name, inputs)
+
+
+class Pipeline:
+    """Several models as one task: call it with the inputs of the first, and get the outputs of the last."""
+
+    def __init__(self, client: Client, stages: Sequence[Given]) -> None:
+        self._client = client
+        self._pipeline = AsyncPipeline(client._client, stages)
+        self.stages = self._pipeline.stages
+
+    def infer(self, inputs: Inputs, **task: Unpack[PipelineOptions]) -> Result:
+        """See AsyncPipeline.infer."""
+        return self._client._wait(self._pipeline.infer(inputs, **task))
+
+    def submit(self, inputs: Inputs, **task: Unpack[PipelineOptions]) -> Future[Result]:
+        """Like `infer`, without waiting; inputs are copied. Cancelling the future cancels the stage that runs."""
+        return self._client._background.start(self._pipeline.infer(options.snapshot(inputs), **task))
+
+    def __call__(self, value: Any = None, /, **inputs: Any) -> Result:
+        """A single unnamed input, or inputs by name."""
+        return self._client._wait(self._pipeline(value, **inputs))
 
 
 async def _next(results: AsyncIterator[T]) -> T:

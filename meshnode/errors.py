@@ -27,6 +27,13 @@ class Attempt:
     outcome: str
     seconds: float
     detail: str = ""
+    stage: int = 0
+    """Of a pipeline: which stage it was of, from 0."""
+
+    def to_row(self) -> tuple[str | float, ...]:
+        """As it travels: what belongs to no pipeline, or to its first stage, as every version knows it."""
+        row = (self.node, self.name, self.outcome, self.seconds, self.detail)
+        return (*row, self.stage) if self.stage else row
 
 
 class MeshError(Exception):
@@ -40,6 +47,7 @@ class MeshError(Exception):
         hint: what to do about it, or "".
         attempts: for a task, every try that was made.
         retry_after_s: when the same request may succeed, in seconds, or None.
+        stage: of a pipeline: which stage it is about, from 0; None when it is about none.
     """
 
     code: ClassVar[str] = "mesh_error"
@@ -61,6 +69,7 @@ class MeshError(Exception):
             self.add_note(hint)
         self.attempts: tuple[Attempt, ...] = tuple(attempts)
         self.retry_after_s = retry_after_s
+        self.stage: int | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """The error as a plain map; `from_wire` makes the same error of it."""
@@ -68,7 +77,9 @@ class MeshError(Exception):
         if self.hint:
             wire["hint"] = self.hint
         if self.attempts:
-            wire["attempts"] = [[a.node, a.name, a.outcome, a.seconds, a.detail] for a in self.attempts]
+            wire["attempts"] = [a.to_row() for a in self.attempts]
+        if self.stage is not None:
+            wire["stage"] = self.stage
         if self.retry_after_s is not None:
             wire["retry_after_s"] = self.retry_after_s
         return wire
@@ -183,6 +194,12 @@ class ConfigError(MeshError):
     fault = "caller"
 
 
+class ToolMissing(MeshError):
+    """A package is not installed that only one command needs."""
+
+    code = "tool_missing"
+
+
 class ListenError(MeshError):
     """The address to listen on cannot be had: another program has the port, or it is not this machine's."""
 
@@ -287,13 +304,15 @@ def from_wire(wire: Mapping[str, Any]) -> MeshError:
     """Make the error that `to_wire` described. An unknown code (a newer peer's) becomes a plain `MeshError`."""
     cls = BY_CODE.get(str(wire.get("code")), MeshError)
     attempts = [
-        Attempt(str(node), str(name), str(outcome), float(seconds), str(detail))
-        for node, name, outcome, seconds, detail in wire.get("attempts", ())
+        Attempt(str(node), str(name), str(outcome), float(seconds), str(detail), int(stage[0]) if stage else 0)
+        for node, name, outcome, seconds, detail, *stage in wire.get("attempts", ())
     ]
-    retry_after_s = wire.get("retry_after_s")
-    return cls(
+    retry_after_s, at = wire.get("retry_after_s"), wire.get("stage")
+    error = cls(
         str(wire.get("message", "")),
         hint=str(wire.get("hint", "")),
         attempts=attempts,
         retry_after_s=None if retry_after_s is None else float(retry_after_s),
     )
+    error.stage = at if isinstance(at, int) else None
+    return error

@@ -1,4 +1,4 @@
-"""Commands about models: `meshnode model add/list/show/remove/flag/clear`."""
+"""Commands about models: `meshnode model add/list/show/remove/flag/clear`, and `split`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from meshnode.cli import context, render
 from meshnode.cli.completion import model_names
+from meshnode.cli.split import split
 from meshnode.client import AsyncClient
 from meshnode.errors import InvalidInput
 
@@ -22,6 +23,13 @@ ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="name, name:version or digest", autocompletion=model_names)
 ]
 
+ModelNames = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="name, name:version or digest; several with commas between", autocompletion=model_names
+    ),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
@@ -31,6 +39,7 @@ def add_to(app: typer.Typer) -> None:
     group.command("ls", help="The same as list.")(list_models)
     group.command("show")(show)
     group.command("remove")(remove)
+    group.command("split")(split)
     group.command("rm", help="The same as remove.")(remove)
     group.command("flag")(flag)
     group.command("clear")(clear)

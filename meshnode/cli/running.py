@@ -13,7 +13,7 @@ import typer
 from meshnode.cli import context, files, render
 from meshnode.cli.bench import bench
 from meshnode.cli.completion import node_names
-from meshnode.cli.models import ModelName
+from meshnode.cli.models import ModelNames
 from meshnode.cli.top import top
 from meshnode.client import Result
 from meshnode.wire.tensors import Array, word_of
@@ -48,7 +48,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def run(
-    model: ModelName,
+    model: ModelNames,
     file: Annotated[
         str | None, typer.Argument(help=".npy, .npz, .json, .png, .jpg, or - for standard input (models of one input).")
     ] = None,
@@ -77,6 +77,9 @@ def run(
 ) -> None:
     """Run one inference where it will be finished first.
 
+    MODEL,MODEL,... is a pipeline: one task through several models, each fed by the one before, by equal names or where
+    both have just one. Tensors between them go from node to node, and not at all where a node runs both.
+
     FILE: .npy and .npz as they are (.npz by input name); .json as nested lists, or as a map of them by input name, cast
     to the input's type unless that changes a value; .png and .jpg by the image rule.
 
@@ -91,26 +94,34 @@ def run(
     named = dict(_named(text) for text in input)
     if output is not None:
         files.check_writable(output)
+    models = [name.strip() for name in model.split(",")]
+    if len(models) > 1 and (dry_run or hedge or verify):
+        raise typer.BadParameter("--dry-run, --hedge and --verify are for one model, and here is a pipeline")
     with context.client() as client:
-        document = client.ask("model.show", model=model)
+        documents = [client.ask("model.show", model=name) for name in models]
+        document = documents[0]
         if file is None and not input and document["inputs"]:
             raise typer.BadParameter("no input: give a FILE, or -i NAME=FILE for each input")
         if output is not None:
-            files.check_holds(output, len(document["outputs"]))
+            files.check_holds(output, len(documents[-1]["outputs"]))
         inputs = files.read_inputs(document, file, named)
         # By name: of files that have several, errors must speak of the one that was asked for.
-        wanted = model if model == document["digest"] else f"{document['name']}:{document['version']}"
-        if dry_run:
+        wanted, *others = (_exactly(name, it) for name, it in zip(models, documents, strict=True))
+        if others:
+            result = client.pipeline(wanted, *others).infer(inputs, **options, idempotent=not once)
+        elif dry_run:
             plan = client.plan(wanted, inputs, **options)
             context.show(plan, lambda plan: render.plan(plan, context.console().width))
             return
-        result = client.infer(wanted, inputs, **options, idempotent=not once, hedge=hedge, verify=float(verify))
+        else:
+            more: dict[str, Any] = {"idempotent": not once, "hedge": hedge, "verify": float(verify)}
+            result = client.infer(wanted, inputs, **options, **more)
     if output is not None:
         files.write_outputs(output, result)
     if context.current.json:
-        context.emit(_document(document, result, with_outputs=output is None))
+        context.emit(_document(documents[-1], result, with_outputs=output is None) | _stages(documents, result))
     else:
-        _print(document, result, output)
+        _print(documents, result, output)
         if verify:
             typer.echo(context.printable(_compared(result)))
 
@@ -156,7 +167,31 @@ def _document(model: dict[str, Any], result: Result, *, with_outputs: bool) -> d
     }
 
 
-def _print(model: dict[str, Any], result: Result, output: Path | None) -> None:
+def _exactly(given: str, document: dict[str, Any]) -> str:
+    return given if given == document["digest"] else f"{document['name']}:{document['version']}"
+
+
+def _stages(models: list[dict[str, Any]], result: Result) -> dict[str, Any]:
+    """Of a pipeline, what there is to tell of each of its stages."""
+    rows = [
+        {
+            "model": f"{model['name']}:{model['version']}",
+            "digest": stage.model,
+            "node": stage.node,
+            "node_name": stage.node_name,
+            "provider": stage.provider,
+            "seconds": stage.seconds,
+            "queue_seconds": stage.queue_seconds,
+            "run_seconds": stage.run_seconds,
+            "input_bytes": stage.input_bytes,
+        }
+        for model, stage in zip(models, result.stages, strict=False)
+    ]
+    return {"stages": rows} if rows else {}
+
+
+def _print(models: list[dict[str, Any]], result: Result, output: Path | None) -> None:
+    model = models[-1]
     if output is None:
         for name, array in result.items():
             typer.echo(context.printable(summary(name, array)))
@@ -165,6 +200,13 @@ def _print(model: dict[str, Any], result: Result, output: Path | None) -> None:
     for attempt in (it for it in result.attempts if it.outcome != "ok"):
         line = f"tried {attempt.name} ({attempt.node[:8]}): {attempt.outcome} after {attempt.seconds:.3f} s"
         typer.echo(context.printable(line))
+    for model_of, stage in zip(models, result.stages, strict=False):
+        line = f"{model_of['name']}:{model_of['version']} on {stage.node_name} ({stage.node[:8]}): "
+        line += f"{stage.seconds * 1000:.1f} ms (waited {stage.queue_seconds * 1000:.1f}, "
+        typer.echo(context.printable(f"{line}ran {stage.run_seconds * 1000:.2f}, {render.size(stage.input_bytes)} in)"))
+    if result.stages:
+        typer.echo(f"{len(result.stages)} stages: {result.seconds * 1000:.1f} ms")
+        return
     how = " ".join(word for word in (result.provider.removesuffix("ExecutionProvider"), result.precision) if word)
     times = f"waited {result.queue_seconds * 1000:.1f}, ran {result.run_seconds * 1000:.2f}"
     if result.batch > 1:

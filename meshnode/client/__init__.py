@@ -4,8 +4,19 @@
 many callers at once. Inputs are anything that numpy takes. A restart of the agent is waited out within a task's time.
 """
 
+from meshnode.client.model import AsyncModel
 from meshnode.client.options import TaskOptions
-from meshnode.client.result import Result
-from meshnode.client.task import AsyncClient, AsyncModel
+from meshnode.client.pipeline import AsyncPipeline, PipelineOptions, Stage
+from meshnode.client.result import Result, StageResult
+from meshnode.client.task import AsyncClient
 
-__all__ = ["AsyncClient", "AsyncModel", "Result", "TaskOptions"]
+__all__ = [
+    "AsyncClient",
+    "AsyncModel",
+    "AsyncPipeline",
+    "PipelineOptions",
+    "Result",
+    "Stage",
+    "StageResult",
+    "TaskOptions",
+]

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from meshnode.errors import Attempt
 from meshnode.wire import tensors
-from meshnode.wire.messages import Submitted
+from meshnode.wire.messages import StageDone, Submitted
 from meshnode.wire.tensors import Array
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """One stage of a pipeline, and how it went; `seconds` from its beginning to its result. See `Result`."""
+
+    model: str
+    node: str
+    node_name: str
+    seconds: float
+    run_seconds: float
+    queue_seconds: float
+    provider: str
+    precision: str
+    batch: int
+    input_bytes: int
+    attempts: tuple[Attempt, ...]
 
 
 class Result(Mapping[str, Array]):
@@ -23,6 +41,8 @@ class Result(Mapping[str, Array]):
         batch: how many tasks ran as one.
         quoted_seconds: what was expected of the attempt that brought it; None when nothing was.
         model: the digest of the model.
+        stages: of a pipeline, one for each stage; node, provider and what was measured are then the last one's, and
+            `attempts` those of all stages.
         index: of a result of `map` or `stream`, which input it belongs to, from 0.
     """
 
@@ -40,6 +60,7 @@ class Result(Mapping[str, Array]):
         "quoted_seconds",
         "run_seconds",
         "seconds",
+        "stages",
     )
 
     def __init__(self, message: Submitted, body: memoryview) -> None:
@@ -56,7 +77,10 @@ class Result(Mapping[str, Array]):
         self.precision = message.precision
         self.batch = message.batch
         self.quoted_seconds = message.quoted_s
-        self.attempts = tuple(Attempt(*row) for row in message.attempts)
+        self.stages = tuple(_stage(number, done) for number, done in enumerate(message.stages))
+        self.attempts = tuple(attempt for stage in self.stages for attempt in stage.attempts)
+        if not self.stages:
+            self.attempts = tuple(Attempt(*row) for row in message.attempts)
         self.index = 0
 
     def __getitem__(self, name: str) -> Array:
@@ -75,3 +99,19 @@ class Result(Mapping[str, Array]):
     def __repr__(self) -> str:
         outputs = ", ".join(f"{name}: {a.dtype}{list(a.shape)}" for name, a in self._outputs.items())
         return f"<Result {outputs} from {self.node_name} in {self.seconds * 1000:.1f} ms>"
+
+
+def _stage(number: int, done: StageDone) -> StageResult:
+    return StageResult(
+        model=done.model,
+        node=done.node,
+        node_name=done.name,
+        seconds=done.seconds,
+        run_seconds=done.run_s,
+        queue_seconds=done.queue_s,
+        provider=done.provider,
+        precision=done.precision,
+        batch=done.batch,
+        input_bytes=done.input_bytes,
+        attempts=tuple(Attempt(*row, number) for row in done.attempts),
+    )

@@ -16,11 +16,14 @@ import msgspec
 from meshnode import config
 from meshnode.client import options
 from meshnode.client.doors import Doors
+from meshnode.client.model import AsyncModel
 from meshnode.client.options import DEFAULT_TIMEOUT_S, Inputs, TaskOptions
 from meshnode.client.pacing import cancelled, pace
+from meshnode.client.pipeline import AsyncPipeline, Given, Stage, after_the_first
 from meshnode.client.result import Result
 from meshnode.errors import AgentUnavailable, InvalidInput, OutcomeUnknown, PeerLost, ProtocolError, Refused
 from meshnode.wire.messages import Ask, Document, Objective, Plan, Priority, Submit, Submitted
+from meshnode.wire.tensors import Buffer
 
 Home = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 GRACE_S = 1.0
@@ -99,24 +102,68 @@ class AsyncClient:
         deadline = time.monotonic() + options.checked_seconds(timeout)
         wanted = _check(model, node, zone, priority, outputs, objective)
         specs, body = options.encode(inputs)
-        task = secrets.token_hex(16)
+        request = Submit(
+            task=secrets.token_hex(16),
+            model=model,
+            inputs=specs,
+            deadline_s=0.0,
+            priority=priority,
+            node=node,
+            zone=zone,
+            outputs=wanted,
+            exact=bool(exact),
+            once=not idempotent,
+            hedge=bool(hedge),
+            verify=verify,
+            objective=objective,
+        )
+        return await self._answered(request, body, deadline)
+
+    async def _infer_stages(
+        self,
+        stages: Sequence[Stage],
+        inputs: Inputs,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,  # noqa: ASYNC109 - the task's own deadline travels with it
+        node: str | None = None,
+        zone: str | None = None,
+        priority: Priority = "normal",
+        outputs: Sequence[str] = (),
+        idempotent: bool = True,
+        exact: bool = False,
+        objective: Objective = "tail",
+    ) -> Result:
+        options.check_flags(idempotent=idempotent, exact=exact, hedge=False, verify=0.0, node=node)
+        deadline = time.monotonic() + options.checked_seconds(timeout)
+        wanted = _check(stages[0].model, node, zone, priority, outputs, objective)
+        specs, body = options.encode(inputs)
+        request = Submit(
+            task=secrets.token_hex(16),
+            model=stages[0].model,
+            inputs=specs,
+            deadline_s=0.0,
+            priority=priority,
+            node=stages[0].node or node,
+            zone=zone,
+            outputs=wanted,
+            exact=bool(exact),
+            once=not idempotent,
+            objective=objective,
+            then=after_the_first(stages, node),
+        )
+        result = await self._answered(request, body, deadline)
+        if request.then and len(result.stages) != len(stages):
+            raise ProtocolError(
+                f"the agent of {self.home} ran {max(1, len(result.stages))} of {len(stages)} stages",
+                hint="it is older than pipelines: update it, or run the models one by one",
+            )
+        return result
+
+    async def _answered(self, request: Submit, body: Sequence[Buffer], deadline: float) -> Result:
+        """The one answer of a task, of whichever agent, before the deadline."""
         while True:
             remaining_s = max(0.0, deadline - time.monotonic())
-            request = Submit(
-                task=task,
-                model=model,
-                inputs=specs,
-                deadline_s=remaining_s,
-                priority=priority,
-                node=node,
-                zone=zone,
-                outputs=wanted,
-                exact=bool(exact),
-                once=not idempotent,
-                hedge=bool(hedge),
-                verify=verify,
-                objective=objective,
-            )
+            request = msgspec.structs.replace(request, deadline_s=remaining_s)
             link = None
             try:
                 link = await self._doors.link()
@@ -126,7 +173,7 @@ class AsyncClient:
                 # that was never there is not waited for, and an error with attempts is its answer about its peers.
                 if error.attempts or not self._doors.reached:
                     raise
-                if not idempotent and isinstance(error, PeerLost) and error.sent:
+                if request.once and isinstance(error, PeerLost) and error.sent:
                     raise OutcomeUnknown(
                         f"the agent of {self.home} went away with the task: it may have run, or not ({error})",
                         hint="it is not sent again because idempotent=False forbids that",
@@ -275,6 +322,14 @@ class AsyncClient:
         """A bound handle: `await digits(x)`."""
         return AsyncModel(self, name)
 
+    def pipeline(self, *models: Given, stages: Sequence[Given] = ()) -> AsyncPipeline:
+        """Several models as one task: `await client.pipeline("detect", "classify")(x)`.
+
+        The outputs of each feed the inputs of the next: those of equal names, or a single one a single one. Where names
+        differ a stage is `("classify", {"image": "crop"})`: its input `image` gets the output `crop`.
+        """
+        return AsyncPipeline(self, [*models, *stages])
+
     async def ask(self, verb: str, **args: Any) -> Any:
         """Any other verb of the local door; its JSON answer."""
         return await self._document(Ask(verb=verb, args={k: v for k, v in args.items() if v is not None}))
@@ -297,39 +352,6 @@ class AsyncClient:
         result = await self.infer(model, inputs, **task)
         result.index = index
         return result
-
-
-class AsyncModel:
-    """One model of the mesh: call it with its inputs."""
-
-    def __init__(self, client: AsyncClient, name: str) -> None:
-        self._client = client
-        self.name = name
-        self._document: dict[str, Any] | None = None
-
-    async def describe(self) -> dict[str, Any]:
-        """The model's document, asked once."""
-        if self._document is None:
-            self._document = await self._client.ask("model.show", model=self.name)
-        return self._document
-
-    @property
-    async def inputs(self) -> list[dict[str, Any]]:
-        """Its inputs: name, dtype, shape. `await digits.inputs`."""
-        found: list[dict[str, Any]] = (await self.describe())["inputs"]
-        return found
-
-    @property
-    async def outputs(self) -> list[dict[str, Any]]:
-        """Its outputs: name, dtype, shape. `await digits.outputs`."""
-        found: list[dict[str, Any]] = (await self.describe())["outputs"]
-        return found
-
-    async def __call__(self, value: Any = None, /, **inputs: Any) -> Result:
-        """A single unnamed input, or inputs by name."""
-        if value is not None:
-            inputs = dict(options.named(await self.describe(), value, inputs))
-        return await self._client.infer(self.name, inputs)
 
 
 def _check(

@@ -23,6 +23,7 @@ from meshnode.tasks.knowing import Knowing
 from meshnode.tasks.outcomes import Ended, Served
 from meshnode.tasks.pursuit import Means
 from meshnode.tasks.serving import RolesOf, Serving
+from meshnode.tasks.stages import Stages
 from meshnode.tasks.warming import Warming
 from meshnode.wire.messages import Digest, NodeId
 from meshnode.wire.rng import Rng
@@ -113,6 +114,7 @@ def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -
         ensure=world.ensure,
         willing=world.willing,
         warming=warming,
+        onward=lambda message, reply, of, deadline, stay: stages.onward(message, reply, of, deadline, stay=stay),
         served=world.served,
         now=world.now,
     )
@@ -123,7 +125,7 @@ def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -
         estimates=estimates,
         knowing=knowing,
         explaining=Explaining(knowing.name),
-        quote_here=lambda ask: serving.quote(ask, world.self_id),
+        quote_here=lambda ask, of: serving.quote(ask, of, own_choice=True),
         link=world.link,
         linked=world.linked,
         find=lambda wanted: find_member(world.view(), wanted),
@@ -131,5 +133,6 @@ def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -
         asking=Asking(world.now),
     )
     means = Means(world.self_id, chooser, world.link, serving.infer_here, world.failed, world.now)
-    dispatcher = Dispatcher(means, settings, rng, world.resolve, world.set_aside, world.ended)
+    stages = Stages(means, settings, rng, world.manifest)
+    dispatcher = Dispatcher(means, stages, settings, rng, world.resolve, world.set_aside, world.ended)
     return Tasks(dispatcher, serving, estimates)

@@ -63,7 +63,7 @@ class Chooser:
     Args:
         knowing: the facts of all members.
         explaining: is told of each decision.
-        quote_here: this node's own quote; raises MeshError.
+        quote_here: this node's own quote for a task of that node; raises MeshError.
         link: the connection to a peer; raises PeerLost.
         linked: the live link to a peer, when there is one.
         find: a member by name or id; raises InvalidInput.
@@ -76,7 +76,7 @@ class Chooser:
     estimates: Estimates
     knowing: Knowing
     explaining: Explaining
-    quote_here: Callable[[QuoteAsk], Reply]
+    quote_here: Callable[[QuoteAsk, NodeId], Reply]
     link: Callable[[NodeId], Awaitable[Link]]
     linked: Callable[[NodeId], Link | None]
     find: Callable[[str], Member]
@@ -127,7 +127,8 @@ class Chooser:
         expected_s = None if expected is None else expected.estimate_s
         self.explaining.ended(wanted.task, node, "ok", actual_s)
         output_bytes = sum(spec.nbytes for spec in message.outputs)
-        self._output_bytes[wanted.manifest.digest] = output_bytes
+        if not wanted.onward:  # else it is what another model brought
+            self._output_bytes[wanted.manifest.digest] = output_bytes
         if expected_s is not None:
             self.estimates.came(node, wanted.manifest.digest, estimate_s=expected_s, actual_s=actual_s)
         if node == self.self_id:
@@ -160,7 +161,7 @@ class Chooser:
         """The task is over: attempts that are still out are not wanted any more, and took at least until now."""
         now = self.now()
         for node, expected in self._expected.pop(wanted.task, {}).items():
-            if node != self.self_id:
+            if node != self.self_id and not wanted.onward:  # it may wait for others
                 self.estimates.unanswered(
                     node,
                     wanted.manifest.digest,
@@ -185,7 +186,7 @@ class Chooser:
             input_bytes=wanted.input_bytes,
             provider=wanted.provider,
         )
-        own, refusals = self._own_quote(ask, peers, exclude)
+        own, refusals = self._own_quote(wanted, ask, peers, exclude)
         settings = self.settings
         decision = policy.route(task, peers, own, self.rng, settings, exclude, ask=ask_all or bool(exclude))
         quotes: dict[NodeId, Quote] = {}
@@ -212,12 +213,12 @@ class Chooser:
         return task, Decided(decision, ranked, refusals)
 
     def _own_quote(
-        self, ask: QuoteAsk, peers: list[PeerFacts], exclude: frozenset[NodeId]
+        self, wanted: Wanted, ask: QuoteAsk, peers: list[PeerFacts], exclude: frozenset[NodeId]
     ) -> tuple[Quote | None, dict[NodeId, MeshError]]:
         if self.self_id in exclude or not any(peer.is_self and peer.worker for peer in peers):
             return None, {}
         try:
-            message = self.quote_here(ask).message
+            message = self.quote_here(ask, wanted.on_behalf or self.self_id).message
         except MeshError as error:
             return None, {self.self_id: error}
         assert isinstance(message, Quote)

@@ -16,19 +16,18 @@ from meshnode.config import Settings
 from meshnode.errors import Attempt, MeshError, Refused
 from meshnode.links.link import Received, Reply
 from meshnode.tasks.agreement import agree
+from meshnode.tasks.binding import bind
 from meshnode.tasks.checksum import checksum
 from meshnode.tasks.choosing import Chooser
-from meshnode.tasks.lifecycle import Lifecycle
 from meshnode.tasks.outcomes import Ended
-from meshnode.tasks.pursuit import Counters, Means, Outcome, Pursuit
+from meshnode.tasks.pursuit import Counters, Means, Outcome
 from meshnode.tasks.recent import Recent
+from meshnode.tasks.stages import Answered, Brought, Stages
 from meshnode.tasks.wanted import Wanted
 from meshnode.wire.messages import Inferred, NodeId, Submit, Submitted, TaskId
 from meshnode.wire.rng import Rng
 
 log = logging.getLogger(__name__)
-
-Answered = tuple[Outcome, tuple[Attempt, ...]]
 
 
 @dataclass(slots=True)
@@ -37,12 +36,14 @@ class Dispatcher:
 
     Args:
         means: what all tasks share.
+        stages: runs one task, or those of a pipeline.
         resolve: a model's name to its manifest; raises ModelNotFound.
         ended: hears how each task ended.
         set_aside: told about a peer whose result two others did not agree with, and the evidence.
     """
 
     means: Means
+    stages: Stages
     settings: Settings
     rng: Rng
     resolve: Callable[[str], Manifest]
@@ -88,7 +89,10 @@ class Dispatcher:
             raise Refused("this agent is stopping", retry_after_s=1.0)
         if len(self._open) >= self.settings.tasks.open_max:
             raise Refused(f"{len(self._open)} tasks are open at this agent, the limit", retry_after_s=0.1)
-        wanted = Wanted.of(request, self.resolve(request.model))
+        manifest = self.resolve(request.model)
+        if request.then:
+            request = bind(request, manifest, self.resolve, lambda node: self.chooser.find(node).id)
+        wanted = Wanted.of(request, manifest)
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._open[task] = answer
         self.counters.submitted += 1
@@ -129,31 +133,13 @@ class Dispatcher:
         """The task's result, compared with that of other nodes when it is one of those to be compared."""
         started = self.means.now()
         deadline = started + request.deadline_s
-        answered = await self._pursue(wanted, request, body, deadline)
+        if request.then:
+            brought = await self.stages.whole(wanted, request, body, deadline)
+            return _all_submitted(brought, self.means.now() - started)
+        answered = await self.stages.pursue(wanted, request, body, deadline)
         if request.verify and not request.once and self.rng.random() < request.verify:
             answered = await self._verified(wanted, request, body, deadline, answered)
         return _submitted(*answered, self.means.now() - started)
-
-    async def _pursue(
-        self,
-        wanted: Wanted,
-        request: Submit,
-        body: memoryview,
-        deadline: float,
-        avoid: frozenset[NodeId] = frozenset(),
-    ) -> Answered:
-        """One result; of a node that is none of `avoid`, without a wait for one, when there are any."""
-        life = Lifecycle(
-            deadline=deadline,
-            attempts_max=self.settings.routing.attempts_max,
-            backoff_s=self.settings.tasks.backoff_s,
-            jitter=self.rng.random,
-            budget=self.means.budget,
-            once=request.once,
-            avoid=avoid,
-            brief=bool(avoid),
-        )
-        return await Pursuit(self.means, life, wanted, request, body).run()
 
     async def _verified(
         self, wanted: Wanted, request: Submit, body: memoryview, deadline: float, first: Answered
@@ -166,7 +152,7 @@ class Dispatcher:
         while len(results) < 3:
             avoid = frozenset(NodeId(outcome.message.node) for outcome, _ in results)
             try:
-                results.append(await self._pursue(wanted, request, body, deadline, avoid))
+                results.append(await self.stages.pursue(wanted, request, body, deadline, avoid))
             except MeshError as error:
                 log.info("the result of task %s was compared with %d: %s", request.task, len(results) - 1, error)
                 break
@@ -224,4 +210,26 @@ def _submitted(outcome: Outcome, attempts: tuple[Attempt, ...], seconds: float) 
             quoted_s=outcome.quoted_s,
         ),
         outcome.body,
+    )
+
+
+def _all_submitted(brought: Brought, seconds: float) -> Reply:
+    """The answer of a pipeline: what is said of one node is of the last one's."""
+    last = brought.done[-1]
+    return Reply(
+        Submitted(
+            outputs=brought.specs,
+            model=last.model,
+            node=last.node,
+            name=last.name,
+            seconds=seconds,
+            queue_s=last.queue_s,
+            run_s=last.run_s,
+            provider=last.provider,
+            attempts=tuple(row for stage in brought.done for row in stage.attempts),
+            precision=last.precision,
+            batch=last.batch,
+            stages=brought.done,
+        ),
+        brought.body,
     )

@@ -164,7 +164,7 @@ def _until(table: dict[TaskId, Ended], stays: Any) -> Iterator[tuple[TaskId, End
 def check_same(given: tuple[Infer, Buffer], message: Infer, body: Buffer) -> None:
     """A task id stands for one task. Raises InvalidInput: nobody gets another's result by knowing its id."""
     before, content = given
-    fields = ("model", "inputs", "outputs", "zone", "provider")
+    fields = ("model", "inputs", "outputs", "zone", "provider", "then")
     same = all(getattr(before, name) == getattr(message, name) for name in fields)
     # As bytes: two memoryviews are compared item by item.
     if not same or memoryview(content).nbytes != memoryview(body).nbytes or bytes(content) != bytes(body):

@@ -17,6 +17,7 @@ The core decides; `meshnode.tasks.pursuit` routes, sends and waits. A task is in
     running   Failed, its link broke    running   Recall    the node is asked for the result over a new link
     running   Failed, the ninth time    routing   Route
     running   Failed, it fell silent    routing   Recall, Route     it may come back; whichever answers first answers
+    running   Failed, of a later stage  done      Fail
     running   Failed, anything else     routing   Route     that node is not tried again; at most `attempts_max` times
     running   Failed, another one runs  running
     running   it is late, may hedge     running   Route     a second copy, on another node; one a task
@@ -40,7 +41,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import Any, assert_never
 
 from meshnode.errors import (
@@ -73,6 +73,7 @@ from meshnode.tasks.moves import Recall as Recall
 from meshnode.tasks.moves import Replied as Replied
 from meshnode.tasks.moves import Route as Route
 from meshnode.tasks.moves import Send as Send
+from meshnode.tasks.moves import State as State
 from meshnode.tasks.moves import Unroutable as Unroutable
 from meshnode.wire.messages import NodeId
 
@@ -88,15 +89,6 @@ RECALLS_MAX = 8
 """So often it is asked again: a link that keeps breaking is slow, and a second run is slower."""
 RECALL_ONCE_S = 30.0
 """…and so long when the task may not be run elsewhere: results are not kept for longer."""
-
-
-class State(Enum):
-    """Where a task is."""
-
-    ROUTING = "routing"
-    RUNNING = "running"
-    WAITING = "waiting"
-    DONE = "done"
 
 
 @dataclass(slots=True)
@@ -124,6 +116,8 @@ class Lifecycle:
         once: the task must not run twice.
         avoid: nodes that are never chosen.
         brief: fail rather than wait when there is no node.
+        returns: the same, as long as nothing was begun: whoever gave the task goes on with it.
+        stage: which of a pipeline it is. An error of a later one is final: whoever ran this one has tried it.
     """
 
     deadline: float
@@ -134,6 +128,8 @@ class Lifecycle:
     once: bool = False
     avoid: frozenset[NodeId] = frozenset()
     brief: bool = False
+    returns: bool = False
+    stage: int = 0
     late: int = 0
     """Results that came after the end and were dropped."""
 
@@ -233,7 +229,7 @@ class Lifecycle:
         if self._running:  # it was for a second copy: the first goes on alone
             self.budget.give_back()
             return []
-        if final or self.brief:
+        if final or self.brief or (self.returns and not self._counted):
             return self._fail(error)
         if self._tried or self._refused:
             # Those tried are all there is: forget them, so that one able machine that lives is enough.
@@ -278,6 +274,10 @@ class Lifecycle:
 
     def _failed(self, now: float, copy: _Copy, error: MeshError) -> list[Effect]:
         lost = isinstance(error, PeerLost)
+        if self._is_later(error):
+            del self._running[copy.attempt]
+            self._record(now, copy, "ok")
+            return self._fail(error)
         if isinstance(error, PeerLost) and (error.sent or copy.recalls):
             return self._lost(now, copy, error)
         self._record(now, copy, error.code, str(error))
@@ -379,10 +379,13 @@ class Lifecycle:
 
     def _fail(self, error: MeshError) -> list[Effect]:
         self._done = True
-        error.attempts = tuple(self._history)
+        error.attempts = (*self._history, *(error.attempts if self._is_later(error) else ()))
         return [Abandon(), Fail(error)] if self._running or self._strays else [Fail(error)]
+
+    def _is_later(self, error: MeshError) -> bool:
+        return error.stage is not None and error.stage > self.stage
 
     def _record(self, now: float, copy: _Copy, outcome: str, detail: str = "") -> None:
         if len(self._history) >= HISTORY_MAX:
             del self._history[HISTORY_MAX // 2]  # keep how it began and how it ended
-        self._history.append(Attempt(copy.node, copy.name, outcome, now - copy.sent_at, detail))
+        self._history.append(Attempt(copy.node, copy.name, outcome, now - copy.sent_at, detail, self.stage))

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from meshnode.errors import Attempt, MeshError
 from meshnode.wire.messages import NodeId
+
+
+class State(Enum):
+    """Where a task is."""
+
+    ROUTING = "routing"
+    RUNNING = "running"
+    WAITING = "waiting"
+    DONE = "done"
+
 
 # --- events -----------------------------------------------------------------------------------------------------------
 

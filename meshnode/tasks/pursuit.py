@@ -36,7 +36,7 @@ from meshnode.tasks.lifecycle import (
     Unroutable,
 )
 from meshnode.tasks.wanted import Wanted
-from meshnode.wire.messages import Infer, Inferred, NodeId, ResultAsk, Submit
+from meshnode.wire.messages import Infer, Inferred, NodeId, ResultAsk, Stage, Submit
 from meshnode.wire.tensors import Buffer
 
 RunHere = Callable[[Infer, memoryview, NodeId], Awaitable[Reply]]
@@ -192,7 +192,7 @@ class Pursuit:
     # --- steps ---
 
     async def _choose(self, exclude: frozenset[NodeId]) -> Event:
-        means, hedge = self._means, self._request.hedge
+        means, hedge = self._means, self._request.hedge and not self._request.then
         try:
             choice = await means.chooser.choose(self._wanted, exclude, self._life.deadline - self._means.now())
         except MeshError as error:
@@ -218,12 +218,15 @@ class Pursuit:
             provider=self._wanted.provider,
             once=request.once,
             max_wait_s=self._max_wait_s,
+            then=request.then,
+            stage=self._wanted.stage,
+            objective=request.objective if request.then else "tail",
         )
         began, quoted_s = self._means.now(), self._quoted_s
         self._sent[send.attempt] = (began, quoted_s, 0)
         try:
             if send.node == means.self_id:
-                reply = await means.run_here(message, self._body, means.self_id)
+                reply = await means.run_here(message, self._body, self._wanted.on_behalf or means.self_id)
                 outcome = Outcome(_inferred(reply.message), tuple(reply.body), quoted_s)
             else:
                 link = await means.link(send.node)
@@ -287,7 +290,7 @@ class Pursuit:
 
     def _succeeded(self, attempt: int, node: NodeId, outcome: Outcome) -> None:
         began, quoted_s, _ = self._sent[attempt]
-        actual_s = self._means.now() - began
+        actual_s = max(0.0, self._means.now() - began - outcome.message.rest_s)
         self._means.chooser.succeeded(self._wanted, node, actual_s, outcome.message)
         if quoted_s is not None:
             self._means.lateness.learn(self._wanted.manifest.digest, quoted_s, actual_s)
@@ -299,8 +302,15 @@ class Pursuit:
             raise ProtocolError(f"node {node[:8]} answered for another model or node")
         if wanted.provider and message.provider != wanted.provider:
             raise ProtocolError(f"node {node[:8]} ran it on {message.provider}, and {wanted.provider} was asked for")
+        _check_stages(message, self._request.then, node)
         if node != self._means.self_id and await checksum(outcome.body) != message.checksum:
             raise ProtocolError(f"the result of node {node[:8]} does not match its checksum")
+
+
+def _check_stages(message: Inferred, then: tuple[Stage, ...], node: NodeId) -> None:
+    """Those that were run must be the first of those that were asked for."""
+    if [done.model for done in message.stages] != [stage.model for stage in then[: len(message.stages)]]:
+        raise ProtocolError(f"node {node[:8]} ran other stages than those that were asked for")
 
 
 def _inferred(message: object) -> Inferred:

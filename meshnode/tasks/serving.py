@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import structs
+
 from meshnode.catalog.manifest import Manifest
 from meshnode.errors import MeshError, NoNodeInZone, PermissionDenied, Refused
 from meshnode.execution.job import Job, ModelFile
@@ -26,6 +28,10 @@ from meshnode.tasks.zones import in_zone
 from meshnode.wire.messages import Digest, Infer, Inferred, NodeId, QuoteAsk, ResultAsk, TaskId
 
 HOLD_MIN_S = 0.002
+
+Onward = Callable[[Infer, Reply, NodeId, float, bool], Awaitable[Reply]]
+"""The rest of a pipeline, of which this node ran one stage: the message, what it brought, whose it is, the deadline,
+and whether it must stay here."""
 
 RolesOf = Callable[[NodeId], frozenset[str]]
 """The roles of a member's grant; empty for a node that is not one, or no longer."""
@@ -43,6 +49,7 @@ class Serving:
         needs: bytes of memory that a model in the store takes at least.
         ensure: the path of a model in the store, fetched when it is missing.
         willing: why this node takes no foreign work now, or "".
+        onward: goes on with a pipeline.
         warming: hears what is asked of models that are in memory here.
         served: hears how each task ended here.
         now: the monotonic clock.
@@ -59,6 +66,7 @@ class Serving:
     ensure: Callable[[Manifest], Awaitable[Path]]
     willing: Callable[[], str]
     warming: Warming
+    onward: Onward
     served: Callable[[Served], None] = lambda _: None
     now: Callable[[], float] = time.monotonic
     _habits: Habits = field(default_factory=Habits)
@@ -67,17 +75,19 @@ class Serving:
     """Of other nodes' tasks."""
 
     def __post_init__(self) -> None:
-        self.runs = Runs(self.infer, self.now)
+        self.runs = Runs(self._staged, self.now)
 
-    def quote(self, ask: QuoteAsk, submitter: NodeId, rtt_s: float | None = None) -> Reply:
+    def quote(self, ask: QuoteAsk, submitter: NodeId, rtt_s: float | None = None, *, own_choice: bool = False) -> Reply:
         """How soon this node could finish the task; a place is kept for two round trips to the submitter.
+
+        `own_choice`: it is this node that asks, to go on with a pipeline of the submitter.
 
         Raises Refused, PermissionDenied, NoNodeInZone, ModelNotFound.
         """
         manifest = self._admit(submitter, ask.zone, Digest(ask.model))
         self.warming.asked(manifest.digest, ask.warm)
         hold_s = self.hold_s if rtt_s is None else min(self.hold_s, max(2 * rtt_s, HOLD_MIN_S))
-        if submitter != self.self_id and not self._habits.asked(submitter):
+        if submitter != self.self_id and not own_choice and not self._habits.asked(submitter):
             hold_s = 0.0
         missing = not self.on_disk(manifest.digest)
         quote = self.execution.quote(
@@ -98,7 +108,7 @@ class Serving:
         """What `infer` does, for this node's own tasks; one that another node gave before is not run again."""
         if self.runs.knows(TaskId(message.task)):
             return await self.runs.infer(message, body, submitter, lambda: False)
-        return await self.infer(message, body, submitter)
+        return await self._staged(message, body, submitter)
 
     async def result(self, ask: ResultAsk, submitter: NodeId, lost: Lost) -> Reply:
         """The answer of another node's task again. Raises what ended it, UnknownTask, ResultLost."""
@@ -109,6 +119,21 @@ class Serving:
         """Refuse others' tasks that wait here and have not begun, so that they go elsewhere; how many."""
         refusal = Refused(f"this node takes no foreign work: {why}", retry_after_s=1.0)
         return self.execution.hand_back(refusal)
+
+    async def _staged(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
+        """What `infer` does, and the rest of a pipeline after it, as far as it can be run from here."""
+        deadline = self.now() + message.deadline_s
+        reply = await self.infer(message, body, submitter)
+        if not message.then:
+            return reply
+        own = submitter == self.self_id
+        if own or not self.willing():
+            stay = not own and "submitter" not in self.roles_of(self.self_id)
+            if not stay or self.on_disk(Digest(message.then[0].model)):
+                reply = await self.onward(message, reply, submitter, deadline, stay)
+        assert isinstance(reply.message, Inferred)
+        check = 0 if own else await checksum(tuple(reply.body))
+        return Reply(structs.replace(reply.message, checksum=check), reply.body)
 
     async def infer(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
         """Run the task here and answer with its tensors; its end is noted, whichever it is. Raises as `_infer`."""
@@ -165,7 +190,7 @@ class Serving:
                 node=self.self_id,
                 queue_s=ran.queue_s,
                 run_s=ran.run_s,
-                checksum=0 if submitter == self.self_id else await checksum((ran.body,)),
+                checksum=0 if submitter == self.self_id or message.then else await checksum((ran.body,)),
                 provider=ran.provider,
                 precision=ran.precision,
                 batch=ran.batch,

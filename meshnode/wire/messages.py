@@ -19,6 +19,8 @@ from msgspec import Meta
 from meshnode.errors import ProtocolError
 from meshnode.wire.fleet import FleetAsk, FleetRows
 from meshnode.wire.looks import Look, LookAsk, ReachAsk, Reached
+from meshnode.wire.stages import Stage as Stage
+from meshnode.wire.stages import StageDone as StageDone
 from meshnode.wire.tasks import Infer as Infer
 from meshnode.wire.tasks import Inferred as Inferred
 from meshnode.wire.tasks import Plan as Plan

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from meshnode.wire.stages import AttemptRow, StagesDone, Then
 from meshnode.wire.terms import Count, Hex64, Id, Message, Name, Objective, Priority, Seconds, Task, Tensors, Zone
 
 Outputs = Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=1024)]
@@ -80,7 +81,8 @@ class Infer(Message, frozen=True, tag="infer"):
 
     `deaths` counts the workers this task has already killed anywhere in the mesh. `max_wait_s`: refuse it, with a hint,
     when it would wait longer before it starts. `provider`: run it on this one or refuse it. `once`: it must never be
-    run twice, whatever happens to the first run.
+    run twice, whatever happens to the first run. `then`: the rest of a pipeline, of which this is stage `stage`, from
+    0; whoever runs this submits the rest, or answers with what this stage brought.
     """
 
     task: Task
@@ -95,13 +97,17 @@ class Infer(Message, frozen=True, tag="infer"):
     max_wait_s: Seconds | None = None
     provider: Provider = ""
     once: bool = False
+    then: Then = ()
+    stage: Count = 0
+    objective: Objective = "tail"
 
 
 class Inferred(Message, frozen=True, tag="inferred"):
     """The answer of `Infer`; the output tensors follow as the body. `checksum` is CRC-32 over that body.
 
     `precision` is the widest float type that the model computes in; `batch` is how many tasks ran as one, and
-    `backlog_s` the work that waits at the node now.
+    `backlog_s` the work that waits at the node now. `stages` are those of `then` that were run, in `rest_s` seconds:
+    the outputs are those of the last one, and all else is about the stage that was asked for.
     """
 
     outputs: Tensors
@@ -114,6 +120,8 @@ class Inferred(Message, frozen=True, tag="inferred"):
     precision: Annotated[str, Meta(max_length=16)] = ""
     batch: Count = 1
     backlog_s: Seconds = 0.0
+    stages: StagesDone = ()
+    rest_s: Seconds = 0.0
 
 
 class ResultAsk(Message, frozen=True, tag="result_ask"):
@@ -130,7 +138,8 @@ class Submit(Message, frozen=True, tag="submit"):
     """Run this on the best node. The tensors follow as the body; `model` is `name`, `name:version` or a digest.
 
     `exact`: on the CPU provider only, which gives one answer everywhere. `once`: never run it twice. `hedge`: a second
-    copy may run when the first is late. `verify` is the share of such tasks that a second node is to repeat.
+    copy may run when the first is late. `verify` is the share of such tasks that a second node is to repeat. `then`:
+    the other stages of a pipeline, to which all of this applies but `node`; `outputs` are the last one's.
     """
 
     task: Task
@@ -146,13 +155,15 @@ class Submit(Message, frozen=True, tag="submit"):
     once: bool = False
     hedge: bool = False
     verify: Share = 0.0
+    then: Then = ()
 
 
 class Submitted(Message, frozen=True, tag="submitted"):
     """The one final answer of a task; the output tensors follow as the body.
 
     `attempts` are [node, name, outcome, seconds, detail]; `seconds` is the agent's time for the whole task,
-    and `quoted_s` what was expected of the attempt that brought it; None when nothing was.
+    and `quoted_s` what was expected of the attempt that brought it; None when nothing was. Of a pipeline, `stages` are
+    all of them, and `model`, `node` and what was measured are the last one's.
     """
 
     outputs: Tensors
@@ -163,10 +174,11 @@ class Submitted(Message, frozen=True, tag="submitted"):
     queue_s: Seconds = 0.0
     run_s: Seconds = 0.0
     provider: str = ""
-    attempts: tuple[tuple[str, str, str, float, str], ...] = ()
+    attempts: tuple[AttemptRow, ...] = ()
     precision: Annotated[str, Meta(max_length=16)] = ""
     batch: Count = 1
     quoted_s: Seconds | None = None
+    stages: StagesDone = ()
 
 
 class Plan(Message, frozen=True, tag="plan"):

@@ -18,6 +18,7 @@ from meshnode.errors import (
     InvalidInput,
     ModelNotFound,
     PeerLost,
+    ProtocolError,
 )
 from tests.client.door import NODE, Door
 
@@ -36,6 +37,13 @@ async def test_a_result_has_the_outputs_and_how_it_went(door: Door) -> None:
     assert (NODE, "door", ("ok",)) == (result.node, result.node_name, tuple(a.outcome for a in result.attempts))
     assert result == result
     assert 1 == len({result})
+
+
+async def test_an_agent_that_knows_no_pipelines_is_not_taken_at_its_word(door: Door) -> None:
+    """It ignores what it does not know and answers with the first stage alone: that is an error, and no result."""
+    async with AsyncClient(door.home) as client:
+        with pytest.raises(ProtocolError, match="1 of 2 stages"):
+            await client.pipeline("double", "double").infer({"x": np.ones(2, np.float32)})
 
 
 async def test_many_tasks_share_one_connection(door: Door) -> None:

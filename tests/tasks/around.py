@@ -216,7 +216,7 @@ class Around:
             link.abort("the test is over")
         await asyncio.gather(*(link.closed.wait() for link in self._ends))
 
-    def _quote_here(self, ask: QuoteAsk) -> Reply:
+    def _quote_here(self, ask: QuoteAsk, _submitter: NodeId) -> Reply:
         self.own_asked.append(ask)
         if isinstance(self.own, MeshError):
             raise self.own

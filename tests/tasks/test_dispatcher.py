@@ -28,6 +28,7 @@ from meshnode.errors import (
 from meshnode.links.link import Reply
 from meshnode.tasks.dispatcher import Dispatcher
 from meshnode.tasks.pursuit import Means
+from meshnode.tasks.stages import Stages
 from meshnode.wire.messages import Infer, NodeId, Quote, Submit, Submitted
 from tests.tasks.around import ANN, BOB, CAT, ME, MODEL, Around, Far, hang, inferred
 from tests.waiting import until
@@ -44,16 +45,19 @@ class Desk:
         self.failed: list[tuple[NodeId, str]] = []
         self.ran_here: list[Infer] = []
         self.aside: list[tuple[NodeId, str]] = []
+        means = Means(
+            ME,
+            around.chooser(settings.routing),
+            around.link,
+            self._run_here,
+            lambda node, error: self.failed.append((node, error.code)),
+        )
+        rng = random.Random(2)
         self.dispatcher = Dispatcher(
-            means=Means(
-                ME,
-                around.chooser(settings.routing),
-                around.link,
-                self._run_here,
-                lambda node, error: self.failed.append((node, error.code)),
-            ),
+            means=means,
+            stages=Stages(means, settings, rng, lambda _: MODEL),
             settings=settings,
-            rng=random.Random(2),
+            rng=rng,
             resolve=self._resolve,
             set_aside=lambda node, why: self.aside.append((node, why)),
         )

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.errors import (
+    Attempt,
     DeadlineExceeded,
     ExecutionFailed,
     InvalidInput,
@@ -571,3 +572,65 @@ def test_the_last_reason_is_told_when_the_time_is_up() -> None:
     error = failure(life.handle(1.0))
     assert isinstance(error, NoCapacity)
     assert "bob is paused by hand" in str(error)
+
+
+# --- pipelines ---
+
+
+def later(stage: int = 1) -> MeshError:
+    error = WorkerCrashed("stage 2 of 2: it died")
+    error.stage, error.attempts = stage, (Attempt(C, "c", "worker_crashed", 0.1, "", stage),)
+    return error
+
+
+def test_an_error_of_a_later_stage_ends_it() -> None:
+    """Whoever ran this stage has tried the next as often as this node would: no death is counted, nothing is retried,
+    and the attempts of both stages are told. A lost node is asked for no result, whatever the error is."""
+    for error in (later(), replace_stage(PeerLost("gone"))):
+        life = task()
+        life.handle(0.0, Begin())
+        life.handle(0.0, Chosen(A, "a"))
+        (end,) = life.handle(1.0, Failed(1, error))
+        assert isinstance(end, Fail)
+        assert end.error is error
+        assert [("a", "ok", 0)] == [(it.name, it.outcome, it.stage) for it in error.attempts if it.node == A]
+        assert State.DONE is life.state
+
+
+def replace_stage(error: MeshError) -> MeshError:
+    error.stage = 1
+    return error
+
+
+def test_an_error_of_its_own_stage_is_like_any_other() -> None:
+    """Of the second stage of a pipeline: it goes to another node, and its attempts carry its number."""
+    life = replace(task(), stage=1)
+    life.handle(0.0, Begin())
+    life.handle(0.0, Chosen(A, "a"))
+    assert [Route(frozenset({A}))] == life.handle(1.0, Failed(1, later()))
+    life.handle(1.0, Chosen(B, "b"))
+    (answer,) = life.handle(2.0, Replied(2, "result"))
+    assert isinstance(answer, Answer)
+    assert [1, 1] == [it.stage for it in answer.attempts]
+
+
+def test_what_was_not_begun_is_given_back_and_what_was_is_not() -> None:
+    """On behalf of another node: with nobody to run it, or only refusals, it fails at once; after an attempt that may
+    have run it waits like any task."""
+    error = NoCapacity("nobody")
+    life = replace(task(), returns=True)
+    life.handle(0.0, Begin())
+    assert [Fail(error)] == life.handle(0.0, Unroutable(error, final=False))
+
+    life = replace(task(), returns=True)
+    life.handle(0.0, Begin())
+    life.handle(0.0, Chosen(A, "a"))
+    life.handle(0.1, Failed(1, Refused("full")))
+    assert [Fail(error)] == life.handle(0.1, Unroutable(error, final=False))
+
+    life = replace(task(), returns=True)
+    life.handle(0.0, Begin())
+    life.handle(0.0, Chosen(A, "a"))
+    life.handle(0.1, Failed(1, OutOfMemory("full")))
+    assert [] == life.handle(0.1, Unroutable(error, final=False))
+    assert State.WAITING is life.state

@@ -28,9 +28,10 @@ from meshnode.errors import (
 from meshnode.execution import supervisor
 from meshnode.execution.devices import Devices
 from meshnode.links.link import Reply
+from meshnode.tasks.outcomes import Served
 from meshnode.tasks.serving import HOLD_MIN_S, Serving
 from meshnode.wire import tensors
-from meshnode.wire.messages import Digest, Infer, Inferred, NodeId, Quote, QuoteAsk
+from meshnode.wire.messages import Digest, Infer, Inferred, NodeId, Quote, QuoteAsk, Stage
 from tests.catalog.making import plain, weights
 from tests.tasks.around import ANN, BOB, ME, MODEL
 
@@ -49,6 +50,10 @@ class Heard:
 
     def came(self, model: Digest) -> None:
         self.tasks += 1
+
+
+async def _nowhere(_message: Infer, reply: Reply, _of: NodeId, _deadline: float, _stay: bool) -> Reply:
+    return reply
 
 
 class Bench:
@@ -80,6 +85,7 @@ class Bench:
             needs=lambda _: 0,
             ensure=self._ensure,
             willing=lambda: self.unwilling,
+            onward=_nowhere,
             warming=self.warming,  # type: ignore[arg-type]
         )
 
@@ -273,3 +279,39 @@ async def test_no_place_is_kept_for_who_takes_none(bench: Bench) -> None:
     assert bench.quote(task=f"{1:032x}").hold_s > 0
     holds = [bench.quote(task=f"{i:032x}").hold_s for i in range(2, 200)]
     assert {0.0} == set(holds[60:])
+
+
+# --- pipelines ---
+
+
+async def test_a_stage_is_answered_when_foreign_work_is_not_taken_any_more(bench: Bench) -> None:
+    """The owner came back while the stage ran: what it brought is answered, with its checksum, and goes no further.
+    Without that the rest is gone on with, as the submitter's."""
+    gone_on: list[tuple[NodeId, bool]] = []
+
+    async def onward(_message: Infer, reply: Reply, of: NodeId, _deadline: float, stay: bool) -> Reply:
+        gone_on.append((of, stay))
+        return reply
+
+    bench.serving.onward = onward
+    specs, parts = tensors.encode({"x": np.ones(COUNT, np.float32)})
+    then = (Stage(MODEL.digest, (("x", "y"),)),)
+
+    async def run(task: str) -> None:
+        message = Infer(task=task * 32, attempt=1, model=MODEL.digest, deadline_s=30.0, inputs=specs, then=then)
+        reply = await bench.serving.infer_for(message, memoryview(b"".join(parts)), ANN, lambda: False)
+        assert isinstance(reply.message, Inferred)
+        assert zlib.crc32(b"".join(reply.body)) == reply.message.checksum
+
+    await run("2")
+    assert [(ANN, True)] == gone_on, "this node may only work, and has the next model itself"
+    bench.held = False
+    await run("3")
+    bench.held = True
+
+    def comes_back(_served: Served) -> None:
+        bench.unwilling = "the owner is at the keyboard"
+
+    bench.serving.served = comes_back
+    await run("4")
+    assert 1 == len(gone_on)
