@@ -17,9 +17,11 @@ from typing import Any, Protocol, cast
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from meshnode.audit.book import Book
 from meshnode.catalog.index import Catalog
-from meshnode.config import Settings
+from meshnode.config import Audit, Settings
 from meshnode.edge.events import Events
+from meshnode.edge.fleet import steward
 from meshnode.edge.learning import learn, refresh_catalog
 from meshnode.edge.meeting import Meeting
 from meshnode.edge.node import Node as Parts
@@ -111,6 +113,8 @@ class Life:
         source = Source(self._clocks, self._birth, self._epoch_key)
         parts = cast(Parts, self)  # as much of one as is needed here
         self._door, self._meeting = PeerDoor(parts), Meeting(parts)
+        self.fleet = steward(keeper.id, lambda: parts, lambda: None)  # there are no blueprints here
+        self.book = Book(home / "audit", Audit(enabled=False), keeper.spki, keeper.key.sign)
         side = Side(
             hello=self._hello,
             handler=self._door.handle,
