@@ -15,6 +15,7 @@ from typing import Any
 
 from meshnode.audit.book import Book
 from meshnode.catalog.fetch import Fetcher
+from meshnode.catalog.giving import Giver
 from meshnode.catalog.index import Catalog
 from meshnode.catalog.store import Store
 from meshnode.config import Manners, Settings, host_port
@@ -128,7 +129,9 @@ class Agent:
             store,
             settings.catalog,
             lambda peer, ask: carrying.ask_piece(self.node, peer, ask),
+            lambda peer, digest: carrying.ask_have(self.node, peer, digest),
             lambda digest: carrying.holders(self.node, digest),
+            rng,
         )
         tasks = assemble(
             World(
@@ -183,6 +186,7 @@ class Agent:
             store=store,
             catalog=catalog,
             fetcher=fetcher,
+            giver=Giver(store, settings.catalog, rng),
             dispatcher=tasks.dispatcher,
             serving=tasks.serving,
             owner=owner,

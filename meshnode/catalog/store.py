@@ -154,12 +154,27 @@ class Store:
         """It grows no more, for now or for good."""
         self._growing.pop(partial.manifest.digest, None)
 
+    def present(self, digest: Digest) -> set[tuple[int, int]] | None:
+        """(file, index) of the pieces that are here of a model that is being fetched; None when all of it is here.
+
+        Raises TransferFailed when nothing of it is here.
+        """
+        if digest in self._known:
+            return None
+        if (partial := self._growing.get(digest)) is None:
+            raise TransferFailed(f"model {digest[:12]} is not here")
+        return partial.present
+
     async def piece(self, digest: Digest, file: int, index: int, piece_bytes: int) -> bytes:
         """One piece of a file, for a peer. Raises TransferFailed when it is not here, or no longer right."""
+        if digest not in self._known and (partial := self._growing.get(digest)) is not None:
+            return await in_thread(lambda _: partial.piece(file, index))
         return await in_thread(lambda _: self._piece(digest, file, index, piece_bytes))
 
     async def piece_list(self, digest: Digest, file: int, piece_bytes: int) -> bytes:
         """The hashes of a file's pieces, one after the other. Raises TransferFailed."""
+        if digest not in self._known and (partial := self._growing.get(digest)) is not None:
+            return partial.piece_list(file)
         held = self._held(digest, file)
         if piece_bytes == held.piece_bytes:
             return held.pieces[file]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from meshnode.edge.node import Node
 from meshnode.errors import TransferFailed
+from meshnode.links.link import Reply
 from meshnode.links.pool import BULK
-from meshnode.wire.messages import Digest, NodeId, Piece, PieceAsk, PieceList, PieceListAsk
+from meshnode.wire.messages import Digest, Have, HaveAsk, NodeId, Piece, PieceAsk, PieceList, PieceListAsk
 
 
 def holders(node: Node, digest: Digest) -> list[NodeId]:
@@ -28,3 +29,27 @@ async def ask_piece(node: Node, peer: NodeId, ask: PieceAsk | PieceListAsk) -> b
     if not isinstance(received.message, Piece | PieceList):
         raise TransferFailed(f"a piece was answered with {type(received.message).__name__}")
     return bytes(received.body)
+
+
+async def ask_have(node: Node, peer: NodeId, digest: Digest) -> tuple[bytes, tuple[NodeId, ...]]:
+    """What a peer has of a model, and who else is fetching it. Raises MeshError."""
+    link = await node.pool.link(peer, node.membership.addresses(peer))
+    received = await link.call(HaveAsk(model=digest))
+    if not isinstance(received.message, Have):
+        raise TransferFailed(f"a question for pieces was answered with {type(received.message).__name__}")
+    usable = {member.id for member in node.membership.view() if member.usable}
+    fellows = tuple(NodeId(it) for it in received.message.fellows if it in usable and it != node.keeper.id)
+    return bytes(received.body), fellows
+
+
+async def give(node: Node, request: PieceAsk | PieceListAsk | HaveAsk, peer: NodeId) -> Reply:
+    """What a peer gets that fetches a model. Raises MeshError."""
+    manifest = node.catalog.of_digest(Digest(request.model))
+    match request:
+        case PieceListAsk():
+            return Reply(PieceList(), (await node.giver.piece_list(manifest, request.file),))
+        case PieceAsk():
+            return Reply(Piece(), (await node.giver.piece(manifest, request.file, request.piece),))
+        case HaveAsk():
+            bitmaps, fellows = node.giver.have(manifest, peer)
+            return Reply(Have(fellows=fellows), (bitmaps,))

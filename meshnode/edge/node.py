@@ -9,6 +9,7 @@ from pathlib import Path
 
 from meshnode.audit.book import Book
 from meshnode.catalog.fetch import Fetcher
+from meshnode.catalog.giving import Giver
 from meshnode.catalog.index import Catalog
 from meshnode.catalog.store import Store
 from meshnode.config import Settings
@@ -58,6 +59,7 @@ class Node:
     store: Store
     catalog: Catalog
     fetcher: Fetcher
+    giver: Giver
     dispatcher: Dispatcher
     serving: Serving
     owner: Watch

@@ -176,6 +176,21 @@ class PieceList(Message, frozen=True, tag="piece_list"):
     """The piece hashes of a file as the body; their hash is in the signed manifest."""
 
 
+class HaveAsk(Message, frozen=True, tag="have_ask"):
+    """I am fetching this model: which pieces of it have you, and who else is fetching it?"""
+
+    model: Hex64
+
+
+class Have(Message, frozen=True, tag="have"):
+    """The body is two bitmaps of the same length over all pieces: what is here, and what was given to somebody lately.
+
+    `fellows` are others that asked.
+    """
+
+    fellows: Annotated[tuple[Id, ...], Meta(max_length=64)] = ()
+
+
 # --- local clients ------------------------------------------------------------------------------------------------
 
 
@@ -196,9 +211,9 @@ class Document(Message, frozen=True, tag="document"):
 MembershipRequest = ViewAsk | ViewRows | ViewNews | AdvertPull | StreamPing
 RelayRequest = RelayOpen | RelayOffer | RelayData | RelayClose
 LookRequest = LookAsk | ReachAsk | FleetAsk
-TaskRequest = VitalsAsk | QuoteAsk | Warm | Infer | ResultAsk | PieceAsk | PieceListAsk
+TaskRequest = VitalsAsk | QuoteAsk | Warm | Infer | ResultAsk | PieceAsk | PieceListAsk | HaveAsk
 PeerRequest = TrustSync | TrustPush | MembershipRequest | RelayRequest | LookRequest | TaskRequest
-TaskReply = Vitals | Quote | Inferred | Piece | PieceList
+TaskReply = Vitals | Quote | Inferred | Piece | PieceList | Have
 PeerReply = Done | TrustDelta | ViewDigest | ViewNews | Adverts | Look | Reached | FleetRows | TaskReply
 LocalRequest = Submit | Plan | Ask
 LocalReply = Submitted | Document

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from meshnode.catalog.fetch import Fetcher
 from meshnode.catalog.manifest import Manifest, piece_count
 from meshnode.catalog.store import Store
-from meshnode.errors import ModelRefused, PeerLost, TransferFailed
+from meshnode.errors import ModelRefused, PeerLost, ProtocolError, TransferFailed
 from meshnode.wire.messages import Digest, NodeId, PieceAsk, PieceListAsk
 from tests.catalog.conftest import SmallDisk
 from tests.catalog.making import PIECE, SETTINGS, A, B, C, manifest_of, plain, with_data
@@ -45,8 +46,19 @@ class Mesh:
         twist = self.twists.get(node)
         return data if twist is None else await twist(ask, data)
 
+    async def ask_have(self, _node: NodeId, _digest: Digest) -> tuple[bytes, tuple[NodeId, ...]]:
+        """Holders of an older version: they do not know the question."""
+        raise ProtocolError("not a valid request")
+
     def fetcher(self, store: Store, **settings: float) -> Fetcher:
-        return Fetcher(store, replace(SETTINGS, **settings), self.ask, lambda _: list(self.holders))
+        return Fetcher(
+            store,
+            replace(SETTINGS, **settings),
+            self.ask,
+            self.ask_have,
+            lambda _: list(self.holders),
+            random.Random(1),
+        )
 
 
 @pytest.fixture
@@ -233,7 +245,7 @@ async def test_a_manifest_that_contradicts_itself_is_fetched_once(mesh: Mesh, st
         real = type(ask)(**{**{f: getattr(ask, f) for f in ask.__struct_fields__}, "model": mesh.manifest.digest})
         return await forged.ask(node, real)
 
-    fetcher = Fetcher(store, SETTINGS, ask, lambda _: [A])
+    fetcher = Fetcher(store, SETTINGS, ask, forged.ask_have, lambda _: [A], random.Random(1))
     for _ in range(2):
         with pytest.raises(ModelRefused, match="contradicts itself"):
             await fetcher.ensure(wrong)
