@@ -108,7 +108,7 @@ class Agent:
             woke=lambda: self.node.discovery.woke(),
         )
         book = Book(home / "audit", settings.audit, keeper.spki, keeper.key.sign)
-        store = Store(home / "models", settings.catalog)
+        store = Store(home / "models", settings.catalog, lambda: carrying.may_go(self.node))
         catalog = Catalog()
         execution = Execution(
             settings.execution,
@@ -126,6 +126,7 @@ class Agent:
             tell=lambda: self._advertiser.soon(),
         )
         fetcher = Fetcher(
+            keeper.id,
             store,
             settings.catalog,
             lambda peer, ask: carrying.ask_piece(self.node, peer, ask),

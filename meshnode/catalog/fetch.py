@@ -63,6 +63,7 @@ class Fetcher:
 
     def __init__(
         self,
+        self_id: NodeId,
         store: Store,
         settings: Settings,
         ask: Ask,
@@ -70,6 +71,7 @@ class Fetcher:
         holders: HoldersOf,
         rng: random.Random,
     ) -> None:
+        self._self_id = self_id
         self._store = store
         self._settings = settings
         self._ask = ask
@@ -79,6 +81,7 @@ class Fetcher:
         self._rate = Rate(settings.download_bytes_s)
         self._running: dict[Digest, asyncio.Task[None]] = {}
         self._watching: dict[Digest, list[Progress]] = {}
+        self._moving: dict[Digest, tuple[int, int]] = {}
         self._refused: dict[tuple[File, ...], str] = {}
 
     async def ensure(self, manifest: Manifest, on_progress: Progress | None = None) -> Path:
@@ -97,7 +100,12 @@ class Fetcher:
             if on_progress is not None:
                 self._watching.setdefault(digest, []).append(on_progress)
             await asyncio.shield(task)
+        self._store.used(digest)
         return self._store.path(digest)
+
+    def progress(self, digest: Digest) -> tuple[int, int]:
+        """(bytes done, bytes in all) of a model on its way here, or of the last try; zeros when it did not move."""
+        return self._moving.get(digest, (0, 0))
 
     async def stop(self) -> None:
         """End what is under way; the pieces that came stay for the next start."""
@@ -139,6 +147,7 @@ class Fetcher:
             self._store.end(partial)
 
     def _moved(self, digest: Digest, done: int, total: int) -> None:
+        self._moving[digest] = (done, total)
         for watch in self._watching.get(digest, ()):
             watch(done, total)
 
@@ -155,7 +164,7 @@ class _Run:
         self._fetcher = fetcher
         self._manifest = manifest
         self._partial = partial
-        self._core = Transfer(manifest, fetcher._settings, fetcher._rng)
+        self._core = Transfer(fetcher._self_id, manifest, fetcher._settings, fetcher._rng)
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
         self._asking: set[asyncio.Task[None]] = set()
 

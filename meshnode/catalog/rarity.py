@@ -2,7 +2,8 @@
 
 The pieces of all files of a model are numbered through, in the order of the manifest; what a holder has is a bitmap
 over these numbers. Everybody who fetches also gives, and a piece that only one node has is what all wait for in the
-end: so the rarest goes first. Equals are drawn by lot, or all would draw the same one.
+end: so the rarest goes first. Of equals those go first that are this node's share, when all that fetch divide them
+among them, so that two seldom ask the source for the same; then they are drawn by lot.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy.typing as npt
 from meshnode.catalog.manifest import Manifest, piece_count
 from meshnode.wire.rng import Rng
 
+MIX = 2654435761
+"""Knuth's; spreads numbers that follow each other over the shares."""
 Flags = npt.NDArray[np.bool_]
 
 
@@ -47,6 +50,12 @@ class Rarity:
         self.wanted: Flags = np.zeros(count, np.bool_)
         self._rng = rng
         self._copies = np.zeros(count, np.uint16)
+        self._share: Flags = np.ones(count, np.bool_)
+        self._mixed = np.arange(count, dtype=np.uint32) * np.uint32(MIX) >> np.uint32(8)
+
+    def share(self, rank: int, of: int) -> None:
+        """This node is number `rank` of so many that fetch, from 0."""
+        self._share = self._mixed % of == rank
 
     def count(self, held: Iterable[Flags]) -> None:
         """What each of the others has, or is about to have."""
@@ -61,4 +70,6 @@ class Rarity:
             return None
         copies = self._copies[numbers]
         rarest = numbers[copies == copies.min()]
+        mine = rarest[self._share[rarest]]
+        rarest = mine if len(mine) else rarest
         return int(rarest[self._rng.randrange(len(rarest))])

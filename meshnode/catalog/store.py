@@ -2,7 +2,8 @@
 
 A model appears under its digest by one rename, when all of it is hashed and durable: what is there is whole. Sizes
 and kinds are checked when the store opens, contents once before the first use after a start and whenever a piece is
-given away. A folder that no longer matches is moved aside, with one message, and the model counts as absent.
+given away. A folder that no longer matches is moved aside, with one message, and the model counts as absent. When
+room is needed, the least recently used models go, of those that `may_go`; a folder's time of change is its last use.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import re
 import shutil
 import stat
 import threading
+import time
 import uuid
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +29,7 @@ from meshnode.catalog.intake import Intake, Progress, Taken, disk_error
 from meshnode.catalog.manifest import DIGEST, File, Manifest, digest_of
 from meshnode.catalog.partial import Partial
 from meshnode.catalog.pieces import HASH_BYTES, Stop, hash_file, in_thread
+from meshnode.catalog.room import Kept, leaving
 from meshnode.config import Catalog as Settings
 from meshnode.errors import HomeError, ModelRefused, TransferFailed
 from meshnode.trust.files import move_aside, read_checked, sync_folder, write_checked
@@ -35,6 +40,8 @@ log = logging.getLogger(__name__)
 LIST = ".files"
 """What the files of a model are, with the hashes of their pieces, beside them."""
 _GONE = frozenset({errno.ENOENT, errno.EIO, errno.ENOTDIR, errno.ELOOP, errno.EACCES})
+USED_NEWS_S = 60.0
+"""The last use is written down at most so often."""
 _ADDING = re.compile(r"\.adding-[0-9a-f]{32}")
 
 
@@ -58,7 +65,7 @@ class _Held(msgspec.Struct, frozen=True):
 class Store:
     """The models of one home. Methods that do not wait are cheap; the others work in threads."""
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, settings: Settings, may_go: Callable[[], Collection[Digest]] = frozenset) -> None:
         self.folder = folder
         self._settings = settings
         self._lock = threading.Lock()
@@ -66,6 +73,10 @@ class Store:
         self._proven: set[Digest] = set()
         self._paths: dict[Digest, Path] = {}  # a path is put together by string work, and asked for with every task
         self._growing: dict[Digest, Partial] = {}
+        self._ask_may_go = may_go
+        self._may_go: Collection[Digest] = ()
+        """As it was when the model that needs room came; looked at in threads."""
+        self._used: dict[Digest, float] = {}
 
     def open(self) -> None:
         """Look at what is there: unfinished additions are removed, folders that do not match are moved aside.
@@ -109,6 +120,7 @@ class Store:
 
     async def add(self, path: Path, progress: Progress | None = None) -> Stored:
         """Copy a model into the store. Raises ModelRefused, HomeError when the disk is full."""
+        self._may_go = self._ask_may_go()
         return await in_thread(lambda stop: self._add(path, progress, stop))
 
     async def verify(self, digest: Digest) -> bool:
@@ -118,11 +130,25 @@ class Store:
         """
         return await in_thread(lambda stop: self._verify(digest, stop))
 
+    def used(self, digest: Digest) -> None:
+        """The model is used now; remembered through restarts, to the minute."""
+        now = time.time()
+        if not 0 <= now - self._used.get(digest, 0.0) < USED_NEWS_S:
+            self._used[digest] = now
+            with suppress(OSError):
+                os.utime(self.folder / digest, (now, now))
+
+    def nbytes(self, digest: Digest) -> int:
+        """What a model that is here takes of the disk; 0 for others."""
+        held = self._known.get(digest)
+        return sum(file.size for file in held.files) if held is not None else 0
+
     def remove(self, digest: Digest) -> None:
         """Forget a model's files, also half-fetched ones."""
         self._known.pop(digest, None)
         self._proven.discard(digest)
         self._paths.pop(digest, None)
+        self._used.pop(digest, None)
         shutil.rmtree(self.folder / digest, ignore_errors=True)
         if digest not in self._growing:
             shutil.rmtree(self._partial(digest), ignore_errors=True)
@@ -136,6 +162,7 @@ class Store:
             raise HomeError(
                 f"{manifest.name} has {manifest.size} bytes, and {self._settings.model_bytes_max} are allowed here"
             )
+        self._may_go = self._ask_may_go()
         partial = Partial(self._partial(manifest.digest), manifest)
         self._check_space(partial.missing_bytes())
         partial.open()
@@ -283,17 +310,51 @@ class Store:
         return self.folder / f"partial-{digest}"
 
     def _check_space(self, nbytes: int) -> None:
-        """Raises HomeError when so many bytes, and all that is promised to models on their way, do not fit."""
-        free = shutil.disk_usage(self.folder).free
+        """Make room for so many bytes, and for all that is promised to models on their way.
+
+        Raises HomeError when it cannot be had.
+        """
         promised = sum(partial.missing_bytes() for partial in list(self._growing.values()))
-        reserve = self._settings.disk_reserve_bytes
-        short = nbytes + promised + reserve - free
+        coming = f", {promised} are for models that are being fetched" if promised else ""
+        quota, reserve = self._settings.quota_bytes, self._settings.disk_reserve_bytes
+        if quota:
+            kept = sum(map(self.nbytes, list(self._known))) + self._grown()
+            short = self._evict(nbytes + promised + kept - quota)
+            if short > 0:
+                raise HomeError(
+                    f"the model needs {nbytes} bytes; {kept} of the {quota} for models are taken{coming}, and what may "
+                    "go is not enough",
+                    hint="raise catalog.quota_bytes in config.toml, or `meshnode model remove` what nobody needs",
+                )
+        free = shutil.disk_usage(self.folder).free
+        short = self._evict(nbytes + promised + reserve - free)
         if short > 0:
-            coming = f", {promised} are for models that are being fetched" if promised else ""
             raise HomeError(
                 f"the model needs {nbytes} bytes; {free} are free{coming}, and {reserve} stay in reserve",
                 hint=f"make {short} bytes free on the disk of {self.folder}",
             )
+
+    def _grown(self) -> int:
+        """What half-fetched models take already."""
+        growing = list(self._growing.values())
+        return sum(partial.manifest.size - partial.missing_bytes() for partial in growing)
+
+    def _evict(self, short: int) -> int:
+        """Let the least recently used models go that may; how many bytes are still short."""
+        if short <= 0:
+            return short
+        kept = [Kept(digest, self.nbytes(digest), self._used_at(digest)) for digest in list(self._known)]
+        for digest in leaving(short, kept, self._may_go):
+            short -= self.nbytes(digest)
+            log.info("model %s leaves this disk: its room is needed, and others have it", digest[:12])
+            self.remove(digest)
+        return short
+
+    def _used_at(self, digest: Digest) -> float:
+        try:
+            return (self.folder / digest).stat().st_mtime
+        except OSError:
+            return 0.0
 
 
 def _look(folder: Path) -> _Held:

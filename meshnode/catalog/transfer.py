@@ -77,7 +77,8 @@ class _Holder:
 class Transfer:
     """One model on its way here."""
 
-    def __init__(self, manifest: Manifest, settings: Settings, rng: Rng) -> None:
+    def __init__(self, self_id: NodeId, manifest: Manifest, settings: Settings, rng: Rng) -> None:
+        self._self_id = self_id
         self._manifest = manifest
         self._settings = settings
         self._rng = rng
@@ -166,6 +167,8 @@ class Transfer:
             elif sum(not it.whole for it in self._holders.values()) < FELLOWS_MAX:
                 self._holders[node] = self._new(whole=False)
         known = [it for it in self._holders.values() if it.present and not it.out]
+        fetching = sorted([self._self_id, *(node for node, it in self._holders.items() if it.present and not it.whole)])
+        self._rarity.share(fetching.index(self._self_id), len(fetching))
         # What a holder has given away is elsewhere soon, though nobody says so yet.
         told = [flags for it in known for flags in (it.given, None if it.whole else it.have) if flags is not None]
         self._rarity.count(told)

@@ -53,3 +53,23 @@ async def give(node: Node, request: PieceAsk | PieceListAsk | HaveAsk, peer: Nod
         case HaveAsk():
             bitmaps, fellows = node.giver.have(manifest, peer)
             return Reply(Have(fellows=fellows), (bitmaps,))
+
+
+def may_go(node: Node) -> frozenset[Digest]:
+    """Models that may leave this disk when their room is needed.
+
+    Not those in memory, those that a blueprint wants here, and those that nobody else who is up has; what the mesh does
+    not know any more may always go.
+    """
+    busy = {model.digest for model in node.execution.loaded()} | node.fleet.duties.pinned()
+    elsewhere = {
+        Digest(model.digest)
+        for member in node.membership.view()
+        if member.usable and member.id != node.keeper.id and member.advert is not None
+        for model in member.advert.models
+    }
+    return frozenset(
+        digest
+        for digest in node.store.digests()
+        if digest not in busy and (digest in elsewhere or not node.catalog.knows(digest))
+    )

@@ -67,6 +67,8 @@ class Node:
     book: Book
     control: Control
     events: Events
+    intake: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """(bytes done, bytes in all) of the models that are being added, by path."""
     address: Address = ("", 0)
     started: float = field(default_factory=time.monotonic)
     version: str = __version__

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from meshnode.edge import carrying, fleet
+from meshnode.edge import carrying, fleet, models
 from meshnode.edge.looking import Looker
 from meshnode.edge.node import Node
 from meshnode.errors import PermissionDenied, ProtocolError
@@ -22,6 +22,8 @@ from meshnode.wire.messages import (
     Done,
     HaveAsk,
     Infer,
+    ModelDo,
+    MovedAsk,
     PieceAsk,
     PieceListAsk,
     QuoteAsk,
@@ -84,4 +86,8 @@ class PeerDoor:
                 return Reply(node.vitals(), ())
             case PieceListAsk() | PieceAsk() | HaveAsk():
                 return await carrying.give(node, request, peer)
+            case ModelDo():
+                return await models.do_for(node, request, peer)
+            case MovedAsk():
+                return models.moved(node, Digest(request.model))
         raise ProtocolError(f"{type(request).__name__} is not a request between agents")

@@ -65,7 +65,7 @@ class Town:
         self.source = Place(ids[0], None, Fellows(rng), set(range(self.count)))
         self.places = {ids[0]: self.source}
         for name in ids[1:]:
-            core = Transfer(model.manifest, settings, random.Random(rng.random()))
+            core = Transfer(name, model.manifest, settings, random.Random(rng.random()))
             self.places[name] = Place(name, core, Fellows(rng))
         self._heap: list[tuple[float, int, NodeId, Event | None]] = []
         self._order = itertools.count()

@@ -18,7 +18,7 @@ from meshnode.catalog.store import Store
 from meshnode.errors import ModelRefused, PeerLost, ProtocolError, TransferFailed
 from meshnode.wire.messages import Digest, NodeId, PieceAsk, PieceListAsk
 from tests.catalog.conftest import SmallDisk
-from tests.catalog.making import PIECE, SETTINGS, A, B, C, manifest_of, plain, with_data
+from tests.catalog.making import PIECE, SETTINGS, A, B, C, F, manifest_of, plain, with_data
 from tests.waiting import until
 
 Twist = Callable[[PieceAsk | PieceListAsk, bytes], Awaitable[bytes]]
@@ -52,6 +52,7 @@ class Mesh:
 
     def fetcher(self, store: Store, **settings: float) -> Fetcher:
         return Fetcher(
+            F,
             store,
             replace(SETTINGS, **settings),
             self.ask,
@@ -245,7 +246,7 @@ async def test_a_manifest_that_contradicts_itself_is_fetched_once(mesh: Mesh, st
         real = type(ask)(**{**{f: getattr(ask, f) for f in ask.__struct_fields__}, "model": mesh.manifest.digest})
         return await forged.ask(node, real)
 
-    fetcher = Fetcher(store, SETTINGS, ask, forged.ask_have, lambda _: [A], random.Random(1))
+    fetcher = Fetcher(F, store, SETTINGS, ask, forged.ask_have, lambda _: [A], random.Random(1))
     for _ in range(2):
         with pytest.raises(ModelRefused, match="contradicts itself"):
             await fetcher.ensure(wrong)

@@ -73,7 +73,7 @@ def test_when_a_piece_died_with_its_only_holder_all_give_up() -> None:
 
 def fetching(it: Model, *whole: NodeId) -> Transfer:
     """All pieces are missing, and the holders have just been asked what they have."""
-    core = Transfer(it.manifest, SETTINGS, First(1))
+    core = Transfer(C, it.manifest, SETTINGS, First(1))
     core.handle(0.0, Holders(whole))
     core.handle(0.0, it.list_came(whole[0]))
     return core
@@ -109,7 +109,7 @@ def test_what_the_source_has_given_away_counts_as_there() -> None:
 
 def test_holders_are_asked_again_what_they_have() -> None:
     """About twice a second, never while a question is open, and one that does not know the question stays a holder."""
-    core = Transfer(model(2 * PIECE).manifest, SETTINGS, random.Random(1))
+    core = Transfer(C, model(2 * PIECE).manifest, SETTINGS, random.Random(1))
     assert AskHave(A) in core.handle(0.0, Holders((A,)))
     assert AskHave(A) not in core.handle(9.0, Holders((A,)))
     assert AskHave(A) not in core.handle(9.0, NoHave(A))
@@ -192,7 +192,7 @@ async def test_receivers_give_what_they_have_while_they_fetch(tmp_path: Path, mo
         async def ask_have(node: NodeId, _: Digest) -> tuple[bytes, tuple[NodeId, ...]]:
             return givers[node].have(manifest, me)
 
-        return Fetcher(stores[me], SETTINGS, ask, ask_have, lambda _: [A], random.Random(me[0]))
+        return Fetcher(me, stores[me], SETTINGS, ask, ask_have, lambda _: [A], random.Random(me[0]))
 
     async with asyncio.timeout(30):
         await asyncio.gather(*(fetcher(node).ensure(manifest) for node in (B, C, D)))

@@ -47,7 +47,7 @@ class Plain(Transfer):
     """Nobody is asked what it has, and of equal pieces the first goes first."""
 
     def __init__(self, manifest: Manifest, settings: object) -> None:
-        super().__init__(manifest, settings, First(1))  # type: ignore[arg-type]
+        super().__init__(F, manifest, settings, First(1))  # type: ignore[arg-type]
 
     def handle(self, now: float, event: Event) -> list[Effect]:
         return [effect for effect in super().handle(now, event) if not isinstance(effect, AskHave)]
