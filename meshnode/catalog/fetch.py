@@ -81,6 +81,8 @@ class Fetcher:
         self._rate = Rate(settings.download_bytes_s)
         self._running: dict[Digest, asyncio.Task[None]] = {}
         self._watching: dict[Digest, list[Progress]] = {}
+        self.fetched: dict[Digest, int] = {}
+        """Bytes that the last fetch of a model took from others."""
         self._moving: dict[Digest, tuple[int, int]] = {}
         self._refused: dict[tuple[File, ...], str] = {}
 
@@ -215,6 +217,7 @@ class _Run:
                 self._events.put_nowait(OnDisk(file, tuple(held)))
             case Write(file, index, data):
                 await asyncio.to_thread(self._partial.write, file, index, data)
+                self._fetcher.fetched[self._manifest.digest] = self._core.fetched_bytes
                 self._fetcher._moved(self._manifest.digest, self._core.done_bytes, self._manifest.size)
             case Complete():
                 await self._fetcher._store.finish(self._partial)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 WIDTH = 1024
 CHUNK_BYTES = 1 << 22
@@ -22,6 +23,11 @@ def _field(number: int, value: int | bytes) -> bytes:
     if isinstance(value, int):
         return _varint(number << 3) + _varint(value)
     return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def first_row(seed: int) -> npt.NDArray[np.float32]:
+    """The row of the table that the model multiplies by."""
+    return np.random.default_rng(seed).standard_normal(WIDTH, np.float32)
 
 
 def weights_model(path: Path, nbytes: int, seed: int = 1) -> Path:

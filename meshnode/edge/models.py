@@ -70,7 +70,9 @@ async def _pull(node: Node, args: ModelOn) -> JSON:
     while True:
         try:
             await _fetch(node, manifest, member)
-            return _document(manifest, member) | {"seconds": round(time.monotonic() - began, 3)}
+            fetched = node.fetcher.fetched.get(manifest.digest, 0) if member.id == node.keeper.id else None
+            seconds = round(time.monotonic() - began, 3)
+            return _document(manifest, member) | {"seconds": seconds, "fetched_bytes": fetched}
         except (TransferFailed, PeerLost) as error:
             if isinstance(error.__cause__, HomeError):
                 raise
@@ -113,12 +115,16 @@ async def _unload(node: Node, args: ModelOn) -> JSON:
 
 
 async def _moved(node: Node, args: MovedOf) -> JSON:
+    """`fetched` is what this node took from others in its last fetch; the rest was on its disk."""
+    manifest: Manifest | None
     if args.path is not None:
+        manifest = None
         done, total = node.intake.get(args.path, (0, 0))
     else:
         manifest = node.catalog.resolve(args.model or "")
         done, total = await _moved_of(node, manifest.digest, _member(node, args.node))
-    return {"done": done, "total": total}
+    fetched = node.fetcher.fetched.get(manifest.digest, 0) if manifest is not None else 0
+    return {"done": done, "total": total, "fetched": fetched}
 
 
 async def _moved_of(node: Node, digest: Digest, member: Member) -> tuple[int, int]:
