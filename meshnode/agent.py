@@ -10,6 +10,7 @@ import logging
 import random
 import socket
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,11 @@ from meshnode.edge.rollouts import Rollouts
 from meshnode.errors import ListenError
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
-from meshnode.links.link import Link
+from meshnode.links.link import Incoming, Link, Reply
 from meshnode.links.local import LocalServer
 from meshnode.links.pool import Address, Pool
 from meshnode.links.side import Side
+from meshnode.links.yielding import Yielding
 from meshnode.membership.discovery import Discovery
 from meshnode.membership.gossip import Membership
 from meshnode.membership.interfaces import Network
@@ -82,7 +84,7 @@ class Agent:
         name = node_name(settings)
         side = Side(
             hello=self._hello,
-            handler=lambda incoming: self._peer_door.handle(incoming),
+            handler=self._asked,
             settings=settings.links,
             requests=messages.decode_peer_request,
             replies=messages.decode_peer_reply,
@@ -164,6 +166,7 @@ class Agent:
             keeper=keeper,
             devices=devices,
             pool=pool,
+            yielding=Yielding(pool),
             membership=membership,
             discovery=Discovery(
                 home,
@@ -233,6 +236,7 @@ class Agent:
         node.discovery.introduce([row for row in peers if row[0] != self._keeper.id])
         self._start(self._advertiser.run())
         self._start(node.fleet.run())
+        self._start(node.yielding.run())
         self._start(Rollouts(node).run())
 
     async def ended(self) -> None:
@@ -333,7 +337,13 @@ class Agent:
             self.node.membership.link_lost(link, reason)
             self.node.discovery.links_changed()
 
+    def _asked(self, incoming: Incoming) -> Awaitable[Reply]:
+        if isinstance(incoming.request, messages.Infer):
+            self.node.yielding.task()
+        return self._peer_door.handle(incoming)
+
     async def _link_to(self, peer: NodeId) -> Link:
+        self.node.yielding.task()
         return await self.node.pool.link(peer, self.node.membership.addresses(peer))
 
     def _moved(self, network: Network) -> None:

@@ -19,6 +19,7 @@ from meshnode.execution.supervisor import Execution
 from meshnode.fleet.steward import Steward
 from meshnode.links.address import Address
 from meshnode.links.pool import Pool
+from meshnode.links.yielding import Yielding
 from meshnode.membership.advert import PowerState
 from meshnode.membership.discovery import Discovery
 from meshnode.membership.gossip import Membership
@@ -51,6 +52,7 @@ class Node:
     keeper: Keeper
     devices: Devices
     pool: Pool
+    yielding: Yielding
     membership: Membership
     discovery: Discovery
     trust: TrustKeeping
