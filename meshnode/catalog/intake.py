@@ -18,7 +18,7 @@ from pathlib import Path
 
 from meshnode.catalog.manifest import FILE_NAME, FILES_MAX, File
 from meshnode.catalog.onnxfile import Outline, outline
-from meshnode.catalog.pieces import Hasher, Stop, read_exactly
+from meshnode.catalog.pieces import Hasher, Stop, read_exactly, settle
 from meshnode.errors import HomeError, ModelRefused
 
 MODEL_FILE = "model.onnx"
@@ -118,6 +118,7 @@ class Intake:
                     hasher.update(piece)
                     write_all(target, piece)
                     self._done += len(piece)
+                    settle(target, hasher.size, len(piece))
                     if hasher.size > size:
                         break
                     if self.progress is not None:

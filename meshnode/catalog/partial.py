@@ -15,7 +15,7 @@ from pathlib import Path
 
 from meshnode.catalog.intake import Taken, disk_error
 from meshnode.catalog.manifest import Manifest
-from meshnode.catalog.pieces import Stop, hash_file, read_exactly
+from meshnode.catalog.pieces import Stop, hash_file, read_exactly, settle
 from meshnode.errors import ModelRefused, TransferFailed
 
 
@@ -77,6 +77,7 @@ class Partial:
                 while view:
                     written = os.pwrite(fd, view, offset)
                     view, offset = view[written:], offset + written
+                settle(fd, len(self.present) * self.manifest.piece_bytes, len(data))
             finally:
                 os.close(fd)
         except OSError as error:
