@@ -10,11 +10,12 @@ import logging
 import random
 import socket
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
 from meshnode.audit.book import Book
-from meshnode.catalog.fetch import Fetcher
+from meshnode.catalog.giving import Giver
 from meshnode.catalog.index import Catalog
 from meshnode.catalog.store import Store
 from meshnode.config import Manners, Settings, host_port
@@ -33,10 +34,11 @@ from meshnode.edge.rollouts import Rollouts
 from meshnode.errors import ListenError
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
-from meshnode.links.link import Link
+from meshnode.links.link import Incoming, Link, Reply
 from meshnode.links.local import LocalServer
 from meshnode.links.pool import Address, Pool
 from meshnode.links.side import Side
+from meshnode.links.yielding import Yielding
 from meshnode.membership.arriving import enter
 from meshnode.membership.discovery import Discovery
 from meshnode.membership.gossip import Membership
@@ -83,7 +85,7 @@ class Agent:
         name = node_name(settings)
         side = Side(
             hello=self._hello,
-            handler=lambda incoming: self._peer_door.handle(incoming),
+            handler=self._asked,
             settings=settings.links,
             requests=messages.decode_peer_request,
             replies=messages.decode_peer_reply,
@@ -109,7 +111,7 @@ class Agent:
             woke=lambda: self.node.discovery.woke(),
         )
         book = Book(home / "audit", settings.audit, keeper.spki, keeper.key.sign)
-        store = Store(home / "models", settings.catalog)
+        store = Store(home / "models", settings.catalog, lambda: carrying.may_go(self.node))
         catalog = Catalog()
         execution = Execution(
             settings.execution,
@@ -128,12 +130,7 @@ class Agent:
             changed=lambda: execution.welcome(owner.reason),
             tell=lambda: self._advertiser.soon(),
         )
-        fetcher = Fetcher(
-            store,
-            settings.catalog,
-            lambda peer, ask: carrying.ask_piece(self.node, peer, ask),
-            lambda digest: carrying.holders(self.node, digest),
-        )
+        fetcher = carrying.fetcher(lambda: self.node, keeper.id, store, settings.catalog, rng)
         tasks = assemble(
             World(
                 self_id=keeper.id,
@@ -165,6 +162,7 @@ class Agent:
             keeper=keeper,
             devices=devices,
             pool=pool,
+            yielding=Yielding(pool),
             membership=membership,
             discovery=Discovery(
                 home,
@@ -188,6 +186,7 @@ class Agent:
             store=store,
             catalog=catalog,
             fetcher=fetcher,
+            giver=Giver(store, settings.catalog, rng),
             dispatcher=tasks.dispatcher,
             serving=tasks.serving,
             owner=owner,
@@ -233,6 +232,7 @@ class Agent:
         node.discovery.introduce([row for row in peers if row[0] != self._keeper.id])
         self._start(self._advertiser.run())
         self._start(node.fleet.run())
+        self._start(node.yielding.run())
         self._start(Rollouts(node).run())
 
     async def ended(self) -> None:
@@ -335,7 +335,13 @@ class Agent:
             self.node.membership.link_lost(link, reason)
             self.node.discovery.links_changed()
 
+    def _asked(self, incoming: Incoming) -> Awaitable[Reply]:
+        if isinstance(incoming.request, messages.Infer):
+            self.node.yielding.task()
+        return self._peer_door.handle(incoming)
+
     async def _link_to(self, peer: NodeId) -> Link:
+        self.node.yielding.task()
         return await self.node.pool.link(peer, self.node.membership.addresses(peer))
 
     def _moved(self, network: Network) -> None:

@@ -207,6 +207,13 @@ class Catalog:
     """Holders fetched from at once."""
     piece_timeout_s: Annotated[float, Within(0.1, 86400)] = 20.0
     model_bytes_max: Annotated[int, Within(1 * KIB, 2**46)] = 64 * GIB
+    upload_bytes_s: Annotated[float, Within(0, 1e12)] = 0.0
+    """Bytes of models a second that this node gives to others, all together; 0 = no bound."""
+    download_bytes_s: Annotated[float, Within(0, 1e12)] = 0.0
+    """The same for models on their way here."""
+    quota_bytes: Annotated[int, Within(0, 2**50)] = 0
+    """Models on this node's disk, together; the least recently used one goes first, and none that is in use, that a
+    blueprint wants here, or that nobody else has. 0 = as many as the disk holds."""
     disk_reserve_bytes: Annotated[int, Within(0, 2**50)] = 256 * MIB
     """A fetch or add is refused when it would leave less free space than this."""
 

@@ -12,16 +12,18 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import assert_never
 
 from meshnode.catalog.manifest import File, Manifest
 from meshnode.catalog.partial import Partial
 from meshnode.catalog.pieces import in_thread
+from meshnode.catalog.rate import Rate
 from meshnode.catalog.store import Store
 from meshnode.catalog.transfer import (
     LIST,
+    AskHave,
     AskList,
     AskPiece,
     Check,
@@ -30,8 +32,10 @@ from meshnode.catalog.transfer import (
     Event,
     Failed,
     GiveUp,
+    HaveCame,
     Holders,
     ListCame,
+    NoHave,
     OnDisk,
     PieceCame,
     Transfer,
@@ -47,6 +51,8 @@ REFRESH_S = 1.0
 """Who holds the model is looked up anew so often while it moves."""
 Ask = Callable[[NodeId, PieceAsk | PieceListAsk], Awaitable[bytes]]
 """Ask a peer for a piece or a piece list; its bytes, or a MeshError."""
+AskWhatIsThere = Callable[[NodeId, Digest], Awaitable[tuple[bytes, tuple[NodeId, ...]]]]
+"""Ask a peer what it has: the body of its answer, and its fellows; or a MeshError."""
 HoldersOf = Callable[[Digest], Sequence[NodeId]]
 Progress = Callable[[int, int], None]
 """(bytes done, bytes in all)"""
@@ -55,14 +61,30 @@ Progress = Callable[[int, int], None]
 class Fetcher:
     """Models on their way here."""
 
-    def __init__(self, store: Store, settings: Settings, ask: Ask, holders: HoldersOf) -> None:
+    def __init__(
+        self,
+        self_id: NodeId,
+        store: Store,
+        settings: Settings,
+        ask: Ask,
+        ask_have: AskWhatIsThere,
+        holders: HoldersOf,
+        rng: random.Random,
+    ) -> None:
+        self._self_id = self_id
         self._store = store
         self._settings = settings
         self._ask = ask
+        self._ask_have = ask_have
         self._holders = holders
+        self._rng = rng
+        self._rate = Rate(settings.download_bytes_s)
         self._running: dict[Digest, asyncio.Task[None]] = {}
         self._watching: dict[Digest, list[Progress]] = {}
         self._refused: dict[tuple[File, ...], ModelRefused] = {}
+        self.fetched: dict[Digest, int] = {}
+        """Bytes that the last fetch of a model took from others."""
+        self._moving: dict[Digest, tuple[int, int]] = {}
 
     async def ensure(self, manifest: Manifest, on_progress: Progress | None = None) -> Path:
         """The .onnx file of a model, hashed since the start, and fetched when it is not here.
@@ -80,12 +102,17 @@ class Fetcher:
             if on_progress is not None:
                 self._watching.setdefault(digest, []).append(on_progress)
             await asyncio.shield(task)
+        self._store.used(digest)
         return self._store.path(digest)
 
     def refused(self, manifest: Manifest) -> ModelRefused | None:
         """Why a model was fetched and is not kept, since this agent started."""
         error = self._refused.get(manifest.files)
         return None if error is None else ModelRefused(str(error), hint=error.hint)
+
+    def progress(self, digest: Digest) -> tuple[int, int]:
+        """(bytes done, bytes in all) of a model on its way here, or of the last try; zeros when it did not move."""
+        return self._moving.get(digest, (0, 0))
 
     async def stop(self) -> None:
         """End what is under way; the pieces that came stay for the next start."""
@@ -130,6 +157,7 @@ class Fetcher:
             self._store.end(partial)
 
     def _moved(self, digest: Digest, done: int, total: int) -> None:
+        self._moving[digest] = (done, total)
         for watch in self._watching.get(digest, ()):
             watch(done, total)
 
@@ -146,7 +174,7 @@ class _Run:
         self._fetcher = fetcher
         self._manifest = manifest
         self._partial = partial
-        self._core = Transfer(manifest, fetcher._settings)
+        self._core = Transfer(fetcher._self_id, manifest, fetcher._settings, fetcher._rng)
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
         self._asking: set[asyncio.Task[None]] = set()
 
@@ -182,21 +210,22 @@ class _Run:
     def _present(self) -> Holders:
         """Who has it, in an order of our own: not every receiver begins with the same holder."""
         nodes = list(self._fetcher._holders(self._manifest.digest))
-        random.shuffle(nodes)
+        self._fetcher._rng.shuffle(nodes)
         return Holders(tuple(nodes))
 
     async def _act(self, effect: Effect) -> bool:
         """Do what the core says; True when the model is there."""
         match effect:
+            case AskHave(holder):
+                self._start(self._request_have(holder))
             case AskList() | AskPiece():
-                task = asyncio.ensure_future(self._request(effect))
-                self._asking.add(task)
-                task.add_done_callback(self._asking.discard)
+                self._start(self._request(effect))
             case Check(file, hashes):
                 held = await in_thread(lambda stop: self._partial.held(file, hashes, stop))
                 self._events.put_nowait(OnDisk(file, tuple(held)))
             case Write(file, index, data):
                 await asyncio.to_thread(self._partial.write, file, index, data)
+                self._fetcher.fetched[self._manifest.digest] = self._core.fetched_bytes
                 self._fetcher._moved(self._manifest.digest, self._core.done_bytes, self._manifest.size)
             case Complete():
                 await self._fetcher._store.finish(self._partial)
@@ -207,11 +236,29 @@ class _Run:
                 assert_never(effect)
         return False
 
+    def _start(self, asking: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(asking)
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _request_have(self, holder: NodeId) -> None:
+        try:
+            async with asyncio.timeout(self._fetcher._settings.piece_timeout_s):
+                bitmaps, fellows = await self._fetcher._ask_have(holder, self._manifest.digest)
+        except (MeshError, TimeoutError):
+            self._events.put_nowait(NoHave(holder))
+        else:
+            half = len(bitmaps) // 2
+            self._events.put_nowait(HaveCame(holder, bitmaps[:half], bitmaps[half:], fellows))
+
     async def _request(self, effect: AskList | AskPiece) -> None:
         """Put one question to a holder and its answer among the events."""
         holder, file, digest = effect.holder, effect.file, self._manifest.digest
         index = LIST if isinstance(effect, AskList) else effect.index
         event: Event | Exception
+        if index != LIST:
+            size = min(self._manifest.piece_bytes, self._manifest.files[file].size - index * self._manifest.piece_bytes)
+            await asyncio.sleep(self._fetcher._rate.wait_s(time.monotonic(), size))
         try:
             async with asyncio.timeout(self._fetcher._settings.piece_timeout_s):
                 if isinstance(effect, AskList):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from meshnode.catalog.judge import scan_file
 from meshnode.catalog.manifest import FILE_NAME, FILES_MAX, File
-from meshnode.catalog.pieces import Hasher, Stop, read_exactly
+from meshnode.catalog.pieces import Hasher, Stop, read_exactly, settle
 from meshnode.catalog.scan import PROTOBUF_BYTES_MAX
 from meshnode.catalog.verdict import Verdict
 from meshnode.errors import HomeError, ModelRefused
@@ -115,6 +115,7 @@ class Intake:
                     hasher.update(piece)
                     write_all(target, piece)
                     self._done += len(piece)
+                    settle(target, hasher.size, len(piece))
                     if hasher.size > size:
                         break
                     if self.progress is not None:

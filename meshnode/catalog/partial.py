@@ -10,12 +10,12 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from meshnode.catalog.intake import Taken, disk_error
 from meshnode.catalog.manifest import Manifest
-from meshnode.catalog.pieces import Stop, hash_file, read_exactly
+from meshnode.catalog.pieces import Stop, hash_file, read_exactly, settle
 from meshnode.errors import ModelRefused, TransferFailed
 
 
@@ -25,6 +25,10 @@ class Partial:
 
     folder: Path
     manifest: Manifest
+    hashes: dict[int, tuple[bytes, ...]] = field(default_factory=dict)
+    """Of the pieces of each file whose list is known."""
+    present: set[tuple[int, int]] = field(default_factory=set)
+    """(file, index) of what is here, verified: others may have it."""
 
     def open(self) -> None:
         """Make the folder, or make an old one writable again. Raises HomeError."""
@@ -44,6 +48,7 @@ class Partial:
 
     def held(self, file: int, hashes: Sequence[bytes], stop: Stop) -> list[int]:
         """Which pieces of a file are here and match. Raises HomeError, Stopped."""
+        self.hashes[file] = tuple(hashes)
         found: list[int] = []
         left = self.manifest.files[file].size
         try:
@@ -58,6 +63,7 @@ class Partial:
             return []
         except OSError as error:
             raise disk_error(error) from error
+        self.present.update((file, index) for index in found)
         return found
 
     def write(self, file: int, index: int, data: bytes) -> None:
@@ -71,10 +77,33 @@ class Partial:
                 while view:
                     written = os.pwrite(fd, view, offset)
                     view, offset = view[written:], offset + written
+                settle(fd, len(self.present) * self.manifest.piece_bytes, len(data))
             finally:
                 os.close(fd)
         except OSError as error:
             raise disk_error(error) from error
+        self.present.add((file, index))
+
+    def piece(self, file: int, index: int) -> bytes:
+        """A piece that is here, for somebody else. Raises TransferFailed when it is not, or no longer right."""
+        if (file, index) not in self.present:
+            raise TransferFailed(f"piece {index} of file {file} of {self.manifest.name} is not here yet")
+        nbytes = self.manifest.piece_bytes
+        try:
+            with (self.folder / self.manifest.files[file].path).open("rb", buffering=0) as source:
+                data = os.pread(source.fileno(), nbytes, index * nbytes)
+        except OSError as error:
+            raise TransferFailed(f"piece {index} of file {file} cannot be read: {error.strerror}") from error
+        if hashlib.sha256(data[: self.manifest.files[file].size - index * nbytes]).digest() != self.hashes[file][index]:
+            self.present.discard((file, index))
+            raise TransferFailed(f"piece {index} of file {file} was damaged on this node's disk")
+        return data
+
+    def piece_list(self, file: int) -> bytes:
+        """The hashes of a file's pieces. Raises TransferFailed when they are not known yet."""
+        if file not in self.hashes:
+            raise TransferFailed(f"the piece list of file {file} of {self.manifest.name} is not here yet")
+        return b"".join(self.hashes[file])
 
     def seal(self, stop: Stop) -> tuple[Taken, ...]:
         """All pieces are here: verify each file as a whole, make it durable and read-only.

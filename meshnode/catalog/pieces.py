@@ -16,6 +16,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 HASH_BYTES = 32
+SETTLE_BYTES = 64 << 20
 READ_BYTES = 1 << 20
 """Piece size of a pass that only wants the whole hash."""
 
@@ -76,6 +77,14 @@ def hash_file(path: Path, piece_bytes: int, stop: Stop) -> Hasher:
             stop.check()
             hasher.update(piece)
     return hasher
+
+
+def settle(fd: int, done: int, piece_bytes: int) -> None:
+    """Now and then, have what was written reach the disk: else a machine with little memory stalls when it is full."""
+    if done // SETTLE_BYTES != (done - piece_bytes) // SETTLE_BYTES:
+        os.fdatasync(fd)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def read_exactly(fd: int, nbytes: int) -> bytes:

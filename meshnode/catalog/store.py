@@ -3,7 +3,8 @@
 A model appears under its digest by one rename, when all of it is hashed and durable: what is there is whole. Sizes
 and kinds are checked when the store opens, contents once before the first use after a start and whenever a piece is
 given away. A folder that no longer matches is moved aside, with one message, and the model counts as absent. What
-was never judged by this scanner is judged before its first use; what is refused is given up.
+was never judged by this scanner is judged before its first use; what is refused is given up. When
+room is needed, the least recently used models go, of those that `may_go`; a folder's time of change is its last use.
 """
 
 from __future__ import annotations
@@ -14,30 +15,34 @@ import logging
 import os
 import re
 import shutil
-import stat
 import threading
+import time
 import uuid
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from meshnode.catalog.contents import LIST, Contents, look
 from meshnode.catalog.intake import Intake, Progress, Taken, disk_error
 from meshnode.catalog.judge import judge, keep, kept
 from meshnode.catalog.manifest import DIGEST, File, Manifest, digest_of
 from meshnode.catalog.partial import Partial
 from meshnode.catalog.pieces import HASH_BYTES, Stop, hash_file, in_thread
+from meshnode.catalog.room import Kept, leaving
 from meshnode.catalog.verdict import Verdict
 from meshnode.config import Catalog as Settings
 from meshnode.errors import HomeError, ModelRefused, TransferFailed
-from meshnode.trust.files import move_aside, read_checked, sync_folder, write_checked
+from meshnode.trust.files import move_aside, sync_folder, write_checked
 from meshnode.wire.messages import Digest
 
 log = logging.getLogger(__name__)
 
-LIST = ".files"
-"""What the files of a model are, with the hashes of their pieces, beside them."""
 _GONE = frozenset({errno.ENOENT, errno.EIO, errno.ENOTDIR, errno.ELOOP, errno.EACCES})
+USED_NEWS_S = 60.0
+"""The last use is written down at most so often."""
 _ADDING = re.compile(r"\.adding-[0-9a-f]{32}")
 
 
@@ -50,26 +55,22 @@ class Stored:
     files: tuple[File, ...]
 
 
-class _Held(msgspec.Struct, frozen=True):
-    """The content of `.files`: `pieces` are the hashes of each file's pieces of `piece_bytes`."""
-
-    files: tuple[File, ...]
-    piece_bytes: int
-    pieces: tuple[bytes, ...]
-
-
 class Store:
     """The models of one home. Methods that do not wait are cheap; the others work in threads."""
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, settings: Settings, may_go: Callable[[], Collection[Digest]] = frozenset) -> None:
         self.folder = folder
         self._settings = settings
         self._lock = threading.Lock()
-        self._known: dict[Digest, _Held] = {}
+        self._known: dict[Digest, Contents] = {}
         self._proven: set[Digest] = set()
         self._verdicts: dict[Digest, Verdict] = {}
         self._paths: dict[Digest, Path] = {}  # a path is put together by string work, and asked for with every task
         self._growing: dict[Digest, Partial] = {}
+        self._ask_may_go = may_go
+        self._may_go: Collection[Digest] = ()
+        """As it was when the model that needs room came; looked at in threads."""
+        self._used: dict[Digest, float] = {}
 
     def open(self) -> None:
         """Look at what is there: unfinished additions are removed, folders that do not match are moved aside.
@@ -87,7 +88,7 @@ class Store:
             elif DIGEST.fullmatch(entry.name):
                 digest = Digest(entry.name)
                 try:
-                    self._known[digest] = _look(entry)
+                    self._known[digest] = look(entry)
                     if (verdict := kept(entry)) is not None:
                         self._verdicts[digest] = verdict
                 except ModelRefused as error:
@@ -124,6 +125,7 @@ class Store:
 
     async def add(self, path: Path, progress: Progress | None = None) -> Stored:
         """Copy a model into the store. Raises ModelRefused, HomeError when the disk is full."""
+        self._may_go = self._ask_may_go()
         return await in_thread(lambda stop: self._add(path, progress, stop))
 
     async def verify(self, digest: Digest) -> bool:
@@ -133,9 +135,23 @@ class Store:
         """
         return await in_thread(lambda stop: self._verify(digest, stop))
 
+    def used(self, digest: Digest) -> None:
+        """The model is used now; remembered through restarts, to the minute."""
+        now = time.time()
+        if not 0 <= now - self._used.get(digest, 0.0) < USED_NEWS_S:
+            self._used[digest] = now
+            with suppress(OSError):
+                os.utime(self.folder / digest, (now, now))
+
+    def nbytes(self, digest: Digest) -> int:
+        """What a model that is here takes of the disk; 0 for others."""
+        held = self._known.get(digest)
+        return sum(file.size for file in held.files) if held is not None else 0
+
     def remove(self, digest: Digest) -> None:
         """Forget a model's files, also half-fetched ones."""
         self._forget(digest)
+        self._used.pop(digest, None)
         shutil.rmtree(self.folder / digest, ignore_errors=True)
         if digest not in self._growing:
             shutil.rmtree(self._partial(digest), ignore_errors=True)
@@ -149,6 +165,7 @@ class Store:
             raise HomeError(
                 f"{manifest.name} has {manifest.size} bytes, and {self._settings.model_bytes_max} are allowed here"
             )
+        self._may_go = self._ask_may_go()
         partial = Partial(self._partial(manifest.digest), manifest)
         self._check_space(partial.missing_bytes())
         partial.open()
@@ -172,12 +189,27 @@ class Store:
         """It grows no more, for now or for good."""
         self._growing.pop(partial.manifest.digest, None)
 
+    def present(self, digest: Digest) -> set[tuple[int, int]] | None:
+        """(file, index) of the pieces that are here of a model that is being fetched; None when all of it is here.
+
+        Raises TransferFailed when nothing of it is here.
+        """
+        if digest in self._known:
+            return None
+        if (partial := self._growing.get(digest)) is None:
+            raise TransferFailed(f"model {digest[:12]} is not here")
+        return partial.present
+
     async def piece(self, digest: Digest, file: int, index: int, piece_bytes: int) -> bytes:
         """One piece of a file, for a peer. Raises TransferFailed when it is not here, or no longer right."""
+        if digest not in self._known and (partial := self._growing.get(digest)) is not None:
+            return await in_thread(lambda _: partial.piece(file, index))
         return await in_thread(lambda _: self._piece(digest, file, index, piece_bytes))
 
     async def piece_list(self, digest: Digest, file: int, piece_bytes: int) -> bytes:
         """The hashes of a file's pieces, one after the other. Raises TransferFailed."""
+        if digest not in self._known and (partial := self._growing.get(digest)) is not None:
+            return partial.piece_list(file)
         held = self._held(digest, file)
         if piece_bytes == held.piece_bytes:
             return held.pieces[file]
@@ -211,7 +243,7 @@ class Store:
 
     def _appear(self, folder: Path, taken: tuple[Taken, ...], piece_bytes: int, verdict: Verdict) -> None:
         """The folder holds all of a model, hashed: give it its name. One that is there already is kept."""
-        held = _Held(tuple(it.file for it in taken), piece_bytes, tuple(it.pieces for it in taken))
+        held = Contents(tuple(it.file for it in taken), piece_bytes, tuple(it.pieces for it in taken))
         digest = digest_of(held.files)
         write_checked(folder / LIST, msgspec.msgpack.encode(held))
         keep(folder, verdict)
@@ -242,7 +274,7 @@ class Store:
         self._proven.add(digest)
         return True
 
-    def _judge(self, digest: Digest, held: _Held) -> None:
+    def _judge(self, digest: Digest, held: Contents) -> None:
         """Of a model that came here before this scanner did."""
         if digest in self._verdicts:
             return
@@ -277,7 +309,7 @@ class Store:
                 raise TransferFailed(f"this node's copy of model {digest[:12]} is damaged")
         return data
 
-    def _held(self, digest: Digest, file: int = 0) -> _Held:
+    def _held(self, digest: Digest, file: int = 0) -> Contents:
         held = self._known.get(digest)
         if held is None or file >= len(held.files):
             raise TransferFailed(f"file {file} of model {digest[:12]} is not here")
@@ -311,37 +343,48 @@ class Store:
         return self.folder / f"partial-{digest}"
 
     def _check_space(self, nbytes: int) -> None:
-        """Raises HomeError when so many bytes, and all that is promised to models on their way, do not fit."""
-        free = shutil.disk_usage(self.folder).free
+        """Make room for so many bytes, and for all that is promised to models on their way.
+
+        Raises HomeError when it cannot be had.
+        """
         promised = sum(partial.missing_bytes() for partial in list(self._growing.values()))
-        reserve = self._settings.disk_reserve_bytes
-        short = nbytes + promised + reserve - free
+        coming = f", {promised} are for models that are being fetched" if promised else ""
+        quota, reserve = self._settings.quota_bytes, self._settings.disk_reserve_bytes
+        if quota:
+            kept = sum(map(self.nbytes, list(self._known))) + self._grown()
+            short = self._evict(nbytes + promised + kept - quota)
+            if short > 0:
+                raise HomeError(
+                    f"the model needs {nbytes} bytes; {kept} of the {quota} for models are taken{coming}, and what may "
+                    "go is not enough",
+                    hint="raise catalog.quota_bytes in config.toml, or `meshnode model remove` what nobody needs",
+                )
+        free = shutil.disk_usage(self.folder).free
+        short = self._evict(nbytes + promised + reserve - free)
         if short > 0:
-            coming = f", {promised} are for models that are being fetched" if promised else ""
             raise HomeError(
                 f"the model needs {nbytes} bytes; {free} are free{coming}, and {reserve} stay in reserve",
                 hint=f"make {short} bytes free on the disk of {self.folder}",
             )
 
+    def _grown(self) -> int:
+        """What half-fetched models take already."""
+        growing = list(self._growing.values())
+        return sum(partial.manifest.size - partial.missing_bytes() for partial in growing)
 
-def _look(folder: Path) -> _Held:
-    """What a model's folder holds, when sizes and kinds are right. Raises ModelRefused."""
-    try:
-        payload = read_checked(folder / LIST)
-        if payload is None:
-            raise ModelRefused("its list of files is missing or damaged")
-        held = msgspec.msgpack.decode(payload, type=_Held)
-    except (HomeError, msgspec.DecodeError) as error:
-        raise ModelRefused(f"its list of files cannot be read: {error}") from error
-    if not held.files or len(held.files) != len(held.pieces) or digest_of(held.files) != folder.name:
-        raise ModelRefused("its list of files does not match its digest")
-    for file, pieces in zip(held.files, held.pieces, strict=True):
-        if hashlib.sha256(pieces).digest() != file.pieces or held.piece_bytes < 1:
-            raise ModelRefused(f"the piece hashes of {file.path} do not match")
+    def _evict(self, short: int) -> int:
+        """Let the least recently used models go that may; how many bytes are still short."""
+        if short <= 0:
+            return short
+        kept = [Kept(digest, self.nbytes(digest), self._used_at(digest)) for digest in list(self._known)]
+        for digest in leaving(short, kept, self._may_go):
+            short -= self.nbytes(digest)
+            log.info("model %s leaves this disk: its room is needed, and others have it", digest[:12])
+            self.remove(digest)
+        return short
+
+    def _used_at(self, digest: Digest) -> float:
         try:
-            info = (folder / file.path).lstat()
-        except OSError as error:
-            raise ModelRefused(f"{file.path} is missing") from error
-        if not stat.S_ISREG(info.st_mode) or info.st_size != file.size or info.st_nlink != 1:
-            raise ModelRefused(f"{file.path} is not the file that was stored")
-    return held
+            return (self.folder / digest).stat().st_mtime
+        except OSError:
+            return 0.0

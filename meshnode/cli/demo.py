@@ -87,10 +87,10 @@ class Demo:
         """0 when the promise was kept."""
         folder = digits_folder()
         with ExitStack() as stack:
-            stack.enter_context(_ended_by_signals())
+            stack.enter_context(ended_by_signals())
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meshnode-demo-")))
             started: list[Agent] = []
-            stack.callback(_end, started)
+            stack.callback(end_all, started)
             reference = self._reference(folder, scratch)
             desk = self._build_mesh(started, scratch)
             return self._work([agent for agent in started if agent is not desk], desk, folder, reference)
@@ -332,7 +332,7 @@ def _command(home: Path, *words: str) -> str:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def ended_by_signals() -> Iterator[None]:
     """SIGTERM and a closed terminal end the demo as Ctrl-C does: with everything cleaned up."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -347,7 +347,7 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _end(agents: list[Agent]) -> None:
+def end_all(agents: list[Agent]) -> None:
     """End every process, whatever happened before; impatience does not stop it."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

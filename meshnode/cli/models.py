@@ -1,23 +1,19 @@
-"""Commands about models: `meshnode model add/list/show/remove/flag/clear`, and `split`."""
+"""Commands about models: `meshnode model add/list/show/remove/flag/clear`, `pull/load/unload/pin/unpin` and `split`."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from meshnode.cli import context, render
-from meshnode.cli.completion import model_names
+from meshnode.cli.completion import model_names, node_names
+from meshnode.cli.moving import moving
 from meshnode.cli.split import split
 from meshnode.client import AsyncClient
 from meshnode.errors import InvalidInput
-
-SLOW_S = 1.0
-"""An add that takes longer says what it does."""
-SAY_S = 10.0
 
 ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="name, name:version or digest", autocompletion=model_names)
@@ -28,6 +24,10 @@ ModelNames = Annotated[
     typer.Argument(
         metavar="MODEL", help="name, name:version or digest; several with commas between", autocompletion=model_names
     ),
+]
+
+OnNode = Annotated[
+    str | None, typer.Option("--on", metavar="NODE", help="Default: this node.", autocompletion=node_names)
 ]
 
 
@@ -43,6 +43,8 @@ def add_to(app: typer.Typer) -> None:
     group.command("rm", help="The same as remove.")(remove)
     group.command("flag")(flag)
     group.command("clear")(clear)
+    for command in (pull, load, unload, pin, unpin):
+        group.command()(command)
     app.add_typer(group, name="model")
 
 
@@ -54,7 +56,7 @@ def add(
     """Make a model known to the whole mesh: it is hashed, stored, loaded and run once on this node."""
     if not file.is_file():
         raise InvalidInput(f"{file}: no such file" if not file.exists() else f"{file} is no file")
-    document = asyncio.run(_add(file, name or None, version, file.stat().st_size))
+    document = asyncio.run(_add(file.expanduser().absolute(), name or None, version, file.stat().st_size))
     context.show(
         document,
         lambda m: f"{m['name']}:{m['version']} is known to the mesh ({render.size(m['size'])}, {m['digest'][:12]})",
@@ -62,22 +64,10 @@ def add(
 
 
 async def _add(file: Path, name: str | None, version: int | None, nbytes: int) -> dict[str, Any]:
-    """The model's document; meanwhile, when it takes long, what is going on, on stderr."""
-    began = time.monotonic()
-    console = context.console(stderr=True)
-    text = f"storing and trying {file.name} ({render.size(nbytes)})"
+    """The model's document; meanwhile, when it takes long, how far it is, on stderr."""
     async with AsyncClient(context.current.home) as client:
-        adding = asyncio.ensure_future(client.add_model(file, name=name, version=version))
-        await asyncio.wait([adding], timeout=SLOW_S)
-        if console.is_terminal and not adding.done():
-            with console.status(text) as spinner:
-                while not adding.done():
-                    spinner.update(f"{text}, {time.monotonic() - began:.0f} s")
-                    await asyncio.wait([adding], timeout=SLOW_S)
-        while not adding.done():
-            console.print(f"{text}, {time.monotonic() - began:.0f} s", soft_wrap=True)
-            await asyncio.wait([adding], timeout=SAY_S)
-        return adding.result()
+        adding = client.add_model(file, name=name, version=version)
+        return await moving(client, adding, f"storing and trying {file.name} ({render.size(nbytes)})", path=str(file))
 
 
 def list_models() -> None:
@@ -115,3 +105,65 @@ def clear(model: ModelName) -> None:
     with context.client() as client:
         document = client.ask("model.clear", model=model)
     context.show(document, lambda m: f"{m['name']}:{m['version']} may run again ({m['cleared']} reports taken back)")
+
+
+def pull(model: ModelName, on: OnNode = None) -> None:
+    """Have a model on the disk of this node, or of another one, before a task needs it."""
+    document = asyncio.run(_pull(model, on))
+    context.show(
+        document, lambda m: f"{_what(m)} is on {m['node_name']} ({render.size(m['size'])}, {m['seconds']:.1f} s)"
+    )
+
+
+async def _pull(model: str, on: str | None) -> dict[str, Any]:
+    async with AsyncClient(context.current.home) as client:
+        pulling = client.ask("model.pull", model=model, node=on)
+        document: dict[str, Any] = await moving(client, pulling, f"fetching {model}", model=model, node=on)
+        return document
+
+
+def load(model: ModelName, on: OnNode = None) -> None:
+    """Have a model in memory, so that its first task need not wait; it is fetched when it must be."""
+    with context.client() as client:
+        document = client.ask("model.load", model=model, node=on)
+    context.show(document, lambda m: f"{_what(m)} is in the memory of {m['node_name']}")
+
+
+def unload(model: ModelName, on: OnNode = None) -> None:
+    """Take a model out of memory; the next task that needs it loads it again."""
+    with context.client() as client:
+        document = client.ask("model.unload", model=model, node=on)
+    context.show(document, lambda m: f"{_what(m)} is not in the memory of {m['node_name']} any more")
+
+
+def pin(
+    model: ModelName,
+    replicas: Annotated[int | None, typer.Option(min=1, help="So many nodes keep it on their disks.")] = None,
+    on: Annotated[
+        str | None, typer.Option("--on", metavar="NODE", help="This one does.", autocompletion=node_names)
+    ] = None,
+) -> None:
+    """Have a model kept where it is wanted, whatever else needs the room: a blueprint `pin-NAME` of one entry."""
+    if (replicas is None) == (on is None):
+        raise typer.BadParameter("give --replicas N or --on NODE")
+    with context.client() as client:
+        document = client.ask("model.pin", model=model, replicas=replicas, node=on)
+    context.show(document, _pinned)
+
+
+def unpin(model: ModelName) -> None:
+    """Take a pin back; the files stay until their room is needed."""
+    with context.client() as client:
+        document = client.ask("model.unpin", model=model)
+    context.show(document, lambda it: f"removed blueprint {it['name']}")
+
+
+def _pinned(document: dict[str, Any]) -> str:
+    (row,) = document["models"]
+    names = ", ".join(seat["name"] for seat in row["seats"]) or "no node"
+    short = f"; {row['missing']} more than there are nodes for it" if row["missing"] else ""
+    return f"{row['model']}:{row['version']} is pinned on {names}{short} (blueprint {document['name']})"
+
+
+def _what(document: dict[str, Any]) -> str:
+    return f"{document['name']}:{document['version']}"

@@ -31,6 +31,13 @@ class Urgency(StrEnum):
     high = "high"
 
 
+class Shown(StrEnum):
+    """What a demo shows."""
+
+    tasks = "tasks"
+    models = "models"
+
+
 class Objective(StrEnum):
     """What waiting is weighed by."""
 
@@ -250,10 +257,20 @@ def _value(value: Any) -> str:
 
 
 def demo(
+    what: Annotated[
+        Shown, typer.Argument(help="Tasks that survive a death, or a model that goes to all.")
+    ] = Shown.tasks,
     nodes: Annotated[int, typer.Option(min=2, max=16, help="How many agents that work; one more only submits.")] = 4,
     tasks: Annotated[int, typer.Option(min=100, help="How many tasks, at least; samples are repeated.")] = 5000,
+    mb: Annotated[int, typer.Option("--mb", min=8, max=10_000, help="Of models: megabytes of the model.")] = 60,
 ) -> None:
-    """The whole thing on this machine: real agents, real digits, one agent killed in the middle."""
-    from meshnode.cli.demo import Demo
+    """The whole thing on this machine: real agents, real digits, one agent killed in the middle.
 
+    `demo models` moves one model from one agent to all the others at once, and kills one that receives on the way.
+    """
+    from meshnode.cli.demo import Demo
+    from meshnode.cli.demomodels import ModelsDemo
+
+    if what is Shown.models:
+        raise typer.Exit(ModelsDemo(max(3, nodes), mb * 1_000_000).run())
     raise typer.Exit(Demo(nodes, tasks).run())

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from random import Random
+
+from meshnode.catalog.fetch import Fetcher
+from meshnode.catalog.store import Store
+from meshnode.config import Catalog
 from meshnode.edge.node import Node
 from meshnode.errors import TransferFailed
+from meshnode.links.link import Reply
 from meshnode.links.pool import BULK
-from meshnode.wire.messages import Digest, NodeId, Piece, PieceAsk, PieceList, PieceListAsk
+from meshnode.wire.messages import Digest, Have, HaveAsk, NodeId, Piece, PieceAsk, PieceList, PieceListAsk
+
+
+def fetcher(node: Callable[[], Node], self_id: NodeId, store: Store, settings: Catalog, rng: Random) -> Fetcher:
+    """What fetches models from peers; the node is made after it."""
+    return Fetcher(
+        self_id,
+        store,
+        settings,
+        lambda peer, ask: ask_piece(node(), peer, ask),
+        lambda peer, digest: ask_have(node(), peer, digest),
+        lambda digest: holders(node(), digest),
+        rng,
+    )
 
 
 def holders(node: Node, digest: Digest) -> list[NodeId]:
@@ -28,3 +48,47 @@ async def ask_piece(node: Node, peer: NodeId, ask: PieceAsk | PieceListAsk) -> b
     if not isinstance(received.message, Piece | PieceList):
         raise TransferFailed(f"a piece was answered with {type(received.message).__name__}")
     return bytes(received.body)
+
+
+async def ask_have(node: Node, peer: NodeId, digest: Digest) -> tuple[bytes, tuple[NodeId, ...]]:
+    """What a peer has of a model, and who else is fetching it. Raises MeshError."""
+    link = await node.pool.link(peer, node.membership.addresses(peer))
+    received = await link.call(HaveAsk(model=digest))
+    if not isinstance(received.message, Have):
+        raise TransferFailed(f"a question for pieces was answered with {type(received.message).__name__}")
+    usable = {member.id for member in node.membership.view() if member.usable}
+    fellows = tuple(NodeId(it) for it in received.message.fellows if it in usable and it != node.keeper.id)
+    return bytes(received.body), fellows
+
+
+async def give(node: Node, request: PieceAsk | PieceListAsk | HaveAsk, peer: NodeId) -> Reply:
+    """What a peer gets that fetches a model. Raises MeshError."""
+    manifest = node.catalog.of_digest(Digest(request.model))
+    match request:
+        case PieceListAsk():
+            return Reply(PieceList(), (await node.giver.piece_list(manifest, request.file),))
+        case PieceAsk():
+            return Reply(Piece(), (await node.giver.piece(manifest, request.file, request.piece),))
+        case HaveAsk():
+            bitmaps, fellows = node.giver.have(manifest, peer)
+            return Reply(Have(fellows=fellows), (bitmaps,))
+
+
+def may_go(node: Node) -> frozenset[Digest]:
+    """Models that may leave this disk when their room is needed.
+
+    Not those in memory, those that a blueprint wants here, and those that nobody else who is up has; what the mesh does
+    not know any more may always go.
+    """
+    busy = {model.digest for model in node.execution.loaded()} | node.fleet.duties.pinned()
+    elsewhere = {
+        Digest(model.digest)
+        for member in node.membership.view()
+        if member.usable and member.id != node.keeper.id and member.advert is not None
+        for model in member.advert.models
+    }
+    return frozenset(
+        digest
+        for digest in node.store.digests()
+        if digest not in busy and (digest in elsewhere or not node.catalog.knows(digest))
+    )

@@ -6,6 +6,7 @@ Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and a
     model.flag {model, reason?} · model.clear {model} · members {}
     invite {expires_s?, role?, zone?, uses?, hardware?} · invites {} · accept {node} · join {token}
     revoke {node, reason?} · leave {} · ps {} · ping {node, count?}
+    model.pull/load/unload {model, node?} · model.moved {model?, node?, path?} · model.pin {model, replicas?, node?}
     blueprint.apply {text, dry_run?} · blueprint.list {} · blueprint.show/remove/rollback {name}
     doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {} · drain {} · why {task?} · work {}
 
@@ -24,7 +25,7 @@ from typing import Any
 import msgspec
 
 from meshnode.catalog.manifest import Manifest, Tensor, model_name
-from meshnode.edge import admitting, auditing, documents, flagging, fleet
+from meshnode.edge import admitting, auditing, documents, flagging, fleet, models
 from meshnode.edge.admitting import Accept, NewInvite, Revoke, Token
 from meshnode.edge.doctor import examine, examine_peer
 from meshnode.edge.node import Node
@@ -124,7 +125,7 @@ class LocalDoor:
             )
 
     async def _ask(self, ask: Ask) -> JSON:
-        known = VERBS.get(ask.verb) or fleet.VERBS.get(ask.verb)
+        known = VERBS.get(ask.verb) or fleet.VERBS.get(ask.verb) or models.VERBS.get(ask.verb)
         if known is None:
             raise InvalidInput(f"this agent knows no verb {ask.verb!r}", hint="is the agent older than this command?")
         shape, act = known
@@ -169,7 +170,8 @@ async def _model_add(node: Node, args: AddModel) -> JSON:
             f"{args.path[:200]!r} is no absolute path", hint="the agent stands in another folder than you"
         )
     name = model_name(args.name or path.stem)
-    stored = await node.store.add(path)
+    with models.taking_in(node, path) as progress:
+        stored = await node.store.add(path, progress)
     try:
         report = await node.execution.probe(stored.path, node.store.needs(stored.digest))
         manifest = Manifest(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from meshnode.audit.book import Book
 from meshnode.catalog.fetch import Fetcher
+from meshnode.catalog.giving import Giver
 from meshnode.catalog.index import Catalog
 from meshnode.catalog.store import Store
 from meshnode.config import Settings
@@ -18,6 +19,7 @@ from meshnode.execution.supervisor import Execution
 from meshnode.fleet.steward import Steward
 from meshnode.links.address import Address
 from meshnode.links.pool import Pool
+from meshnode.links.yielding import Yielding
 from meshnode.membership.advert import PowerState
 from meshnode.membership.discovery import Discovery
 from meshnode.membership.gossip import Membership
@@ -50,6 +52,7 @@ class Node:
     keeper: Keeper
     devices: Devices
     pool: Pool
+    yielding: Yielding
     membership: Membership
     discovery: Discovery
     trust: TrustKeeping
@@ -58,6 +61,7 @@ class Node:
     store: Store
     catalog: Catalog
     fetcher: Fetcher
+    giver: Giver
     dispatcher: Dispatcher
     serving: Serving
     owner: Watch
@@ -65,6 +69,8 @@ class Node:
     book: Book
     control: Control
     events: Events
+    intake: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """(bytes done, bytes in all) of the models that are being added, by path."""
     address: Address = ("", 0)
     started: float = field(default_factory=time.monotonic)
     version: str = __version__

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from meshnode.edge import fleet
+from meshnode.edge import carrying, fleet, models
 from meshnode.edge.looking import Looker
 from meshnode.edge.node import Node
 from meshnode.errors import PermissionDenied, ProtocolError
@@ -20,10 +20,11 @@ from meshnode.wire.messages import (
     AdvertPull,
     Digest,
     Done,
+    HaveAsk,
     Infer,
-    Piece,
+    ModelDo,
+    MovedAsk,
     PieceAsk,
-    PieceList,
     PieceListAsk,
     QuoteAsk,
     RelayClose,
@@ -92,12 +93,10 @@ class PeerDoor:
                 return await self.looker.reach(peer)
             case VitalsAsk():
                 return Reply(node.vitals(), ())
-            case PieceListAsk():
-                manifest = node.catalog.of_digest(Digest(request.model))
-                hashes = await node.store.piece_list(manifest.digest, request.file, manifest.piece_bytes)
-                return Reply(PieceList(), (hashes,))
-            case PieceAsk():
-                manifest = node.catalog.of_digest(Digest(request.model))
-                piece = await node.store.piece(manifest.digest, request.file, request.piece, manifest.piece_bytes)
-                return Reply(Piece(), (piece,))
+            case PieceListAsk() | PieceAsk() | HaveAsk():
+                return await carrying.give(node, request, peer)
+            case ModelDo():
+                return await models.do_for(node, request, peer)
+            case MovedAsk():
+                return models.moved(node, Digest(request.model))
         raise ProtocolError(f"{type(request).__name__} is not a request between agents")

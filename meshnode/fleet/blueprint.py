@@ -56,8 +56,8 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Want(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One model: this version, on so many nodes of those that match; `replicas` 0 is every one of them.
 
-    A node matches when it lies in `zone`, has all `labels`, runs models on `provider` and has `memory_bytes`. `loaded`:
-    in memory, not only on disk. `trial` is a version that is being tried beside it.
+    A node matches when it is `node` (empty: any), lies in `zone`, has all `labels`, runs models on `provider` and has
+    `memory_bytes`. `loaded`: in memory, not only on disk. `trial` is a version that is being tried beside it.
     """
 
     model: ModelName
@@ -69,6 +69,7 @@ class Want(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provider: Word = ""
     memory_bytes: Annotated[int, Meta(ge=0, le=2**53)] = 0
     loaded: bool = True
+    node: Annotated[str, Meta(max_length=52)] = ""
     canary: Canary | None = None
     trial: Trial | None = None
 
@@ -152,6 +153,7 @@ class _Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provider: Word = ""
     memory: str | int = 0
     keep: Literal["loaded", "disk"] = "loaded"
+    node: Annotated[str, Meta(max_length=52)] = ""
     canary: _CanaryWish | None = None
 
 
@@ -234,6 +236,7 @@ def _want(number: int, wish: _Wish, resolve: Resolve) -> Want:
         provider=wish.provider,
         memory_bytes=memory_bytes,
         loaded=wish.keep == "loaded",
+        node=wish.node,
         canary=canary,
     )
 

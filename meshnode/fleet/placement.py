@@ -47,6 +47,8 @@ def unfit(want: Want, digest: Digest, site: Site) -> str:
         return "it runs no models (its grant or its worker does not allow it)"
     if site.draining:
         return "it is draining"
+    if want.node and site.id != want.node:
+        return f"only node {want.node[:8]} is wanted"
     if want.zone and not (site.zone == want.zone or site.zone.startswith(f"{want.zone}/")):
         return f"it lies in {f'zone {site.zone!r}' if site.zone else 'no zone'}, not in {want.zone!r}"
     for key, value in want.labels.items():

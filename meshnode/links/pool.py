@@ -23,7 +23,7 @@ from meshnode.links.link import DRAIN_S, Link
 from meshnode.links.reach import Reach
 from meshnode.links.relay import Knowledge, Relay
 from meshnode.links.side import Prove, Side, lost
-from meshnode.links.sockets import tune
+from meshnode.links.sockets import give_way, tune
 from meshnode.wire.messages import NodeId, StreamPing
 
 log = logging.getLogger(__name__)
@@ -124,6 +124,10 @@ class Pool:
     def links(self) -> list[Link]:
         """One live link for each peer."""
         return [link for (_, kind), link in self._links.items() if kind == "" and link.usable]
+
+    def bulk(self) -> list[Link]:
+        """The live links for bulk."""
+        return [link for (_, kind), link in self._links.items() if kind == BULK and link.usable]
 
     def get(self, peer: NodeId) -> Link | None:
         """The live link to a peer, when there is one."""
@@ -321,6 +325,8 @@ class Pool:
         key = (peer.id, BULK if BULK in peer.features else "")
         if link.dialled:
             key = (peer.id, next(iter(link.features), ""))
+        if key[1] == BULK:
+            give_way(link.socket)
         other = self._links.get(key)
         if other is not None and not other.usable:
             other = None

@@ -28,6 +28,17 @@ def tune(connection: socket.socket | None) -> None:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
 
 
+def give_way(connection: socket.socket | None) -> None:
+    """Send bulk without filling the queues on the way, in which small frames of other connections would stand.
+
+    BBR paces by what arrives, where the default fills each queue until it drops. Where the system has it not, or keeps
+    it for itself, nothing changes.
+    """
+    if connection is not None and hasattr(socket, "TCP_CONGESTION") and connection.family != socket.AF_UNIX:
+        with suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
+
+
 def unacknowledged(connection: socket.socket | None) -> int:
     """Bytes that were given to the kernel and that the other machine has not acknowledged; 0 where nobody can tell."""
     if connection is None or not sys.platform.startswith("linux"):

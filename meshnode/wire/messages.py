@@ -178,6 +178,41 @@ class PieceList(Message, frozen=True, tag="piece_list"):
     """The piece hashes of a file as the body; their hash is in the signed manifest."""
 
 
+class HaveAsk(Message, frozen=True, tag="have_ask"):
+    """I am fetching this model: which pieces of it have you, and who else is fetching it?"""
+
+    model: Hex64
+
+
+class Have(Message, frozen=True, tag="have"):
+    """The body is two bitmaps of the same length over all pieces: what is here, and what was given to somebody lately.
+
+    `fellows` are others that asked.
+    """
+
+    fellows: Annotated[tuple[Id, ...], Meta(max_length=64)] = ()
+
+
+class ModelDo(Message, frozen=True, tag="model_do"):
+    """Somebody wants this of you: `fetch` the model onto your disk, or `unload` it from memory. Answered by `Done`."""
+
+    model: Hex64
+    what: Annotated[str, Meta(max_length=16)]
+
+
+class MovedAsk(Message, frozen=True, tag="moved_ask"):
+    """How much of a model that you are fetching is there?"""
+
+    model: Hex64
+
+
+class Moved(Message, frozen=True, tag="moved"):
+    """So many bytes of all; both 0 while nothing of it moves."""
+
+    done: Count = 0
+    total: Count = 0
+
+
 # --- local clients ------------------------------------------------------------------------------------------------
 
 
@@ -198,9 +233,10 @@ class Document(Message, frozen=True, tag="document"):
 MembershipRequest = ViewAsk | ViewRows | ViewNews | AdvertPull | StreamPing
 RelayRequest = RelayOpen | RelayOffer | RelayData | RelayClose
 LookRequest = LookAsk | ReachAsk | FleetAsk
-TaskRequest = VitalsAsk | QuoteAsk | Warm | Infer | ResultAsk | PieceAsk | PieceListAsk
-PeerRequest = TrustSync | TrustPush | MembershipRequest | RelayRequest | LookRequest | TaskRequest
-TaskReply = Vitals | Quote | Inferred | Piece | PieceList
+TaskRequest = VitalsAsk | QuoteAsk | Warm | Infer | ResultAsk | PieceAsk | PieceListAsk | HaveAsk
+ModelRequest = ModelDo | MovedAsk
+PeerRequest = TrustSync | TrustPush | MembershipRequest | RelayRequest | LookRequest | TaskRequest | ModelRequest
+TaskReply = Vitals | Quote | Inferred | Piece | PieceList | Have | Moved
 PeerReply = Done | TrustDelta | ViewDigest | ViewNews | Adverts | Look | Reached | FleetRows | TaskReply
 LocalRequest = Submit | Plan | Ask
 LocalReply = Submitted | Document

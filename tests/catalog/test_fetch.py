@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -11,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from meshnode.catalog.contents import Contents
 from meshnode.catalog.fetch import Fetcher
 from meshnode.catalog.manifest import Manifest, digest_of, piece_count
-from meshnode.catalog.store import Store, Stored, _Held
+from meshnode.catalog.store import Store, Stored
 from meshnode.catalog.verdict import Verdict
-from meshnode.errors import ModelRefused, PeerLost, TransferFailed
+from meshnode.errors import ModelRefused, PeerLost, ProtocolError, TransferFailed
 from meshnode.wire.messages import Digest, NodeId, PieceAsk, PieceListAsk
 from tests.catalog.conftest import SmallDisk
-from tests.catalog.making import PIECE, SETTINGS, A, B, C, manifest_of, plain, tree, with_data
+from tests.catalog.making import PIECE, SETTINGS, A, B, C, F, manifest_of, plain, tree, with_data
 from tests.catalog.zoo import doubling
 from tests.waiting import until
 
@@ -47,8 +49,20 @@ class Mesh:
         twist = self.twists.get(node)
         return data if twist is None else await twist(ask, data)
 
+    async def ask_have(self, _node: NodeId, _digest: Digest) -> tuple[bytes, tuple[NodeId, ...]]:
+        """Holders of an older version: they do not know the question."""
+        raise ProtocolError("not a valid request")
+
     def fetcher(self, store: Store, **settings: float) -> Fetcher:
-        return Fetcher(store, replace(SETTINGS, **settings), self.ask, lambda _: list(self.holders))
+        return Fetcher(
+            F,
+            store,
+            replace(SETTINGS, **settings),
+            self.ask,
+            self.ask_have,
+            lambda _: list(self.holders),
+            random.Random(1),
+        )
 
 
 @pytest.fixture
@@ -235,7 +249,7 @@ async def test_a_manifest_that_contradicts_itself_is_fetched_once(mesh: Mesh, st
         real = type(ask)(**{**{f: getattr(ask, f) for f in ask.__struct_fields__}, "model": mesh.manifest.digest})
         return await forged.ask(node, real)
 
-    fetcher = Fetcher(store, SETTINGS, ask, lambda _: [A])
+    fetcher = Fetcher(F, store, SETTINGS, ask, forged.ask_have, lambda _: [A], random.Random(1))
     for _ in range(2):
         with pytest.raises(ModelRefused, match="contradicts itself"):
             await fetcher.ensure(wrong)
@@ -416,7 +430,7 @@ async def test_a_fetched_model_reads_only_its_own_files(
         await mesh.fetcher(store).ensure(mesh.manifest)
     alone = Stored(digest_of(stored.files[:1]), stored.path, stored.files[:1])
     held = source._known[stored.digest]
-    source._known[alone.digest] = _Held(held.files[:1], held.piece_bytes, held.pieces[:1])
+    source._known[alone.digest] = Contents(held.files[:1], held.piece_bytes, held.pieces[:1])
     (source.folder / alone.digest).symlink_to(stored.digest)
     mesh = Mesh(source, manifest_of(alone), A)
     with pytest.raises(ModelRefused, match="not among its files"):

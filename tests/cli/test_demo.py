@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -38,4 +39,18 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signa
     demo.stdout.close()
     _, alive = psutil.wait_procs(children, timeout=10)
     assert [] == alive
+    assert [] == list(tmp_path.glob("meshnode-demo-*"))
+
+
+def test_the_demo_of_models_keeps_its_promise(tmp_path: Path) -> None:
+    """A small model goes to two at once, one of them is killed and started again, and all copies are right."""
+    words = [sys.executable, "-m", "meshnode.cli.main", "--json", "demo", "models", "--nodes", "3", "--mb", "8"]
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=180, env={"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)}
+    )
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    document = json.loads(done.stdout)
+    assert (3, 3) == (document["right"], document["ran"])
+    assert document["all_seconds"] < 2 * document["one_copy_seconds"]
     assert [] == list(tmp_path.glob("meshnode-demo-*"))
