@@ -18,7 +18,7 @@ from meshnode.catalog.fetch import Fetcher
 from meshnode.catalog.index import Catalog
 from meshnode.catalog.store import Store
 from meshnode.config import Manners, Settings, host_port
-from meshnode.edge import auditing, carrying
+from meshnode.edge import auditing, carrying, zoning
 from meshnode.edge.advertising import Advertiser, content
 from meshnode.edge.events import Events
 from meshnode.edge.fleet import steward
@@ -129,17 +129,17 @@ class Agent:
             settings.catalog,
             lambda peer, ask: carrying.ask_piece(self.node, peer, ask),
             lambda digest: carrying.holders(self.node, digest),
+            lambda manifest: zoning.check_here(self.node, manifest),
         )
         tasks = assemble(
             World(
                 self_id=keeper.id,
-                zone=self._zone(),
                 view=membership.view,
                 failed=membership.failed,
                 linked=pool.get,
                 link=self._link_to,
                 roles_of=self._roles_of,
-                zone_of=self._zone_of,
+                zone_of=lambda peer: zoning.granted(self.node, peer),
                 resolve=catalog.route,
                 manifest=catalog.of_digest,
                 on_disk=store.has,
@@ -218,6 +218,7 @@ class Agent:
         await asyncio.to_thread(node.book.start)
         node.book.note("started", node=self._keeper.id, mesh=self._keeper.statements.mesh_id, zone=self._zone())
         refresh_catalog(self.node)
+        await zoning.claim(node)
         await asyncio.gather(node.execution.start(), node.owner.start())
         node.address = await self._listen()
         node.discovery.survey(node.address)
@@ -342,12 +343,8 @@ class Agent:
         return frozenset() if grant is None else grant.roles
 
     def _zone(self) -> str:
-        """The zone of the grant; a node may choose its own only when the grant names none."""
-        return self._zone_of(self._keeper.id) or self._settings.zone
-
-    def _zone_of(self, node: NodeId) -> str:
-        grant = self._keeper.statements.grant(node)
-        return grant.zones[0] if grant is not None and grant.zones else ""
+        """What is shown: the zone of the grant, or what the settings say, which decides nothing."""
+        return zoning.granted(self.node, self._keeper.id) or self._settings.zone
 
     def _admitted(self, statement: Statement) -> None:
         self.node.trust.publish([statement.data])

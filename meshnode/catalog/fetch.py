@@ -48,6 +48,8 @@ REFRESH_S = 1.0
 Ask = Callable[[NodeId, PieceAsk | PieceListAsk], Awaitable[bytes]]
 """Ask a peer for a piece or a piece list; its bytes, or a MeshError."""
 HoldersOf = Callable[[Digest], Sequence[NodeId]]
+May = Callable[[Manifest], None]
+"""Raises when this node must not have the model."""
 Progress = Callable[[int, int], None]
 """(bytes done, bytes in all)"""
 
@@ -55,11 +57,14 @@ Progress = Callable[[int, int], None]
 class Fetcher:
     """Models on their way here."""
 
-    def __init__(self, store: Store, settings: Settings, ask: Ask, holders: HoldersOf) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, ask: Ask, holders: HoldersOf, may: May = lambda _: None
+    ) -> None:
         self._store = store
         self._settings = settings
         self._ask = ask
         self._holders = holders
+        self._may = may
         self._running: dict[Digest, asyncio.Task[None]] = {}
         self._watching: dict[Digest, list[Progress]] = {}
         self._refused: dict[tuple[File, ...], str] = {}
@@ -68,8 +73,9 @@ class Fetcher:
         """The .onnx file of a model, hashed since the start, and fetched when it is not here.
 
         Raises TransferFailed (also when this node's disk has no room: another node's may), and ModelRefused when the
-        manifest contradicts itself.
+        manifest contradicts itself; and what `may` raises.
         """
+        self._may(manifest)
         digest = manifest.digest
         if not self._store.proven(digest):
             task = self._running.get(digest)

@@ -256,14 +256,25 @@ class AsyncClient:
         return document
 
     async def add_model(
-        self, path: str | os.PathLike[str], *, name: str | None = None, version: int | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        version: int | None = None,
+        zone: str | None = None,
     ) -> dict[str, Any]:
-        """Make an ONNX file known to the mesh; returns the model's document. Raises ModelRefused."""
+        """Make an ONNX file known to the mesh; returns the model's document. `zone` keeps it in one.
+
+        Raises ModelRefused, NoNodeInZone when this agent lies outside.
+        """
         if name is not None:
             options.checked_text(name, "name")
         if version is not None:
             options.checked_count(version, "version")
-        document: dict[str, Any] = await self.ask("model.add", path=str(_absolute(path)), name=name, version=version)
+        if zone is not None:
+            options.checked_text(zone, "zone")
+        given = {"path": str(_absolute(path)), "name": name, "version": version, "zone": zone}
+        document: dict[str, Any] = await self.ask("model.add", **given)
         return document
 
     async def remove_model(self, model: str) -> dict[str, Any]:

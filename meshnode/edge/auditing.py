@@ -25,6 +25,7 @@ VERBS = frozenset(
         "resume",
         "revoke",
         "stop",
+        "zone",
     }
 )
 """Those that change something."""

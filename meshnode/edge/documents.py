@@ -158,6 +158,7 @@ def model_document(manifest: Manifest, *, on_disk: list[str], loaded: list[str])
         "memory_bytes": manifest.memory_bytes,
         "metadata": dict(manifest.metadata),
         "publisher": manifest.publisher,
+        "zone": manifest.zone or None,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from meshnode.edge import auditing, fleet
+from meshnode.edge import auditing, fleet, zoning
 from meshnode.edge.node import Node
 from meshnode.routing.estimates import Estimates
 from meshnode.trust.statements import Statement
@@ -18,6 +18,7 @@ def refresh_catalog(node: Node) -> None:
     """Read the models that hold now."""
     statements = node.keeper.statements
     node.catalog.refresh((it, statements.publisher(it)) for it in statements.models())
+    zoning.put_out(node)
     fleet.steer(node)
     node.fleet.changed()
 

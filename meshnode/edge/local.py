@@ -2,7 +2,8 @@
 
 Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and arguments, answered by a JSON document:
 
-    status {} · models {} · model.show {model} · model.add {path, name?, version?} · model.remove {model} · members {}
+    status {} · models {} · model.show {model} · model.add {path, name?, version?, zone?}
+    model.remove {model} · members {} · zone {node, zone?}
     invite {expires_s?, role?, zone?} · join {token} · revoke {node, reason?} · leave {} · ps {} · ping {node, count?}
     blueprint.apply {text, dry_run?} · blueprint.list {} · blueprint.show/remove/rollback {name}
     doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {} · drain {} · why {task?} · work {}
@@ -22,7 +23,7 @@ from typing import Any
 import msgspec
 
 from meshnode.catalog.manifest import Manifest, Tensor, model_name
-from meshnode.edge import auditing, documents, fleet
+from meshnode.edge import auditing, documents, fleet, zoning
 from meshnode.edge.doctor import examine, examine_peer
 from meshnode.edge.node import Node
 from meshnode.errors import InvalidInput, MeshError, PermissionDenied
@@ -30,6 +31,7 @@ from meshnode.links.link import Incoming, Reply
 from meshnode.tasks.finding import find_member
 from meshnode.tasks.wanted import Wanted
 from meshnode.trust.invites import parse
+from meshnode.trust.zones import checked_zone
 from meshnode.wire.messages import Ask, Document, Plan, StreamPing, Submit
 
 PING_TIMEOUT_S = 5.0
@@ -58,6 +60,7 @@ class AddModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str
     name: str | None = None
     version: int | None = None
+    zone: str | None = None
 
 
 class NewInvite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,7 +135,7 @@ class LocalDoor:
             raise out
 
     async def _ask(self, ask: Ask) -> JSON:
-        known = VERBS.get(ask.verb) or fleet.VERBS.get(ask.verb)
+        known = VERBS.get(ask.verb)
         if known is None:
             raise InvalidInput(f"this agent knows no verb {ask.verb!r}", hint="is the agent older than this command?")
         shape, act = known
@@ -176,7 +179,7 @@ async def _model_add(node: Node, args: AddModel) -> JSON:
         raise InvalidInput(
             f"{args.path[:200]!r} is no absolute path", hint="the agent stands in another folder than you"
         )
-    name = model_name(args.name or path.stem)
+    name, zone = model_name(args.name or path.stem), checked_zone(args.zone) if args.zone else ""
     stored = await node.store.add(path)
     try:
         report = await node.execution.probe(stored.path)
@@ -194,19 +197,27 @@ async def _model_add(node: Node, args: AddModel) -> JSON:
             runtime=report.runtime,
             created=int(time.time()),
             publisher=node.keeper.id,
+            zone=zone,
+            bound=tuple({zone} - {""} | set(node.catalog.bound(stored.digest))),
         )
+        zoning.check_here(node, manifest)
         known = node.catalog.find(manifest.name, manifest.version)
         if known is not None and known.digest != manifest.digest:
             raise InvalidInput(
                 f"{manifest.name}:{manifest.version} is another model in this mesh ({known.digest[:12]})",
                 hint="choose another --version, or leave it out for the next one",
             )
+        if known is not None and known.zone != zone:
+            raise InvalidInput(
+                f"{manifest.name}:{manifest.version} is known already, bound to {known.zone or 'no zone'}",
+                hint="`meshnode model remove` it first, or choose another --version",
+            )
         if known is None:
             statement = node.keeper.publish_model(manifest.to_map())
             node.trust.publish([statement.data])
             node.trust.learnt([statement])
     except BaseException:
-        if not node.catalog.knows(stored.digest):
+        if not node.catalog.knows(stored.digest) or not zoning.may_have(node, node.keeper.id, stored.digest):
             node.store.remove(stored.digest)
         raise
     return documents.model_document(known or manifest, on_disk=[node.keeper.id], loaded=[])
@@ -376,4 +387,6 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "drain": (Nothing, _drain),
     "version": (Nothing, _version),
     "stop": (Nothing, _stop),
+    **fleet.VERBS,
+    **zoning.VERBS,
 }

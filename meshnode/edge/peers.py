@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from meshnode.edge import fleet
+from meshnode.edge import carrying, fleet, zoning
 from meshnode.edge.looking import Looker
 from meshnode.edge.node import Node
 from meshnode.errors import PermissionDenied, ProtocolError
@@ -21,9 +21,7 @@ from meshnode.wire.messages import (
     Digest,
     Done,
     Infer,
-    Piece,
     PieceAsk,
-    PieceList,
     PieceListAsk,
     QuoteAsk,
     RelayClose,
@@ -67,6 +65,10 @@ class PeerDoor:
             case QuoteAsk():
                 return node.serving.quote(request, peer, incoming.link.rtt_s)
             case Infer():
+                bound = node.catalog.bound(Digest(request.model))
+                wanted = bound if request.zone is None else (request.zone, *bound)
+                if (via := incoming.link.via) is not None:
+                    zoning.check_given(node, via.id, None, wanted)
                 return await node.serving.infer_for(request, incoming.body, peer, incoming.link.closed.is_set)
             case Warm():
                 await node.serving.warm(Digest(request.model), peer)
@@ -83,12 +85,6 @@ class PeerDoor:
                 return await self.looker.reach(peer)
             case VitalsAsk():
                 return Reply(node.vitals(), ())
-            case PieceListAsk():
-                manifest = node.catalog.of_digest(Digest(request.model))
-                hashes = await node.store.piece_list(manifest.digest, request.file, manifest.piece_bytes)
-                return Reply(PieceList(), (hashes,))
-            case PieceAsk():
-                manifest = node.catalog.of_digest(Digest(request.model))
-                piece = await node.store.piece(manifest.digest, request.file, request.piece, manifest.piece_bytes)
-                return Reply(Piece(), (piece,))
+            case PieceListAsk() | PieceAsk():
+                return await carrying.give(node, incoming, request)
         raise ProtocolError(f"{type(request).__name__} is not a request between agents")

@@ -33,7 +33,6 @@ class World:
     """What tasks need of the rest of a node.
 
     Attributes:
-        zone: this node's own, as granted.
         view: the members; the same tuple until something changes.
         failed: membership is told that a peer's link broke or fell silent.
         linked: the live link to a peer, when there is one.
@@ -51,7 +50,6 @@ class World:
     """
 
     self_id: NodeId
-    zone: str
     view: Callable[[], tuple[Member, ...]]
     failed: Callable[[NodeId, MeshError], None]
     linked: Callable[[NodeId], Link | None]
@@ -101,7 +99,7 @@ def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -
     )
     serving = Serving(
         self_id=world.self_id,
-        zone=world.zone,
+        zone=lambda: world.zone_of(world.self_id),
         hold_s=settings.routing.hold_s,
         execution=execution,
         roles_of=world.roles_of,

@@ -22,7 +22,7 @@ from meshnode.tasks.outcomes import Served
 from meshnode.tasks.runs import Lost, Runs
 from meshnode.tasks.tallies import Tallies
 from meshnode.tasks.warming import Warming
-from meshnode.tasks.zones import in_zone
+from meshnode.trust.zones import in_zone
 from meshnode.wire.messages import Digest, Infer, Inferred, NodeId, QuoteAsk, ResultAsk, TaskId
 
 HOLD_MIN_S = 0.002
@@ -36,7 +36,7 @@ class Serving:
     """This node as others see it.
 
     Args:
-        zone: this node's own zone, as granted.
+        zone: this node's own zone, as granted now.
         hold_s: the longest that a quoted place is kept.
         manifest: of a digest; raises ModelNotFound when no such model is in the mesh.
         on_disk: whether the digest is in the store.
@@ -48,7 +48,7 @@ class Serving:
     """
 
     self_id: NodeId
-    zone: str
+    zone: Callable[[], str]
     hold_s: float
     execution: Execution
     roles_of: RolesOf
@@ -181,6 +181,7 @@ class Serving:
             raise PermissionDenied(f"node {asker[:8]} neither works nor submits tasks in this mesh")
         self._check_willing()
         manifest = self.manifest(digest)
+        self._check_zone("the model", manifest.bound)
         if all(it.digest != digest for it in self.execution.loaded()):
             await self.execution.load(ModelFile(digest, await self.ensure(manifest)))
 
@@ -188,13 +189,20 @@ class Serving:
         if submitter != self.self_id:
             self._check_may_submit(submitter)
             self._check_willing()
-        if zone is not None and not in_zone(self.zone, zone):
-            here = f"in zone {self.zone!r}" if self.zone else "in no zone"
-            raise NoNodeInZone(
-                f"the task is for zone {zone!r}, and the node that was asked is {here}",
-                hint="`meshnode status` shows each node's zone; a zone is given by `meshnode invite --zone`",
-            )
-        return self.manifest(digest)
+        self._check_zone("the task", () if zone is None else (zone,))
+        manifest = self.manifest(digest)
+        self._check_zone("the model", manifest.bound)
+        return manifest
+
+    def _check_zone(self, what: str, bounds: tuple[str, ...]) -> None:
+        here = self.zone() if bounds else ""
+        for zone in bounds:
+            if not in_zone(here, zone):
+                lies = f"in zone {here!r}" if here else "in no zone"
+                raise NoNodeInZone(
+                    f"{what} is for zone {zone!r}, and the node that was asked is {lies}",
+                    hint="`meshnode members` shows the zones; an admin gives one by `invite --zone` or `meshnode zone`",
+                )
 
     def _check_may_submit(self, node: NodeId) -> None:
         if "submitter" not in self.roles_of(node):

@@ -24,6 +24,11 @@ class Wanted:
     provider: str = ""
     objective: Objective = "tail"
 
+    @property
+    def zones(self) -> tuple[str, ...]:
+        """What the task and its model are bound to: it runs inside all of them."""
+        return self.manifest.bound if self.zone is None else (self.zone, *self.manifest.bound)
+
     @classmethod
     def of(cls, request: Submit | Plan, manifest: Manifest) -> Wanted:
         """Of a client's request."""
