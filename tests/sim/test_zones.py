@@ -62,3 +62,8 @@ def test_either_side_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """A submitter that forgets zones is refused by the nodes; nothing runs outside."""
     _submitter_forgets(monkeypatch)
     assert [] == [what for what in seed(0).violations if "runs on" in what]
+
+
+def test_a_relayed_link_that_comes_up_while_an_agent_stops_leaves_nothing() -> None:
+    """It went on looking for a direct way after its agent had stopped."""
+    assert () == seed(221).violations
