@@ -27,6 +27,7 @@ from meshnode.edge.local import LocalDoor
 from meshnode.edge.meeting import Meeting
 from meshnode.edge.node import Control, Node
 from meshnode.edge.peers import PeerDoor
+from meshnode.edge.policing import Policing
 from meshnode.edge.relaying import knowledge
 from meshnode.edge.rollouts import Rollouts
 from meshnode.errors import ListenError
@@ -106,6 +107,7 @@ class Agent:
             changed=self._view_changed,
             woke=lambda: self.node.discovery.woke(),
         )
+        policing = Policing(home, keeper)
         book = Book(home / "audit", settings.audit, keeper.spki, keeper.key.sign)
         store = Store(home / "models", settings.catalog)
         catalog = Catalog()
@@ -147,6 +149,7 @@ class Agent:
                 willing=lambda: unwilling(self.node, stopping=self._leaving),
                 served=lambda it: auditing.served(book, it),
                 ended=lambda it: auditing.ended(book, it),
+                permits=policing.permits(),
                 set_aside=lambda peer, why: set_aside(self.node, tasks.estimates, peer, why),
             ),
             settings,
@@ -187,6 +190,7 @@ class Agent:
             serving=tasks.serving,
             owner=owner,
             fleet=steward(keeper.id, lambda: self.node, lambda: self._advertiser.soon()),
+            policing=policing,
             book=book,
             control=Control(stop=stopping.set, rejoin=self._rejoin, leave=self._leave),
             events=Events(keeper.id),

@@ -22,6 +22,7 @@ VERBS = frozenset(
         "model.add",
         "model.remove",
         "pause",
+        "policy.set",
         "resume",
         "revoke",
         "stop",

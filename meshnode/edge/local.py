@@ -6,6 +6,7 @@ Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and a
     model.remove {model} · members {} · zone {node, zone?}
     invite {expires_s?, role?, zone?} · join {token} · revoke {node, reason?} · leave {} · ps {} · ping {node, count?}
     blueprint.apply {text, dry_run?} · blueprint.list {} · blueprint.show/remove/rollback {name}
+    policy.show {} · policy.check {text} · policy.set {text}
     doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {} · drain {} · why {task?} · work {}
 
 Arguments are checked by type before anything happens.
@@ -23,13 +24,12 @@ from typing import Any
 import msgspec
 
 from meshnode.catalog.manifest import Manifest, Tensor, model_name
-from meshnode.edge import auditing, documents, fleet, zoning
+from meshnode.edge import auditing, documents, fleet, policing, zoning
 from meshnode.edge.doctor import examine, examine_peer
 from meshnode.edge.node import Node
 from meshnode.errors import InvalidInput, MeshError, PermissionDenied
 from meshnode.links.link import Incoming, Reply
 from meshnode.tasks.finding import find_member
-from meshnode.tasks.wanted import Wanted
 from meshnode.trust.invites import parse
 from meshnode.trust.zones import checked_zone
 from meshnode.wire.messages import Ask, Document, Plan, StreamPing, Submit
@@ -124,7 +124,7 @@ class LocalDoor:
                 return await self.node.dispatcher.submit(request, incoming.body)
             case Plan():
                 self._check_belongs()
-                wanted = Wanted.of(request, self.node.catalog.resolve(request.model))
+                wanted = self.node.dispatcher.wanted(request, self.node.catalog.resolve(request.model))
                 return _document(await self.node.dispatcher.chooser.plan(wanted, request.deadline_s))
             case Ask():
                 return _document(await self._ask(request))
@@ -174,6 +174,7 @@ async def _model_show(node: Node, args: ModelName) -> JSON:
 
 async def _model_add(node: Node, args: AddModel) -> JSON:
     node.keeper.check_may_publish()
+    node.policing.check_publisher(node.keeper.id)
     path = Path(args.path)
     if not path.is_absolute():
         raise InvalidInput(
@@ -388,5 +389,6 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "version": (Nothing, _version),
     "stop": (Nothing, _stop),
     **fleet.VERBS,
+    **policing.VERBS,
     **zoning.VERBS,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from meshnode.catalog.manifest import Manifest
@@ -21,6 +21,7 @@ from meshnode.tasks.explaining import Explaining
 from meshnode.tasks.finding import find_member
 from meshnode.tasks.knowing import Knowing
 from meshnode.tasks.outcomes import Ended, Served
+from meshnode.tasks.permits import Permits
 from meshnode.tasks.pursuit import Means
 from meshnode.tasks.serving import RolesOf, Serving
 from meshnode.tasks.warming import Warming
@@ -46,6 +47,7 @@ class World:
         willing: why this node takes no foreign work now, or "".
         set_aside: a peer gave a wrong result.
         served, ended: hear how tasks ended that ran here, and that were submitted here.
+        permits: what the policy says.
         now: the monotonic clock.
     """
 
@@ -64,6 +66,7 @@ class World:
     set_aside: Callable[[NodeId, str], None]
     served: Callable[[Served], None] = lambda _: None
     ended: Callable[[Ended], None] = lambda _: None
+    permits: Permits = field(default_factory=Permits)
     now: Callable[[], float] = time.monotonic
 
 
@@ -109,6 +112,7 @@ def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -
         willing=world.willing,
         warming=warming,
         served=world.served,
+        permits=world.permits,
         now=world.now,
     )
     chooser = Chooser(
@@ -126,5 +130,5 @@ def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -
         asking=Asking(world.now),
     )
     means = Means(world.self_id, chooser, world.link, serving.infer_here, world.failed, world.now)
-    dispatcher = Dispatcher(means, settings, rng, world.resolve, world.set_aside, world.ended)
+    dispatcher = Dispatcher(means, settings, rng, world.resolve, world.set_aside, world.ended, world.permits)
     return Tasks(dispatcher, serving, estimates)

@@ -15,7 +15,16 @@ from typing import Any
 from msgspec import structs
 
 from meshnode.config import Routing
-from meshnode.errors import DeadlineExceeded, InvalidInput, MeshError, NoCapacity, NoNodeInZone, PeerLost, Refused
+from meshnode.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    MeshError,
+    NoCapacity,
+    NoNodeInZone,
+    PeerLost,
+    PermissionDenied,
+    Refused,
+)
 from meshnode.links.link import Link, Reply
 from meshnode.membership.view import Member
 from meshnode.routing import policy
@@ -320,6 +329,9 @@ class Chooser:
                 + "".join(f"; {why}" for why in cut_off[:1]),
                 hint="`meshnode members` shows the zones; a task never leaves the zone that it or its model names",
             )
+        others = [node for node in there if node not in refusals and reasons.get(node) not in ("tried", "node")]
+        if not others and refusals and all(isinstance(error, PermissionDenied) for error in refusals.values()):
+            return next(iter(refusals.values()))
         if not refusals and considered and all(reasons[node] == "deadline" for node in considered):
             return DeadlineExceeded(
                 f"no node could run {wanted.manifest.name!r} in the time that is left, were it idle",

@@ -20,10 +20,11 @@ from meshnode.tasks.checksum import checksum
 from meshnode.tasks.choosing import Chooser
 from meshnode.tasks.lifecycle import Lifecycle
 from meshnode.tasks.outcomes import Ended
+from meshnode.tasks.permits import Permits
 from meshnode.tasks.pursuit import Counters, Means, Outcome, Pursuit
 from meshnode.tasks.recent import Recent
 from meshnode.tasks.wanted import Wanted
-from meshnode.wire.messages import Inferred, NodeId, Submit, Submitted, TaskId
+from meshnode.wire.messages import Inferred, NodeId, Plan, Submit, Submitted, TaskId
 from meshnode.wire.rng import Rng
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Dispatcher:
         means: what all tasks share.
         resolve: a model's name to its manifest; raises ModelNotFound.
         ended: hears how each task ended.
+        permits: what the policy says.
         set_aside: told about a peer whose result two others did not agree with, and the evidence.
     """
 
@@ -48,6 +50,7 @@ class Dispatcher:
     resolve: Callable[[str], Manifest]
     set_aside: Callable[[NodeId, str], None]
     ended: Callable[[Ended], None] = lambda _: None
+    permits: Permits = field(default_factory=Permits)
     draining: bool = False
     recent: Recent = field(default_factory=Recent)
     _open: dict[TaskId, asyncio.Future[Reply]] = field(default_factory=dict)
@@ -66,6 +69,10 @@ class Dispatcher:
     def open(self) -> int:
         """Tasks that have no answer yet."""
         return len(self._open)
+
+    def wanted(self, request: Submit | Plan, manifest: Manifest) -> Wanted:
+        """A client's request, with the zone of the policy where it names none."""
+        return Wanted.of(request, manifest, self.permits.default_zone())
 
     def came_late(self, received: Received) -> None:
         """An answer that nobody waits for any more; of a task, when another attempt was faster or its time was up."""
@@ -88,7 +95,8 @@ class Dispatcher:
             raise Refused("this agent is stopping", retry_after_s=1.0)
         if len(self._open) >= self.settings.tasks.open_max:
             raise Refused(f"{len(self._open)} tasks are open at this agent, the limit", retry_after_s=0.1)
-        wanted = Wanted.of(request, self.resolve(request.model))
+        wanted = self.wanted(request, self.resolve(request.model))
+        self.permits.own(wanted.manifest)
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._open[task] = answer
         self.counters.submitted += 1

@@ -212,7 +212,7 @@ class Pursuit:
             deadline_s=send.remaining_s,
             inputs=request.inputs,
             priority=request.priority,
-            zone=request.zone,
+            zone=self._wanted.zone,
             outputs=request.outputs,
             deaths=send.deaths,
             provider=self._wanted.provider,

@@ -19,6 +19,7 @@ from meshnode.links.link import Reply
 from meshnode.tasks.checksum import checksum
 from meshnode.tasks.habits import Habits
 from meshnode.tasks.outcomes import Served
+from meshnode.tasks.permits import Permits
 from meshnode.tasks.runs import Lost, Runs
 from meshnode.tasks.tallies import Tallies
 from meshnode.tasks.warming import Warming
@@ -44,6 +45,7 @@ class Serving:
         willing: why this node takes no foreign work now, or "".
         warming: hears what is asked of models that are in memory here.
         served: hears how each task ended here.
+        permits: what the policy says.
         now: the monotonic clock.
     """
 
@@ -58,6 +60,7 @@ class Serving:
     willing: Callable[[], str]
     warming: Warming
     served: Callable[[Served], None] = lambda _: None
+    permits: Permits = field(default_factory=Permits)
     now: Callable[[], float] = time.monotonic
     _habits: Habits = field(default_factory=Habits)
     tallies: Tallies = field(default_factory=Tallies)
@@ -182,6 +185,7 @@ class Serving:
         self._check_willing()
         manifest = self.manifest(digest)
         self._check_zone("the model", manifest.bound)
+        self.permits.model(manifest)
         if all(it.digest != digest for it in self.execution.loaded()):
             await self.execution.load(ModelFile(digest, await self.ensure(manifest)))
 
@@ -189,8 +193,10 @@ class Serving:
         if submitter != self.self_id:
             self._check_may_submit(submitter)
             self._check_willing()
+        zone = self.permits.mesh_zone() or None if zone is None else zone
         self._check_zone("the task", () if zone is None else (zone,))
         manifest = self.manifest(digest)
+        self.permits.model(manifest)
         self._check_zone("the model", manifest.bound)
         return manifest
 
@@ -210,6 +216,7 @@ class Serving:
                 f"node {node[:8]} may not submit tasks in this mesh",
                 hint="an admin invites it again with `--role submitter`",
             )
+        self.permits.submitter(node)
 
     def _check_willing(self) -> None:
         if reason := self.willing():

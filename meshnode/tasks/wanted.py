@@ -30,14 +30,14 @@ class Wanted:
         return self.manifest.bound if self.zone is None else (self.zone, *self.manifest.bound)
 
     @classmethod
-    def of(cls, request: Submit | Plan, manifest: Manifest) -> Wanted:
-        """Of a client's request."""
+    def of(cls, request: Submit | Plan, manifest: Manifest, default_zone: str = "") -> Wanted:
+        """Of a client's request; `default_zone` is for one that names none."""
         return cls(
             task=request.task if isinstance(request, Submit) else "0" * 32,
             manifest=manifest,
             input_bytes=sum(spec.nbytes for spec in request.inputs),
             priority=request.priority,
-            zone=request.zone,
+            zone=request.zone if request.zone is not None else default_zone or None,
             node=request.node,
             provider=EXACT_PROVIDER if request.exact else "",
             objective=request.objective,

@@ -49,6 +49,7 @@ class Standing:
     revocations: Mapping[NodeId, Revocation]
     models: tuple[Statement, ...]
     blueprints: tuple[Statement, ...] = ()
+    policies: tuple[Statement, ...] = ()
 
 
 NOTHING = Standing({}, {}, {}, ())
@@ -74,8 +75,11 @@ def derive(genesis: Statement, statements: Iterable[Statement], id_of: IdOf) -> 
         granted = grant is not None and "publisher" in grant.roles and publisher not in distrusted
         if statement.id not in gone and (granted or statement.issuer in admins):
             models.append(statement)
-    blueprints = [it for it in of_kind["blueprint"] if it.id not in gone and it.issuer in admins]
-    return Standing(admins, grants, revocations, tuple(models), tuple(blueprints))
+
+    def of_admins(kind: str) -> tuple[Statement, ...]:
+        return tuple(it for it in of_kind[kind] if it.id not in gone and it.issuer in admins)
+
+    return Standing(admins, grants, revocations, tuple(models), of_admins("blueprint"), of_admins("policy"))
 
 
 def _admins(genesis: Statement, added: list[Statement], removed: list[Statement]) -> dict[bytes, bytes]:

@@ -178,6 +178,10 @@ class StatementSet:
         """Blueprint statements that hold, oldest first: of a live admin, not revoked."""
         return list(self._derived().blueprints)
 
+    def policies(self) -> list[Statement]:
+        """Policy statements that hold: of a live admin, not revoked."""
+        return list(self._derived().policies)
+
     def publisher(self, statement: Statement) -> NodeId:
         """The node id of a statement's issuer."""
         return self._id_of(statement.issuer)

@@ -25,6 +25,7 @@ from meshnode.edge.learning import learn, refresh_catalog
 from meshnode.edge.meeting import Meeting
 from meshnode.edge.node import Node as Parts
 from meshnode.edge.peers import PeerDoor
+from meshnode.edge.policing import Policing
 from meshnode.execution.supervisor import Execution
 from meshnode.links.address import Address
 from meshnode.links.link import Link
@@ -198,7 +199,7 @@ class Life:
             loaded=lambda: membership.advertise(self._content()),
             began=lambda task: watcher.ran(self, task),
         )
-        self.book, self.store, self.fleet = Quiet(), Shelf(), Still()
+        self.book, self.store, self.fleet, self.policing = Quiet(), Shelf(), Still(), Policing(home, keeper)
         tasks = assemble(
             World(
                 self_id=keeper.id,
