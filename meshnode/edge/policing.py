@@ -124,6 +124,7 @@ class Policing:
             model=self.check_model,
             default_zone=lambda: self.rules.default_zone,
             mesh_zone=lambda: self.rules.mesh_zone,
+            quota=lambda: self.rules.quota,
         )
 
     def publishes(self, who: NodeId) -> bool:

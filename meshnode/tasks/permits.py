@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from meshnode.catalog.manifest import Manifest
+from meshnode.trust.policy import Quota
 from meshnode.wire.messages import NodeId
 
 
@@ -19,6 +20,7 @@ class Permits:
         model: raises PermissionDenied when a model may not run here.
         default_zone: for tasks of this node's clients that name none; "" for anywhere.
         mesh_zone: for tasks of anybody that name none.
+        quota: what one submitter gets of this node.
     """
 
     own: Callable[[Manifest], None] = lambda _: None
@@ -26,3 +28,4 @@ class Permits:
     model: Callable[[Manifest], None] = lambda _: None
     default_zone: Callable[[], str] = str
     mesh_zone: Callable[[], str] = str
+    quota: Callable[[], Quota] = Quota

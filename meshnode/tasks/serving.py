@@ -20,6 +20,7 @@ from meshnode.tasks.checksum import checksum
 from meshnode.tasks.habits import Habits
 from meshnode.tasks.outcomes import Served
 from meshnode.tasks.permits import Permits
+from meshnode.tasks.quotas import Quotas, Ticket
 from meshnode.tasks.runs import Lost, Runs
 from meshnode.tasks.tallies import Tallies
 from meshnode.tasks.warming import Warming
@@ -62,6 +63,7 @@ class Serving:
     served: Callable[[Served], None] = lambda _: None
     permits: Permits = field(default_factory=Permits)
     now: Callable[[], float] = time.monotonic
+    quotas: Quotas = field(default_factory=Quotas)
     _habits: Habits = field(default_factory=Habits)
     tallies: Tallies = field(default_factory=Tallies)
     runs: Runs = field(init=False)
@@ -77,6 +79,9 @@ class Serving:
         """
         manifest = self._admit(submitter, ask.zone, Digest(ask.model))
         self.warming.asked(manifest.digest, ask.warm)
+        if submitter != self.self_id:
+            permits, slots = self.permits, self.execution.slots
+            self.quotas.check(self.now(), submitter, manifest.digest, permits.quota(), slots)
         hold_s = self.hold_s if rtt_s is None else min(self.hold_s, max(2 * rtt_s, HOLD_MIN_S))
         if submitter != self.self_id and not self._habits.asked(submitter):
             hold_s = 0.0
@@ -114,28 +119,36 @@ class Serving:
     async def infer(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
         """Run the task here and answer with its tensors; its end is noted, whichever it is. Raises as `_infer`."""
         began, outcome, run_s, output_bytes = self.now(), "cancelled", 0.0, 0
+        ticket: Ticket | None = None
+        compute_s: float | None = None
         try:
-            reply = await self._infer(message, body, submitter)
+            manifest = self._admit(submitter, message.zone, Digest(message.model))
+            if submitter != self.self_id:
+                quota, slots = self.permits.quota(), self.execution.slots
+                ticket = self.quotas.enter(began, submitter, manifest.digest, quota, slots, len(body))
+            reply = await self._infer(message, body, submitter, manifest)
             assert isinstance(reply.message, Inferred)
             outcome, run_s = "ok", reply.message.run_s
+            compute_s = run_s / max(1, reply.message.batch)
             output_bytes = sum(len(part) for part in reply.body)
             return reply
         except MeshError as error:
             outcome = error.code
             raise
         finally:
+            if ticket is not None:
+                self.quotas.left(ticket, compute_s)
             task, model = TaskId(message.task), Digest(message.model)
             took_s = self.now() - began
             it = Served(task, model, submitter, message.zone, outcome, took_s, run_s, len(body), output_bytes)
             self.tallies.note(it)
             self.served(it)
 
-    async def _infer(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
+    async def _infer(self, message: Infer, body: memoryview, submitter: NodeId, manifest: Manifest) -> Reply:
         """Raises what `quote` raises, and InvalidInput, ExecutionFailed, WorkerCrashed, DeadlineExceeded, ModelRefused,
         OutOfMemory, TransferFailed.
         """
         deadline = self.now() + message.deadline_s
-        manifest = self._admit(submitter, message.zone, Digest(message.model))
         if submitter == self.self_id or message.max_wait_s is not None:
             self.warming.came(manifest.digest)
         else:
