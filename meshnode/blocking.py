@@ -171,9 +171,10 @@ class Client:
         name: str | None = None,
         version: int | None = None,
         zone: str | None = None,
+        signature: str | None = None,
     ) -> dict[str, Any]:
         """See AsyncClient.add_model."""
-        return self._wait(self._client.add_model(path, name=name, version=version, zone=zone))
+        return self._wait(self._client.add_model(path, name=name, version=version, zone=zone, signature=signature))
 
     def remove_model(self, model: str) -> dict[str, Any]:
         """See AsyncClient.remove_model."""

@@ -50,6 +50,13 @@ class Tensor(msgspec.Struct, frozen=True):
     shape: Annotated[tuple[int | str | None, ...], Meta(max_length=64)]
 
 
+class Mark(msgspec.Struct, frozen=True):
+    """A publisher's signature of the name, version, digest and zone: the public key (DER), and Ed25519's 64 bytes."""
+
+    key: Annotated[bytes, Meta(max_length=128)]
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
+
+
 class Manifest(msgspec.Struct, frozen=True, dict=True):
     """See the module's docstring. Sizes are bytes, `created` is UTC seconds, `run_us` a first measurement."""
 
@@ -67,6 +74,7 @@ class Manifest(msgspec.Struct, frozen=True, dict=True):
     created: Annotated[int, Meta(ge=0, le=2**53)] = 0
     zone: Annotated[str, Meta(max_length=64)] = ""
     """Only nodes whose grants name a zone inside this one may have it; anywhere when empty."""
+    mark: Mark | None = None
     publisher: str = ""
     """Who signed it; filled in from the statement, never believed from the map."""
     bound: tuple[str, ...] = ()
@@ -85,7 +93,7 @@ class Manifest(msgspec.Struct, frozen=True, dict=True):
     def to_map(self) -> dict[str, Any]:
         """The body of the statement. Raises ModelRefused when the mesh would not take it."""
         body: dict[str, Any] = msgspec.to_builtins(self, builtin_types=(bytes,))
-        for key in ("publisher", "bound", *(() if self.zone else ("zone",))):
+        for key in ("publisher", "bound", *(() if self.zone else ("zone",)), *(() if self.mark else ("mark",))):
             del body[key]
         nbytes = len(msgspec.msgpack.encode(body))
         if nbytes > MANIFEST_BYTES_MAX:

@@ -262,8 +262,11 @@ class AsyncClient:
         name: str | None = None,
         version: int | None = None,
         zone: str | None = None,
+        signature: str | None = None,
     ) -> dict[str, Any]:
         """Make an ONNX file known to the mesh; returns the model's document. `zone` keeps it in one.
+
+        `signature` is the text of a file by `meshnode model sign`, which says name, version and zone.
 
         Raises ModelRefused, NoNodeInZone when this agent lies outside.
         """
@@ -273,7 +276,7 @@ class AsyncClient:
             options.checked_count(version, "version")
         if zone is not None:
             options.checked_text(zone, "zone")
-        given = {"path": str(_absolute(path)), "name": name, "version": version, "zone": zone}
+        given = {"path": str(_absolute(path)), "name": name, "version": version, "zone": zone, "signature": signature}
         document: dict[str, Any] = await self.ask("model.add", **given)
         return document
 

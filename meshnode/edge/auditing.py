@@ -23,6 +23,8 @@ VERBS = frozenset(
         "model.remove",
         "pause",
         "policy.set",
+        "publisher.add",
+        "publisher.remove",
         "resume",
         "revoke",
         "stop",
@@ -30,7 +32,7 @@ VERBS = frozenset(
     }
 )
 """Those that change something."""
-SECRET = frozenset({"token", "text"})
+SECRET = frozenset({"token", "text", "signature"})
 """Arguments that are not written down: who has the record must not be able to join with it."""
 TOLD = ("name", "version", "revision", "node", "roles", "zones", "expires_at", "reason", "removed", "note")
 """What is told of a statement beside its kind, id and issuer."""

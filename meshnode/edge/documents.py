@@ -159,6 +159,7 @@ def model_document(manifest: Manifest, *, on_disk: list[str], loaded: list[str])
         "metadata": dict(manifest.metadata),
         "publisher": manifest.publisher,
         "zone": manifest.zone or None,
+        "signed": manifest.mark is not None,
     }
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from meshnode.catalog.manifest import Manifest, Tensor, model_name
-from meshnode.edge import auditing, documents, fleet, policing, zoning
+from meshnode.edge import auditing, documents, fleet, glances, policing, publishing, zoning
 from meshnode.edge.doctor import examine, examine_peer
 from meshnode.edge.node import Node
 from meshnode.errors import InvalidInput, MeshError, PermissionDenied
@@ -32,9 +32,8 @@ from meshnode.links.link import Incoming, Reply
 from meshnode.tasks.finding import find_member
 from meshnode.trust.invites import parse
 from meshnode.trust.zones import checked_zone
-from meshnode.wire.messages import Ask, Document, Plan, StreamPing, Submit
+from meshnode.wire.messages import Ask, Document, Plan, Submit
 
-PING_TIMEOUT_S = 5.0
 JSON = Any
 
 
@@ -61,6 +60,7 @@ class AddModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str | None = None
     version: int | None = None
     zone: str | None = None
+    signature: str | None = None
 
 
 class NewInvite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,13 +82,6 @@ class Revoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     node: str
     reason: str = ""
-
-
-class PingNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`count` pings, one after the other."""
-
-    node: str
-    count: int = 4
 
 
 class PauseFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -181,12 +174,17 @@ async def _model_add(node: Node, args: AddModel) -> JSON:
             f"{args.path[:200]!r} is no absolute path", hint="the agent stands in another folder than you"
         )
     name, zone = model_name(args.name or path.stem), checked_zone(args.zone) if args.zone else ""
+    said, mark = publishing.mark_of(node, args.signature) if args.signature is not None else (None, None)
     stored = await node.store.add(path)
     try:
+        if said is not None:
+            name, zone = said.name, said.zone
+            if said.digest != stored.digest:
+                raise InvalidInput(f"the signature is for {said.digest[:12]}, and {path.name} is {stored.digest[:12]}")
         report = await node.execution.probe(stored.path)
         manifest = Manifest(
             name=name,
-            version=args.version or node.catalog.next_version(name, stored.digest),
+            version=said.version if said else args.version or node.catalog.next_version(name, stored.digest),
             files=stored.files,
             inputs=tuple(Tensor(t.name, t.dtype, t.shape) for t in report.inputs),
             outputs=tuple(Tensor(t.name, t.dtype, t.shape) for t in report.outputs),
@@ -199,6 +197,7 @@ async def _model_add(node: Node, args: AddModel) -> JSON:
             created=int(time.time()),
             publisher=node.keeper.id,
             zone=zone,
+            mark=mark,
             bound=tuple({zone} - {""} | set(node.catalog.bound(stored.digest))),
         )
         zoning.check_here(node, manifest)
@@ -208,9 +207,9 @@ async def _model_add(node: Node, args: AddModel) -> JSON:
                 f"{manifest.name}:{manifest.version} is another model in this mesh ({known.digest[:12]})",
                 hint="choose another --version, or leave it out for the next one",
             )
-        if known is not None and known.zone != zone:
+        if known is not None and (known.zone, known.mark) != (zone, mark or known.mark):
             raise InvalidInput(
-                f"{manifest.name}:{manifest.version} is known already, bound to {known.zone or 'no zone'}",
+                f"{manifest.name}:{manifest.version} is known, in zone {known.zone or 'none'}, otherwise signed",
                 hint="`meshnode model remove` it first, or choose another --version",
             )
         if known is None:
@@ -273,51 +272,6 @@ async def _leave(node: Node, _: Nothing) -> JSON:
     return {}
 
 
-async def _ps(node: Node, _: Nothing) -> JSON:
-    names = {m.digest: m for m in node.catalog.manifests()}
-    rows = []
-    for loaded in node.execution.loaded():
-        manifest = names.get(loaded.digest)
-        rows.append(
-            {
-                "node": node.keeper.id,
-                "name": manifest.name if manifest else None,
-                "version": manifest.version if manifest else None,
-                "digest": loaded.digest,
-                "memory_bytes": loaded.bytes,
-                "in_flight": loaded.in_flight,
-                "last_used_s": loaded.last_used_s,
-                "service_ms": None if loaded.service_s is None else loaded.service_s * 1000,
-                "provider": loaded.provider,
-            }
-        )
-    return rows
-
-
-async def _ping(node: Node, args: PingNode) -> JSON:
-    member = find_member(node.membership.view(), args.node)
-    if member.id == node.keeper.id:
-        return [{"seq": 1, "rtt_ms": 0.0, "path": "self", "address": None}]
-    rows = []
-    for seq in range(1, max(1, min(args.count, 100)) + 1):
-        link = await node.pool.link(member.id, member.addresses)
-        began = time.monotonic()
-        await link.call(StreamPing(), timeout_s=PING_TIMEOUT_S)
-        rtt_ms = (time.monotonic() - began) * 1000
-        address = link.peer.address
-        rows.append(
-            {
-                "seq": seq,
-                "rtt_ms": round(rtt_ms, 3),
-                "path": "direct",
-                "address": f"{address[0]}:{address[1]}" if address else None,
-            }
-        )
-        if seq < args.count:
-            await asyncio.sleep(0.2)
-    return rows
-
-
 async def _doctor(node: Node, args: DoctorFor) -> JSON:
     if args.peer is None:
         return await examine(node)
@@ -377,8 +331,6 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "members": (Nothing, _members),
     "revoke": (Revoke, _revoke),
     "leave": (Nothing, _leave),
-    "ps": (Nothing, _ps),
-    "ping": (PingNode, _ping),
     "doctor": (DoctorFor, _doctor),
     "events": (After, _events),
     "pause": (PauseFor, _pause),
@@ -389,6 +341,8 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "version": (Nothing, _version),
     "stop": (Nothing, _stop),
     **fleet.VERBS,
+    **glances.VERBS,
     **policing.VERBS,
+    **publishing.VERBS,
     **zoning.VERBS,
 }

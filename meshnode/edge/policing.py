@@ -9,19 +9,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from meshnode.catalog.manifest import Manifest
+from meshnode.catalog.manifest import Manifest, from_map
 from meshnode.edge.node import Node
-from meshnode.errors import ConfigError, InvalidInput, PermissionDenied
+from meshnode.edge.publishing import signer
+from meshnode.errors import ConfigError, InvalidInput, PermissionDenied, ProtocolError
 from meshnode.tasks.permits import Permits
-from meshnode.trust import policy
+from meshnode.trust import policy, publishing
 from meshnode.trust.keeper import Keeper
 from meshnode.trust.policy import Model, Policy, Quota, Rules, Who
-from meshnode.wire.messages import NodeId
+from meshnode.wire.messages import Digest, NodeId
 
 log = logging.getLogger(__name__)
 JSON = Any
@@ -48,6 +50,7 @@ class Policing:
         self._keeper = keeper
         self._seen: object = None
         self._look_at = 0.0
+        self._signers: dict[Digest, set[str]] = {}
         self.mesh = self.local = Policy()
         self._rules = Rules()
         try:
@@ -60,6 +63,14 @@ class Policing:
         """Statements may be others."""
         self.mesh = policy.holding(self._keeper.statements.policies())
         self._rules = policy.stricter(self.mesh, self.local)
+        keys = publishing.publishers(self._keeper.statements.publishers())
+        self._signers = {}
+        for statement in self._keeper.statements.models() if keys else ():
+            if "mark" in statement.body:
+                with suppress(ProtocolError):
+                    manifest = from_map(statement.body, self._keeper.statements.publisher(statement))
+                    if who := signer(keys, manifest):
+                        self._signers.setdefault(manifest.digest, set()).add(who)
 
     @property
     def rules(self) -> Rules:
@@ -134,7 +145,8 @@ class Policing:
     def model(self, manifest: Manifest) -> Model:
         """A model as rules see it."""
         publisher = NodeId(manifest.publisher)
-        return Model(manifest.digest, manifest.size, publisher, self._called(publisher))
+        signers = frozenset(self._signers.get(manifest.digest, ()))
+        return Model(manifest.digest, manifest.size, publisher, self._called(publisher), signers)
 
     def _node(self, who: NodeId) -> policy.Node:
         grant = self._keeper.statements.grant(who, time.time())
@@ -154,7 +166,7 @@ def _lines(rules: Rules) -> list[JSON]:
     rows = []
     for what, conditions in (("submit", rules.submit), ("publish", rules.publish), ("models", rules.models)):
         for source, it in conditions:
-            given = {name: value for name in it.__struct_fields__ if (value := getattr(it, name))}
+            given = {name: value for name in it.__struct_fields__ if (value := getattr(it, name)) not in ((), 0, "any")}
             rows += [{"rule": f"{what}.{name}", "value": value, "from": source} for name, value in given.items()]
     return rows
 

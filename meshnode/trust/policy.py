@@ -10,7 +10,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 from msgspec import Meta, structs
@@ -36,11 +36,15 @@ class Who(msgspec.Struct, frozen=True):
 
 
 class Models(msgspec.Struct, frozen=True):
-    """Each that is given must hold: listed digest, listed publisher (a node's name or id), at most so many bytes."""
+    """Each that is given must hold: listed digest, listed publisher, at most so many bytes, signed by a live key.
+
+    A publisher is one whose key signed the model, or the node that brought it in, by name or id.
+    """
 
     digests: Words = ()
     publishers: Words = ()
     max_bytes: Amount = 0
+    allow: Literal["any", "signed"] = "any"
 
 
 class Quota(msgspec.Struct, frozen=True):
@@ -112,12 +116,13 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What decides about a model. `publisher` is the id of the node that published it, with its name."""
+    """What decides about one. `publisher` is the node that brought it in, `signers` whose live keys signed it."""
 
     digest: Digest
     size: int
     publisher: str
     publisher_name: str
+    signers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +152,10 @@ class Rules:
         for source, it in self.models:
             if it.digests and model.digest not in it.digests:
                 return f"models.digests of {source}"
-            if it.publishers and not {model.publisher, model.publisher_name} & set(it.publishers):
+            if it.publishers and not {model.publisher, model.publisher_name, *model.signers} & set(it.publishers):
                 return f"models.publishers of {source}"
+            if it.allow == "signed" and not model.signers:
+                return f"models.allow = signed of {source}"
             if it.max_bytes and model.size > it.max_bytes:
                 return f"models.max_bytes = {it.max_bytes} of {source}"
         return ""
@@ -196,6 +203,7 @@ class _Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digests: Words = ()
     publishers: Words = ()
     max_bytes: str | Amount = 0
+    allow: Literal["any", "signed"] = "any"
 
 
 class _Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -243,7 +251,7 @@ def read(text: str, version: int = 0) -> Policy:
         version=version,
         submit=Who(*structs.astuple(it.submit)),
         publish=Who(*structs.astuple(it.publish)),
-        models=Models(it.models.digests, it.models.publishers, max_bytes),
+        models=Models(it.models.digests, it.models.publishers, max_bytes, it.models.allow),
         quota=Quota(it.quota.concurrent, it.quota.tasks_s, it.quota.compute_s_minute, bytes_s),
         default_zone=it.default_zone,
     )

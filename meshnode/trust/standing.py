@@ -50,6 +50,7 @@ class Standing:
     models: tuple[Statement, ...]
     blueprints: tuple[Statement, ...] = ()
     policies: tuple[Statement, ...] = ()
+    publishers: tuple[Statement, ...] = ()
 
 
 NOTHING = Standing({}, {}, {}, ())
@@ -79,7 +80,8 @@ def derive(genesis: Statement, statements: Iterable[Statement], id_of: IdOf) -> 
     def of_admins(kind: str) -> tuple[Statement, ...]:
         return tuple(it for it in of_kind[kind] if it.id not in gone and it.issuer in admins)
 
-    return Standing(admins, grants, revocations, tuple(models), of_admins("blueprint"), of_admins("policy"))
+    said = (of_admins(kind) for kind in ("blueprint", "policy", "publisher"))
+    return Standing(admins, grants, revocations, tuple(models), *said)
 
 
 def _admins(genesis: Statement, added: list[Statement], removed: list[Statement]) -> dict[bytes, bytes]:

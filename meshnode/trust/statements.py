@@ -182,6 +182,10 @@ class StatementSet:
         """Policy statements that hold: of a live admin, not revoked."""
         return list(self._derived().policies)
 
+    def publishers(self) -> list[Statement]:
+        """Publisher statements that hold: of a live admin, not revoked."""
+        return list(self._derived().publishers)
+
     def publisher(self, statement: Statement) -> NodeId:
         """The node id of a statement's issuer."""
         return self._id_of(statement.issuer)

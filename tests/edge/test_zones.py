@@ -113,7 +113,7 @@ async def test_what_is_bound_later_is_let_go_of_outside(two: tuple[Node, Node]) 
         await ask(bob.home, "model.add", {"path": DIGITS, "name": "again"})
     assert ("eu",) == bob.catalog.bound(digest)
     assert [] == bob.store.digests()
-    with pytest.raises(InvalidInput, match="known already, bound to no zone"):
+    with pytest.raises(InvalidInput, match="is known, in zone none"):
         await ask(ann.home, "model.add", {"path": DIGITS, "name": "free", "version": 1, "zone": "eu"})
 
 
