@@ -19,7 +19,7 @@ from meshnode.catalog.giving import Giver
 from meshnode.catalog.index import Catalog
 from meshnode.catalog.store import Store
 from meshnode.config import Manners, Settings, host_port
-from meshnode.edge import auditing, carrying
+from meshnode.edge import auditing, carrying, zoning
 from meshnode.edge.advertising import Advertiser, content
 from meshnode.edge.events import Events
 from meshnode.edge.flagging import checked, harmless, report, unflagged
@@ -29,6 +29,7 @@ from meshnode.edge.local import LocalDoor
 from meshnode.edge.meeting import Meeting
 from meshnode.edge.node import Control, Node
 from meshnode.edge.peers import PeerDoor
+from meshnode.edge.policing import Policing
 from meshnode.edge.relaying import knowledge
 from meshnode.edge.rollouts import Rollouts
 from meshnode.errors import ListenError
@@ -110,6 +111,7 @@ class Agent:
             changed=self._view_changed,
             woke=lambda: self.node.discovery.woke(),
         )
+        policing = Policing(home, keeper)
         book = Book(home / "audit", settings.audit, keeper.spki, keeper.key.sign)
         store = Store(home / "models", settings.catalog, lambda: carrying.may_go(self.node))
         catalog = Catalog()
@@ -134,21 +136,22 @@ class Agent:
         tasks = assemble(
             World(
                 self_id=keeper.id,
-                zone=self._zone(),
                 view=membership.view,
                 failed=membership.failed,
                 linked=pool.get,
                 link=self._link_to,
                 roles_of=self._roles_of,
-                zone_of=self._zone_of,
+                zone_of=lambda peer: zoning.granted(self.node, peer),
                 resolve=checked(unflagged, lambda: self.node, catalog.route),
                 manifest=checked(harmless, lambda: self.node, catalog.of_digest),
+                bound=catalog.bound,
                 on_disk=store.has,
                 needs=store.needs,
                 ensure=fetcher.ensure,
                 willing=lambda: unwilling(self.node, stopping=self._leaving),
                 served=lambda it: auditing.served(book, it),
                 ended=lambda it: auditing.ended(book, it),
+                permits=policing.permits(),
                 set_aside=lambda peer, why: set_aside(self.node, tasks.estimates, peer, why),
             ),
             settings,
@@ -191,6 +194,7 @@ class Agent:
             serving=tasks.serving,
             owner=owner,
             fleet=steward(keeper.id, lambda: self.node, lambda: self._advertiser.soon()),
+            policing=policing,
             book=book,
             control=Control(stop=stopping.set, rejoin=self._rejoin, leave=self._leave),
             events=Events(keeper.id),
@@ -222,6 +226,7 @@ class Agent:
         await asyncio.to_thread(node.book.start)
         node.book.note("started", node=self._keeper.id, mesh=self._keeper.statements.mesh_id, zone=self._zone())
         refresh_catalog(self.node)
+        await zoning.claim(node)
         await asyncio.gather(node.execution.start(), node.owner.start())
         node.address = await self._listen()
         node.discovery.survey(node.address)
@@ -355,12 +360,8 @@ class Agent:
         return frozenset() if grant is None else grant.roles
 
     def _zone(self) -> str:
-        """The zone of the grant; a node may choose its own only when the grant names none."""
-        return self._zone_of(self._keeper.id) or self._settings.zone
-
-    def _zone_of(self, node: NodeId) -> str:
-        grant = self._keeper.statements.grant(node)
-        return grant.zones[0] if grant is not None and grant.zones else ""
+        """What is shown: the zone of the grant, or what the settings say, which decides nothing."""
+        return zoning.granted(self.node, self._keeper.id) or self._settings.zone
 
     def _admitted(self, statement: Statement) -> None:
         self.node.trust.publish([statement.data])

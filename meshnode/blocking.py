@@ -166,10 +166,16 @@ class Client:
         return self._wait(self._client.models())
 
     def add_model(
-        self, path: str | os.PathLike[str], *, name: str | None = None, version: int | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        version: int | None = None,
+        zone: str | None = None,
+        signature: str | None = None,
     ) -> dict[str, Any]:
         """See AsyncClient.add_model."""
-        return self._wait(self._client.add_model(path, name=name, version=version))
+        return self._wait(self._client.add_model(path, name=name, version=version, zone=zone, signature=signature))
 
     def remove_model(self, model: str) -> dict[str, Any]:
         """See AsyncClient.remove_model."""

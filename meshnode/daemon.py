@@ -102,7 +102,7 @@ async def belong(keeper: Keeper, settings: Settings, token: str | None) -> Peers
     if keeper.out is not None:
         raise keeper.out
     if not keeper.belongs:
-        keeper.found(f"{name}'s mesh", name)
+        keeper.found(f"{name}'s mesh", name, settings.zone)
     return ()
 
 

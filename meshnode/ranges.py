@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
 from typing import Any, Protocol, get_type_hints
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 class Rule(Protocol):
@@ -151,3 +154,13 @@ def _fit(default: Any, value: Any) -> Any:
             raise TypeError(f"expected a table of texts, not {value!r}")
         return dict(value)
     raise TypeError(f"expected a table, not {value!r}")
+
+
+def amount(text: str | int) -> int:
+    """Bytes, from `4GB`, `512 MiB` or a number. Raises ValueError."""
+    if isinstance(text, int):
+        return text
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2].upper() not in UNITS:
+        raise ValueError(f"{text!r} is no amount of memory: write it as 4GB or 512MiB")
+    return round(float(match[1]) * UNITS[match[2].upper()])

@@ -42,7 +42,7 @@ from meshnode.catalog.transfer import (
     Write,
 )
 from meshnode.config import Catalog as Settings
-from meshnode.errors import HomeError, MeshError, ModelRefused, TransferFailed
+from meshnode.errors import HomeError, MeshError, ModelRefused, NoNodeInZone, TransferFailed
 from meshnode.wire.messages import Digest, NodeId, PieceAsk, PieceListAsk
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,8 @@ Ask = Callable[[NodeId, PieceAsk | PieceListAsk], Awaitable[bytes]]
 AskWhatIsThere = Callable[[NodeId, Digest], Awaitable[tuple[bytes, tuple[NodeId, ...]]]]
 """Ask a peer what it has: the body of its answer, and its fellows; or a MeshError."""
 HoldersOf = Callable[[Digest], Sequence[NodeId]]
+May = Callable[[Manifest], None]
+"""Raises when this node must not have the model."""
 Progress = Callable[[int, int], None]
 """(bytes done, bytes in all)"""
 
@@ -70,6 +72,7 @@ class Fetcher:
         ask_have: AskWhatIsThere,
         holders: HoldersOf,
         rng: random.Random,
+        may: May = lambda _: None,
     ) -> None:
         self._self_id = self_id
         self._store = store
@@ -79,6 +82,7 @@ class Fetcher:
         self._holders = holders
         self._rng = rng
         self._rate = Rate(settings.download_bytes_s)
+        self._may = may
         self._running: dict[Digest, asyncio.Task[None]] = {}
         self._watching: dict[Digest, list[Progress]] = {}
         self._refused: dict[tuple[File, ...], ModelRefused] = {}
@@ -90,8 +94,9 @@ class Fetcher:
         """The .onnx file of a model, hashed since the start, and fetched when it is not here.
 
         Raises TransferFailed (also when this node's disk has no room: another node's may), and ModelRefused when the
-        manifest contradicts itself or the scanner refuses the model.
+        manifest contradicts itself or the scanner refuses the model; and what `may` raises, also when it does so later.
         """
+        self._may(manifest)
         digest = manifest.digest
         if not self._store.proven(digest):
             task = self._running.get(digest)
@@ -150,6 +155,9 @@ class Fetcher:
             self._refused[manifest.files] = error
             await asyncio.to_thread(partial.discard)
             raise
+        except NoNodeInZone:  # it was bound to one, or this node left one, on the way
+            await asyncio.to_thread(partial.discard)
+            raise
         except HomeError as error:  # a full disk is worse than a fetch from the start
             await asyncio.to_thread(partial.discard)
             raise _not_here(error) from error
@@ -179,7 +187,7 @@ class _Run:
         self._asking: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Raises TransferFailed, HomeError, ModelRefused."""
+        """Raises TransferFailed, HomeError, ModelRefused, and what `may` does."""
         began = time.monotonic()
         event: Event | Exception = self._present()
         try:
@@ -208,7 +216,8 @@ class _Run:
             return self._present()
 
     def _present(self) -> Holders:
-        """Who has it, in an order of our own: not every receiver begins with the same holder."""
+        """Who has it, in an order of our own: not every receiver begins with the same. Raises what `may` does."""
+        self._fetcher._may(self._manifest)
         nodes = list(self._fetcher._holders(self._manifest.digest))
         self._fetcher._rng.shuffle(nodes)
         return Holders(tuple(nodes))
@@ -228,6 +237,7 @@ class _Run:
                 self._fetcher.fetched[self._manifest.digest] = self._core.fetched_bytes
                 self._fetcher._moved(self._manifest.digest, self._core.done_bytes, self._manifest.size)
             case Complete():
+                self._fetcher._may(self._manifest)
                 await self._fetcher._store.finish(self._partial)
                 return True
             case GiveUp(error):

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from msgspec import structs
+
 from meshnode.catalog.manifest import Manifest, from_map, resolve
 from meshnode.errors import MeshError, ModelNotFound
 from meshnode.wire.messages import Digest, NodeId
@@ -55,19 +57,26 @@ class Catalog:
         Of two with one name and version the older has the name; the other is still found by its digest. Of two with
         one digest the older says how the files travel, so that all nodes cut them into the same pieces.
         """
-        found: dict[tuple[str, int], Manifest] = {}
-        self._statements = {}
-        self._by_digest = {}
+        read: list[tuple[bytes, Manifest]] = []
+        bounds: dict[Digest, set[str]] = {}
         for statement, publisher in statements:
             try:
                 manifest = from_map(statement.body, publisher)
             except MeshError as error:
                 log.warning("a model of node %s is left out: %s", publisher[:8], error)
                 continue
+            read.append((statement.id, manifest))
+            bounds.setdefault(manifest.digest, set()).update(manifest.bound)
+        found: dict[tuple[str, int], Manifest] = {}
+        self._statements = {}
+        self._by_digest = {}
+        for statement_id, one in read:
+            bound = tuple(sorted(bounds[one.digest]))
+            manifest = one if one.bound == bound else structs.replace(one, bound=bound)
             self._by_digest.setdefault(manifest.digest, manifest)
             key = (manifest.name, manifest.version)
             found.setdefault(key, manifest)
-            self._statements.setdefault((*key, manifest.digest), statement.id)
+            self._statements.setdefault((*key, manifest.digest), statement_id)
         self._by_version = found
         self._manifests = tuple(found[key] for key in sorted(found))
         self._by_name = {manifest.name: manifest for manifest in self._manifests}  # sorted: the newest version stays
@@ -121,6 +130,11 @@ class Catalog:
     def find(self, name: str, version: int) -> Manifest | None:
         """The model of that name and version."""
         return self._by_version.get((name, version))
+
+    def bound(self, digest: Digest) -> tuple[str, ...]:
+        """The zones that a model is bound to."""
+        manifest = self._by_digest.get(digest)
+        return manifest.bound if manifest is not None else ()
 
     def knows(self, digest: Digest) -> bool:
         """Whether any model has these files."""

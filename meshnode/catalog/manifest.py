@@ -50,6 +50,13 @@ class Tensor(msgspec.Struct, frozen=True):
     shape: Annotated[tuple[int | str | None, ...], Meta(max_length=64)]
 
 
+class Mark(msgspec.Struct, frozen=True):
+    """A publisher's signature of the name, version, digest and zone: the public key (DER), and Ed25519's 64 bytes."""
+
+    key: Annotated[bytes, Meta(max_length=128)]
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
+
+
 class Manifest(msgspec.Struct, frozen=True, dict=True):
     """See the module's docstring. Sizes are bytes, `created` is UTC seconds, `run_us` a first measurement."""
 
@@ -65,8 +72,13 @@ class Manifest(msgspec.Struct, frozen=True, dict=True):
     provider: Word = ""
     runtime: Word = ""
     created: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    zone: Annotated[str, Meta(max_length=64)] = ""
+    """Only nodes whose grants name a zone inside this one may have it; anywhere when empty."""
+    mark: Mark | None = None
     publisher: str = ""
     """Who signed it; filled in from the statement, never believed from the map."""
+    bound: tuple[str, ...] = ()
+    """The zones of all models with the same files, filled in likewise: no second name frees what one name binds."""
 
     @cached_property
     def digest(self) -> Digest:
@@ -81,7 +93,8 @@ class Manifest(msgspec.Struct, frozen=True, dict=True):
     def to_map(self) -> dict[str, Any]:
         """The body of the statement. Raises ModelRefused when the mesh would not take it."""
         body: dict[str, Any] = msgspec.to_builtins(self, builtin_types=(bytes,))
-        del body["publisher"]
+        for key in ("publisher", "bound", *(() if self.zone else ("zone",)), *(() if self.mark else ("mark",))):
+            del body[key]
         nbytes = len(msgspec.msgpack.encode(body))
         if nbytes > MANIFEST_BYTES_MAX:
             raise ModelRefused(
@@ -106,7 +119,7 @@ def digest_of(files: Iterable[File]) -> Digest:
 def from_map(body: Mapping[str, Any], publisher: NodeId) -> Manifest:
     """The manifest of a `model` statement's body. Raises ProtocolError."""
     try:
-        manifest = msgspec.convert({**body, "publisher": publisher}, Manifest)
+        manifest = msgspec.convert({**body, "publisher": publisher, "bound": _bound(body)}, Manifest)
     except msgspec.ValidationError as error:
         raise ProtocolError(f"not a model manifest: {error}") from error
     if DIGEST.fullmatch(manifest.name):
@@ -117,6 +130,10 @@ def from_map(body: Mapping[str, Any], publisher: NodeId) -> Manifest:
     if pieces > PIECES_MAX:
         raise ProtocolError(f"not a model manifest: {pieces} pieces, at most {PIECES_MAX} are allowed")
     return manifest
+
+
+def _bound(body: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (zone,) if (zone := body.get("zone")) else ()
 
 
 def piece_count(file: File, piece_bytes: int) -> int:

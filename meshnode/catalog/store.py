@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 _GONE = frozenset({errno.ENOENT, errno.EIO, errno.ENOTDIR, errno.ELOOP, errno.EACCES})
 USED_NEWS_S = 60.0
 """The last use is written down at most so often."""
+PARTIAL = "partial-"
 _ADDING = re.compile(r"\.adding-[0-9a-f]{32}")
 
 
@@ -97,6 +98,10 @@ class Store:
     def digests(self) -> list[Digest]:
         """Models that are here."""
         return sorted(self._known)
+
+    def begun(self) -> list[Digest]:
+        """Models of which a part is here, whether more of it comes or not."""
+        return [Digest(it.name.removeprefix(PARTIAL)) for it in self.folder.glob(f"{PARTIAL}*")]
 
     def has(self, digest: Digest) -> bool:
         """Whether the model is here."""
@@ -257,7 +262,7 @@ class Store:
                 self._known[digest] = held
                 self._proven.add(digest)
                 self._verdicts[digest] = verdict
-            elif folder.name.startswith("partial-"):
+            elif folder.name.startswith(PARTIAL):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _verify(self, digest: Digest, stop: Stop) -> bool:
@@ -340,7 +345,7 @@ class Store:
         self._verdicts.pop(digest, None)
 
     def _partial(self, digest: Digest) -> Path:
-        return self.folder / f"partial-{digest}"
+        return self.folder / f"{PARTIAL}{digest}"
 
     def _check_space(self, nbytes: int) -> None:
         """Make room for so many bytes, and for all that is promised to models on their way.

@@ -40,7 +40,7 @@ def apply(
     """Say which models live where, and wait until they do; exit code 0 only then."""
     timeout_s = seconds(timeout)
     with context.client() as client:
-        plan = context.printable(client.ask("blueprint.apply", text=_read(file), dry_run=dry_run))
+        plan = context.printable(client.ask("blueprint.apply", text=read(file), dry_run=dry_run))
         _say(render_plan(plan))
         if dry_run or detach:
             if context.current.json:
@@ -78,7 +78,8 @@ def remove(name: BlueprintName) -> None:
     context.show(document, lambda it: f"removed blueprint {it['name']}")
 
 
-def _read(file: Path) -> str:
+def read(file: Path) -> str:
+    """A file's text, or that of standard input. Raises InvalidInput."""
     if str(file) == "-":
         return sys.stdin.read()
     try:

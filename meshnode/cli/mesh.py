@@ -27,7 +27,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (invite, hardware, join, status, events, members, ping, leave, accept, revoke):
+    for command in (invite, hardware, join, status, events, members, ping, leave, accept, revoke, zone):
         app.command()(command)
 
 
@@ -230,3 +230,13 @@ def _confirm(question: str, *, yes: bool) -> None:
     """Ask where somebody can answer; a program that runs this has decided already."""
     if not yes and not context.current.json and sys.stdin.isatty():
         typer.confirm(question, abort=True)
+
+
+def zone(
+    node: Annotated[str, typer.Argument(help="A node: name, id or the beginning of an id.")],
+    name: Annotated[str, typer.Argument(metavar="[ZONE]", help="Without it, the node is in no zone.")] = "",
+) -> None:
+    """Give a member another zone, as in eu/berlin/store-12; an admin may."""
+    with context.client() as client:
+        document = client.ask("zone", node=node, zone=name)
+    context.show(document, lambda it: f"{it['name']} is in {'zone ' + it['zone'] if it['zone'] else 'no zone'} now")

@@ -10,7 +10,9 @@ import typer
 
 from meshnode.cli import context, render
 from meshnode.cli.completion import model_names, node_names
+from meshnode.cli.fleet import read
 from meshnode.cli.moving import moving
+from meshnode.cli.publisher import sign
 from meshnode.cli.split import split
 from meshnode.client import AsyncClient
 from meshnode.errors import InvalidInput
@@ -35,6 +37,7 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     group = typer.Typer(help="The models of the mesh.", no_args_is_help=True, rich_markup_mode=None)
     group.command("add")(add)
+    group.command("sign")(sign)
     group.command("list")(list_models)
     group.command("ls", help="The same as list.")(list_models)
     group.command("show")(show)
@@ -52,21 +55,30 @@ def add(
     file: Annotated[Path, typer.Argument(help="An ONNX file; its external data lies beside it.")],
     name: Annotated[str, typer.Option(help="Default: the file's name.")] = "",
     version: Annotated[int | None, typer.Option(min=1, help="Default: the next one.")] = None,
+    zone: Annotated[str, typer.Option(help="Keep it in this zone: no node outside gets, runs or passes it on.")] = "",
+    signature: Annotated[
+        Path | None, typer.Option(help="A publisher's, by `model sign`; it says name, version and zone.")
+    ] = None,
 ) -> None:
     """Make a model known to the whole mesh: it is hashed, stored, loaded and run once on this node."""
     if not file.is_file():
         raise InvalidInput(f"{file}: no such file" if not file.exists() else f"{file} is no file")
-    document = asyncio.run(_add(file.expanduser().absolute(), name or None, version, file.stat().st_size))
+    signed = read(signature) if signature else None
+    document = asyncio.run(
+        _add(file.expanduser().absolute(), name or None, version, zone or None, signed, file.stat().st_size)
+    )
     context.show(
         document,
         lambda m: f"{m['name']}:{m['version']} is known to the mesh ({render.size(m['size'])}, {m['digest'][:12]})",
     )
 
 
-async def _add(file: Path, name: str | None, version: int | None, nbytes: int) -> dict[str, Any]:
+async def _add(
+    file: Path, name: str | None, version: int | None, zone: str | None, signature: str | None, nbytes: int
+) -> dict[str, Any]:
     """The model's document; meanwhile, when it takes long, how far it is, on stderr."""
     async with AsyncClient(context.current.home) as client:
-        adding = client.add_model(file, name=name, version=version)
+        adding = client.add_model(file, name=name, version=version, zone=zone, signature=signature)
         return await moving(client, adding, f"storing and trying {file.name} ({render.size(nbytes)})", path=str(file))
 
 

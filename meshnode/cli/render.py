@@ -198,6 +198,7 @@ def model_show(document: Mapping[str, Any]) -> str:
         facts.append(("scan", _scanned(scan)))
     if document.get("memory_bytes"):
         facts.append(("memory", f"{size(document['memory_bytes'])} when loaded, measured where it was added"))
+    facts += [("zone", f"{document['zone']}, and nowhere else")] if document.get("zone") else []
     facts += [("input", tensors([tensor])) for tensor in document["inputs"]]
     facts += [("output", tensors([tensor])) for tensor in document["outputs"]]
     facts += list(document.get("metadata", {}).items())

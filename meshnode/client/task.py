@@ -303,14 +303,28 @@ class AsyncClient:
         return document
 
     async def add_model(
-        self, path: str | os.PathLike[str], *, name: str | None = None, version: int | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        version: int | None = None,
+        zone: str | None = None,
+        signature: str | None = None,
     ) -> dict[str, Any]:
-        """Make an ONNX file known to the mesh; returns the model's document. Raises ModelRefused."""
+        """Make an ONNX file known to the mesh; returns the model's document. `zone` keeps it in one.
+
+        `signature` is the text of a file by `meshnode model sign`, which says name, version and zone.
+
+        Raises ModelRefused, NoNodeInZone when this agent lies outside.
+        """
         if name is not None:
             options.checked_text(name, "name")
         if version is not None:
             options.checked_count(version, "version")
-        document: dict[str, Any] = await self.ask("model.add", path=str(_absolute(path)), name=name, version=version)
+        if zone is not None:
+            options.checked_text(zone, "zone")
+        given = {"path": str(_absolute(path)), "name": name, "version": version, "zone": zone, "signature": signature}
+        document: dict[str, Any] = await self.ask("model.add", **given)
         return document
 
     async def remove_model(self, model: str) -> dict[str, Any]:

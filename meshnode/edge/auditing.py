@@ -28,13 +28,17 @@ VERBS = frozenset(
         "model.unload",
         "model.unpin",
         "pause",
+        "policy.set",
+        "publisher.add",
+        "publisher.remove",
         "resume",
         "revoke",
         "stop",
+        "zone",
     }
 )
 """Those that change something."""
-SECRET = frozenset({"token", "text"})
+SECRET = frozenset({"token", "text", "signature"})
 """Arguments that are not written down: who has the record must not be able to join with it."""
 TOLD = ("name", "version", "revision", "node", "roles", "zones", "expires_at", "reason", "removed", "note")
 """What is told of a statement beside its kind, id and issuer."""

@@ -8,10 +8,11 @@ from random import Random
 from meshnode.catalog.fetch import Fetcher
 from meshnode.catalog.store import Store
 from meshnode.config import Catalog
+from meshnode.edge import zoning
 from meshnode.edge.node import Node
 from meshnode.errors import TransferFailed
-from meshnode.links.link import Reply
 from meshnode.links.pool import BULK
+from meshnode.links.side import Incoming, Reply
 from meshnode.wire.messages import Digest, Have, HaveAsk, NodeId, Piece, PieceAsk, PieceList, PieceListAsk
 
 
@@ -25,6 +26,7 @@ def fetcher(node: Callable[[], Node], self_id: NodeId, store: Store, settings: C
         lambda peer, digest: ask_have(node(), peer, digest),
         lambda digest: holders(node(), digest),
         rng,
+        lambda manifest: zoning.check_here(node(), manifest),
     )
 
 
@@ -36,6 +38,7 @@ def holders(node: Node, digest: Digest) -> list[NodeId]:
         for member in node.membership.view()
         if member.usable
         and member.id != node.keeper.id
+        and zoning.may_have(node, member.id, digest)
         and member.advert is not None
         and (member.id == publisher or any(model.digest == digest for model in member.advert.models))
     ]
@@ -44,6 +47,7 @@ def holders(node: Node, digest: Digest) -> list[NodeId]:
 async def ask_piece(node: Node, peer: NodeId, ask: PieceAsk | PieceListAsk) -> bytes:
     """A piece, or a list of them, from a peer, over the link for bulk. Raises MeshError."""
     link = await node.pool.link(peer, node.membership.addresses(peer), kind=BULK)
+    zoning.check_given(node, peer, link.via, node.catalog.bound(Digest(ask.model)))
     received = await link.call(ask)
     if not isinstance(received.message, Piece | PieceList):
         raise TransferFailed(f"a piece was answered with {type(received.message).__name__}")
@@ -53,17 +57,19 @@ async def ask_piece(node: Node, peer: NodeId, ask: PieceAsk | PieceListAsk) -> b
 async def ask_have(node: Node, peer: NodeId, digest: Digest) -> tuple[bytes, tuple[NodeId, ...]]:
     """What a peer has of a model, and who else is fetching it. Raises MeshError."""
     link = await node.pool.link(peer, node.membership.addresses(peer))
+    zoning.check_given(node, peer, link.via, node.catalog.bound(digest))
     received = await link.call(HaveAsk(model=digest))
     if not isinstance(received.message, Have):
         raise TransferFailed(f"a question for pieces was answered with {type(received.message).__name__}")
     usable = {member.id for member in node.membership.view() if member.usable}
-    fellows = tuple(NodeId(it) for it in received.message.fellows if it in usable and it != node.keeper.id)
-    return bytes(received.body), fellows
+    fellows = (NodeId(it) for it in received.message.fellows if it in usable and it != node.keeper.id)
+    return bytes(received.body), tuple(it for it in fellows if zoning.may_have(node, it, digest))
 
 
-async def give(node: Node, request: PieceAsk | PieceListAsk | HaveAsk, peer: NodeId) -> Reply:
-    """What a peer gets that fetches a model. Raises MeshError."""
-    manifest = node.catalog.of_digest(Digest(request.model))
+async def give(node: Node, incoming: Incoming, request: PieceAsk | PieceListAsk | HaveAsk) -> Reply:
+    """What a peer gets that fetches a model. Raises ModelNotFound, NoNodeInZone, TransferFailed."""
+    manifest, peer = node.catalog.of_digest(Digest(request.model)), incoming.peer.id
+    zoning.check_given(node, peer, incoming.link.via, manifest.bound)
     match request:
         case PieceListAsk():
             return Reply(PieceList(), (await node.giver.piece_list(manifest, request.file),))
@@ -86,6 +92,7 @@ def may_go(node: Node) -> frozenset[Digest]:
         for member in node.membership.view()
         if member.usable and member.id != node.keeper.id and member.advert is not None
         for model in member.advert.models
+        if zoning.may_have(node, member.id, Digest(model.digest))
     }
     return frozenset(
         digest

@@ -198,6 +198,8 @@ def model_document(
         "metadata": dict(manifest.metadata),
         "publisher": manifest.publisher,
         "reported": reported,
+        "zone": manifest.zone or None,
+        "signed": manifest.mark is not None,
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
+from meshnode.edge import zoning
 from meshnode.edge.node import Node
 from meshnode.errors import InvalidInput, MeshError
 from meshnode.execution.job import ModelFile
@@ -80,7 +81,8 @@ def _site(node: Node, member: Member) -> Site:
         member.name,
         alive=is_self or member.state in ("alive", "suspect"),
         works=grant is not None and "worker" in grant.roles and bool(advert.providers),
-        zone=grant.zones[0] if grant is not None and grant.zones else advert.zone,
+        zone=zoning.granted(node, member.id),
+        barred=frozenset(m.digest for m in node.catalog.manifests() if not zoning.may_have(node, member.id, m.digest)),
         labels=advert.labels,
         providers=advert.providers,
         memory_bytes=advert.memory_total,
@@ -105,7 +107,10 @@ def steward(self_id: NodeId, node: Callable[[], Node], soon: Callable[[], None])
 
     async def provide(digest: Digest, loaded: bool) -> None:
         it = node()
-        path = await it.fetcher.ensure(it.catalog.of_digest(digest))
+        manifest = it.catalog.of_digest(digest)
+        if loaded:
+            it.policing.check_model(manifest)
+        path = await it.fetcher.ensure(manifest)
         if loaded:
             await it.execution.load(ModelFile(digest, path))
         soon()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from meshnode.edge import auditing, flagging, fleet
+from meshnode.edge import auditing, flagging, fleet, zoning
 from meshnode.edge.node import Node
 from meshnode.routing.estimates import Estimates
 from meshnode.trust.statements import Statement
@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 def refresh_catalog(node: Node) -> None:
     """Read the models that hold now."""
     statements = node.keeper.statements
-    node.catalog.refresh((it, statements.publisher(it)) for it in statements.models())
+    node.policing.refresh()
+    models = [(it, statements.publisher(it)) for it in statements.models()]
+    node.catalog.refresh((it, who) for it, who in models if node.policing.publishes(who))
+    zoning.put_out(node)
     fleet.steer(node)
     node.fleet.changed()
 

@@ -2,12 +2,14 @@
 
 Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and arguments, answered by a JSON document:
 
-    status {} · models {} · model.show {model} · model.add {path, name?, version?} · model.remove {model}
-    model.flag {model, reason?} · model.clear {model} · members {}
+    status {} · models {} · model.show {model} · model.add {path, name?, version?, zone?, signature?}
+    model.remove {model} · model.flag {model, reason?} · model.clear {model} · members {} · zone {node, zone?}
     invite {expires_s?, role?, zone?, uses?, hardware?} · invites {} · accept {node} · join {token}
     revoke {node, reason?} · leave {} · ps {} · ping {node, count?}
     model.pull/load/unload {model, node?} · model.moved {model?, node?, path?} · model.pin {model, replicas?, node?}
     blueprint.apply {text, dry_run?} · blueprint.list {} · blueprint.show/remove/rollback {name}
+    policy.show {} · policy.check {text} · policy.set {text}
+    publisher.add {name, key} · publisher.remove {name} · publisher.list {}
     doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {} · drain {} · why {task?} · work {}
 
 Arguments are checked by type before anything happens.
@@ -25,17 +27,16 @@ from typing import Any
 import msgspec
 
 from meshnode.catalog.manifest import Manifest, Tensor, model_name
-from meshnode.edge import admitting, auditing, documents, flagging, fleet, models
+from meshnode.edge import admitting, auditing, documents, flagging, fleet, glances, models, policing, publishing, zoning
 from meshnode.edge.admitting import Accept, NewInvite, Revoke, Token
 from meshnode.edge.doctor import examine, examine_peer
 from meshnode.edge.node import Node
 from meshnode.errors import InvalidInput, MeshError, PermissionDenied
 from meshnode.links.link import Incoming, Reply
 from meshnode.tasks.finding import find_member
-from meshnode.tasks.wanted import Wanted
-from meshnode.wire.messages import Ask, Document, Plan, StreamPing, Submit
+from meshnode.trust.zones import checked_zone
+from meshnode.wire.messages import Ask, Document, Plan, Submit
 
-PING_TIMEOUT_S = 5.0
 JSON = Any
 
 
@@ -61,6 +62,8 @@ class AddModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str
     name: str | None = None
     version: int | None = None
+    zone: str | None = None
+    signature: str | None = None
 
 
 class FlagModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,13 +71,6 @@ class FlagModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     model: str
     reason: str = ""
-
-
-class PingNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`count` pings, one after the other."""
-
-    node: str
-    count: int = 4
 
 
 class PauseFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,7 +106,7 @@ class LocalDoor:
                 return await self.node.dispatcher.submit(request, incoming.body)
             case Plan():
                 self._check_belongs()
-                wanted = Wanted.of(request, self.node.catalog.resolve(request.model))
+                wanted = self.node.dispatcher.wanted(request, self.node.catalog.resolve(request.model))
                 return _document(await self.node.dispatcher.chooser.plan(wanted, request.deadline_s))
             case Ask():
                 return _document(await self._ask(request))
@@ -125,7 +121,7 @@ class LocalDoor:
             )
 
     async def _ask(self, ask: Ask) -> JSON:
-        known = VERBS.get(ask.verb) or fleet.VERBS.get(ask.verb) or models.VERBS.get(ask.verb)
+        known = VERBS.get(ask.verb)
         if known is None:
             raise InvalidInput(f"this agent knows no verb {ask.verb!r}", hint="is the agent older than this command?")
         shape, act = known
@@ -164,19 +160,25 @@ async def _model_show(node: Node, args: ModelName) -> JSON:
 
 async def _model_add(node: Node, args: AddModel) -> JSON:
     node.keeper.check_may_publish()
+    node.policing.check_publisher(node.keeper.id)
     path = Path(args.path)
     if not path.is_absolute():
         raise InvalidInput(
             f"{args.path[:200]!r} is no absolute path", hint="the agent stands in another folder than you"
         )
-    name = model_name(args.name or path.stem)
+    name, zone = model_name(args.name or path.stem), checked_zone(args.zone) if args.zone else ""
+    said, mark = publishing.mark_of(node, args.signature) if args.signature is not None else (None, None)
     with models.taking_in(node, path) as progress:
         stored = await node.store.add(path, progress)
     try:
+        if said is not None:
+            name, zone = said.name, said.zone
+            if said.digest != stored.digest:
+                raise InvalidInput(f"the signature is for {said.digest[:12]}, and {path.name} is {stored.digest[:12]}")
         report = await node.execution.probe(stored.path, node.store.needs(stored.digest))
         manifest = Manifest(
             name=name,
-            version=args.version or node.catalog.next_version(name, stored.digest),
+            version=said.version if said else args.version or node.catalog.next_version(name, stored.digest),
             files=stored.files,
             inputs=tuple(Tensor(t.name, t.dtype, t.shape) for t in report.inputs),
             outputs=tuple(Tensor(t.name, t.dtype, t.shape) for t in report.outputs),
@@ -188,19 +190,28 @@ async def _model_add(node: Node, args: AddModel) -> JSON:
             runtime=report.runtime,
             created=int(time.time()),
             publisher=node.keeper.id,
+            zone=zone,
+            mark=mark,
+            bound=tuple({zone} - {""} | set(node.catalog.bound(stored.digest))),
         )
+        zoning.check_here(node, manifest)
         known = node.catalog.find(manifest.name, manifest.version)
         if known is not None and known.digest != manifest.digest:
             raise InvalidInput(
                 f"{manifest.name}:{manifest.version} is another model in this mesh ({known.digest[:12]})",
                 hint="choose another --version, or leave it out for the next one",
             )
+        if known is not None and (known.zone, known.mark) != (zone, mark or known.mark):
+            raise InvalidInput(
+                f"{manifest.name}:{manifest.version} is known, in zone {known.zone or 'none'}, otherwise signed",
+                hint="`meshnode model remove` it first, or choose another --version",
+            )
         if known is None:
             statement = node.keeper.publish_model(manifest.to_map())
             node.trust.publish([statement.data])
             node.trust.learnt([statement])
     except BaseException:
-        if not node.catalog.knows(stored.digest):
+        if not node.catalog.knows(stored.digest) or not zoning.may_have(node, node.keeper.id, stored.digest):
             node.store.remove(stored.digest)
         raise
     return documents.model(node, known or manifest) | {"on_disk": [node.keeper.id], "loaded": []}
@@ -233,51 +244,6 @@ async def _members(node: Node, _: Nothing) -> JSON:
 async def _leave(node: Node, _: Nothing) -> JSON:
     await node.control.leave()
     return {}
-
-
-async def _ps(node: Node, _: Nothing) -> JSON:
-    names = {m.digest: m for m in node.catalog.manifests()}
-    rows = []
-    for loaded in node.execution.loaded():
-        manifest = names.get(loaded.digest)
-        rows.append(
-            {
-                "node": node.keeper.id,
-                "name": manifest.name if manifest else None,
-                "version": manifest.version if manifest else None,
-                "digest": loaded.digest,
-                "memory_bytes": loaded.bytes,
-                "in_flight": loaded.in_flight,
-                "last_used_s": loaded.last_used_s,
-                "service_ms": None if loaded.service_s is None else loaded.service_s * 1000,
-                "provider": loaded.provider,
-            }
-        )
-    return rows
-
-
-async def _ping(node: Node, args: PingNode) -> JSON:
-    member = find_member(node.membership.view(), args.node)
-    if member.id == node.keeper.id:
-        return [{"seq": 1, "rtt_ms": 0.0, "path": "self", "address": None}]
-    rows = []
-    for seq in range(1, max(1, min(args.count, 100)) + 1):
-        link = await node.pool.link(member.id, member.addresses)
-        began = time.monotonic()
-        await link.call(StreamPing(), timeout_s=PING_TIMEOUT_S)
-        rtt_ms = (time.monotonic() - began) * 1000
-        address = link.peer.address
-        rows.append(
-            {
-                "seq": seq,
-                "rtt_ms": round(rtt_ms, 3),
-                "path": "direct",
-                "address": f"{address[0]}:{address[1]}" if address else None,
-            }
-        )
-        if seq < args.count:
-            await asyncio.sleep(0.2)
-    return rows
 
 
 async def _doctor(node: Node, args: DoctorFor) -> JSON:
@@ -343,8 +309,6 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "members": (Nothing, _members),
     "revoke": (Revoke, admitting.revoke),
     "leave": (Nothing, _leave),
-    "ps": (Nothing, _ps),
-    "ping": (PingNode, _ping),
     "doctor": (DoctorFor, _doctor),
     "events": (After, _events),
     "pause": (PauseFor, _pause),
@@ -354,4 +318,10 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "drain": (Nothing, _drain),
     "version": (Nothing, _version),
     "stop": (Nothing, _stop),
+    **fleet.VERBS,
+    **glances.VERBS,
+    **models.VERBS,
+    **policing.VERBS,
+    **publishing.VERBS,
+    **zoning.VERBS,
 }

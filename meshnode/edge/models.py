@@ -99,6 +99,7 @@ async def _tell(node: Node, member: Member, message: ModelDo | Warm) -> None:
 async def _load(node: Node, args: ModelOn) -> JSON:
     manifest, member = node.catalog.resolve(args.model), _member(node, args.node)
     if member.id == node.keeper.id:
+        node.policing.check_model(manifest)
         await node.execution.load(ModelFile(manifest.digest, await node.fetcher.ensure(manifest)))
     else:
         await _tell(node, member, Warm(model=manifest.digest))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from meshnode.audit.book import Book
 from meshnode.catalog.fetch import Fetcher
@@ -31,6 +32,9 @@ from meshnode.trust.joining import Inviter
 from meshnode.trust.keeper import Keeper
 from meshnode.version import __version__
 from meshnode.wire.messages import Vitals
+
+if TYPE_CHECKING:
+    from meshnode.edge.policing import Policing
 
 
 @dataclass(slots=True)
@@ -66,6 +70,7 @@ class Node:
     serving: Serving
     owner: Watch
     fleet: Steward
+    policing: Policing
     book: Book
     control: Control
     events: Events

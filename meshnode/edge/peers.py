@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from meshnode.edge import carrying, fleet, models
+from meshnode.edge import carrying, fleet, models, zoning
 from meshnode.edge.looking import Looker
 from meshnode.edge.node import Node
 from meshnode.errors import PermissionDenied, ProtocolError
@@ -42,7 +42,7 @@ from meshnode.wire.messages import (
     Warm,
 )
 
-ABOUT_WORK = (QuoteAsk, Infer, Warm, ResultAsk, PieceListAsk, PieceAsk)
+ABOUT_WORK = (QuoteAsk, Infer, Warm, ResultAsk, PieceListAsk, PieceAsk, HaveAsk, ModelDo, MovedAsk)
 """What a node in quarantine asks in vain: tasks, and models."""
 
 
@@ -77,6 +77,7 @@ class PeerDoor:
             case QuoteAsk():
                 return node.serving.quote(request, peer, incoming.link.rtt_s)
             case Infer():
+                zoning.check_way(node, incoming.link.via, request)
                 return await node.serving.infer_for(request, incoming.body, peer, incoming.link.closed.is_set)
             case Warm():
                 await node.serving.warm(Digest(request.model), peer)
@@ -94,7 +95,7 @@ class PeerDoor:
             case VitalsAsk():
                 return Reply(node.vitals(), ())
             case PieceListAsk() | PieceAsk() | HaveAsk():
-                return await carrying.give(node, request, peer)
+                return await carrying.give(node, incoming, request)
             case ModelDo():
                 return await models.do_for(node, request, peer)
             case MovedAsk():

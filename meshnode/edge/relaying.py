@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from meshnode.edge import zoning
 from meshnode.edge.node import Node
 from meshnode.links.relay import Knowledge
+from meshnode.trust.zones import kinship
 from meshnode.wire.messages import NodeId
 
 
@@ -26,4 +28,5 @@ def knowledge(node: Callable[[], Node]) -> Knowledge:
         alive=alive,
         admitted=lambda peer: node().keeper.statements.grant(peer) is not None,
         unwilling=unwilling,
+        kin=lambda peer, member: kinship(zoning.granted(node(), peer), zoning.granted(node(), member)),
     )

@@ -16,13 +16,13 @@ import msgspec
 from msgspec import Meta
 
 from meshnode.errors import InvalidInput, ProtocolError
+from meshnode.ranges import amount as amount
 from meshnode.wire.messages import Digest
 from meshnode.wire.terms import Hex64
 
 WISHES_MAX = 256
 BYTES_MAX = 64 * 1024
 NAME = r"\A[a-z0-9][a-z0-9._-]{0,63}\Z"
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 Label = Annotated[str, Meta(max_length=64)]
 Labels = Annotated[dict[Label, Label], Meta(max_length=16)]
@@ -239,16 +239,6 @@ def _want(number: int, wish: _Wish, resolve: Resolve) -> Want:
         node=wish.node,
         canary=canary,
     )
-
-
-def amount(text: str | int) -> int:
-    """Bytes, from `4GB`, `512 MiB` or a number. Raises ValueError."""
-    if isinstance(text, int):
-        return text
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if match is None or match[2].upper() not in UNITS:
-        raise ValueError(f"{text!r} is no amount of memory: write it as 4GB or 512MiB")
-    return round(float(match[1]) * UNITS[match[2].upper()])
 
 
 def span(text: str) -> int:

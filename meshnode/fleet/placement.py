@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from meshnode.fleet.blueprint import Want
+from meshnode.trust.zones import in_zone
 from meshnode.wire.messages import Digest, NodeId
 
 
@@ -23,7 +24,7 @@ class Site:
     """A node as placement sees it; sizes are bytes.
 
     `holds` maps models on its disk to whether they are in memory; `declined` are those that it cannot have, as it says
-    itself.
+    itself; `barred` those that are bound to a zone that it does not lie in.
     """
 
     id: NodeId
@@ -37,6 +38,7 @@ class Site:
     draining: bool = False
     holds: Mapping[Digest, bool] = field(default_factory=dict)
     declined: frozenset[Digest] = frozenset()
+    barred: frozenset[Digest] = frozenset()
 
 
 def unfit(want: Want, digest: Digest, site: Site) -> str:
@@ -49,8 +51,10 @@ def unfit(want: Want, digest: Digest, site: Site) -> str:
         return "it is draining"
     if want.node and site.id != want.node:
         return f"only node {want.node[:8]} is wanted"
-    if want.zone and not (site.zone == want.zone or site.zone.startswith(f"{want.zone}/")):
+    if want.zone and not in_zone(site.zone, want.zone):
         return f"it lies in {f'zone {site.zone!r}' if site.zone else 'no zone'}, not in {want.zone!r}"
+    if digest in site.barred:
+        return f"it lies in {f'zone {site.zone!r}' if site.zone else 'no zone'}, and the model is bound to another"
     for key, value in want.labels.items():
         if (has := site.labels.get(key)) != value:
             return f"its label {key} is {has!r}, not {value!r}" if has is not None else f"it has no label {key}"

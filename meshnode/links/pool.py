@@ -343,7 +343,8 @@ class Pool:
         if key[1] == "":
             self._reach.opened(link)
             if link.via is not None:
-                self._start(self._reach.seek_direct(link))
+                if not self._stopped:  # one that came up while the others were closed would never end
+                    self._start(self._reach.seek_direct(link))
             elif (bulk := self._links.get((peer.id, BULK))) is not None and bulk.via is not None and bulk.usable:
                 self._start(bulk.close("duplicate", "there is a direct way now", drain_s=RELAYED_DRAIN_S))
             self._on_opened(link)

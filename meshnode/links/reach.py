@@ -138,10 +138,10 @@ class Reach:
         raise lost(f"node {peer[:8]} cannot be reached ({'; '.join(map(str, failures))})", sent=False, refused=gone)
 
     def _members(self, peer: NodeId) -> list[Link]:
-        """Who may relay: members with a direct link, the last that did first, then at random."""
+        """Who may relay: members with a direct link, of the peer's zone first, then the last that did."""
         links = [link for link in self._pool.links() if link.via is None and not link.silent and link.peer.id != peer]
         self._rng.shuffle(links)
-        links.sort(key=lambda link: link.peer.id != self._relayed.get(peer))
+        links.sort(key=lambda it: (-self._known.kin(peer, it.peer.id), it.peer.id != self._relayed.get(peer)))
         return links[:MEMBERS_ASKED]
 
     async def _through(self, members: list[Link], peer: NodeId, kind: str) -> Link:

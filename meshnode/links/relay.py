@@ -34,13 +34,15 @@ class Knowledge:
     """What links must know about nodes, and others do.
 
     `addresses`: where a node may be reached. `alive`: whether members believe that it is there. `admitted`: whether
-    it has a grant. `unwilling`: why this node carries nothing for others now, or "".
+    it has a grant. `unwilling`: why this node carries nothing for others now, or "". `kin`: how near a member is to a
+    peer, by their zones: what is bound to a zone is not sent through a member outside of it.
     """
 
     addresses: Callable[[NodeId], tuple[tuple[str, int], ...]] = lambda _: ()
     alive: Callable[[NodeId], bool] = _always
     admitted: Callable[[NodeId], bool] = _always
     unwilling: Callable[[], str] = str
+    kin: Callable[[NodeId, NodeId], int] = lambda _peer, _member: 0
 
 
 class Relay:

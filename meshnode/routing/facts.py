@@ -49,6 +49,7 @@ class TaskFacts:
     model_bytes: int
     model_memory_bytes: int = 0
     zone: str | None = None
+    """Of the task; or, where it names none, of its model."""
     node: NodeId | None = None
     output_bytes: int = 0
     provider: str = ""
@@ -63,7 +64,7 @@ class PeerFacts:
     draw (newcomers, past failures), never the estimate; `correction` is how many times longer it took than it said,
     lately, and `shortfall_s` how many seconds longer than even that explains. `backlog_s` is the wait that it told
     last, less the time since; None when it told nothing. `suspect` and `ejected` peers are left out while others are
-    there.
+    there. `way_leaves` is the zone of the task that the only link to it leaves, through a relay.
     """
 
     id: NodeId
@@ -74,6 +75,7 @@ class PeerFacts:
     paused: str = ""
     worker: bool = True
     in_zone: bool = True
+    way_leaves: str = ""
     can_run: bool = True
     provides: bool = True
     loaded: bool = False
@@ -115,7 +117,15 @@ class PeerFacts:
         warm = WARM if self.loaded else ON_DISK if self.on_disk else FETCH
         trust = warm * min(1.0, finite(self.weight, 0.0))
         put(self, "capacity", max(1e-9, max(1, self.slots) / max(service_s, 1e-6) * trust))
-        there = self.alive and self.in_zone and self.worker and self.can_run and self.provides and not self.draining
+        there = (
+            self.alive
+            and self.in_zone
+            and not self.way_leaves
+            and self.worker
+            and self.can_run
+            and self.provides
+            and not self.draining
+        )
         roomy = self.loaded or self.memory_free is None
         put(self, "plain", there and roomy and (self.is_self or not (self.paused or self.battery)))
 

@@ -20,6 +20,8 @@ def exclusion(
         return Exclusion("not_alive", "it is not alive, or cannot be reached from here")
     if not peer.in_zone:
         return Exclusion("zone", f"it is not in zone {task.zone!r}")
+    if peer.way_leaves:
+        return Exclusion("zone", f"it is reached only through a member outside of zone {peer.way_leaves!r}")
     if not peer.worker:
         return Exclusion("role", "its grant lacks the role `worker`")
     if peer.draining:

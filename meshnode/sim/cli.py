@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="one seed of the campaign, with its faults")
     parser.add_argument("--shells", action="store_true", help="the real asyncio code of agents on a virtual clock")
     parser.add_argument("--seeds", type=int, metavar="N", help="with --shells: so many, from --seed on (default 20)")
+    parser.add_argument("--zones", action="store_true", help="with --shells: nodes lie in zones, and tasks are bound")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="with --shells: what happened; .mmd for a diagram")
     parser.add_argument("--figures", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)}")
     args = parser.parse_args()
@@ -43,8 +44,8 @@ def main() -> None:
         parser.error("--loss is a share of 0 to 0.9")
     if args.nodes < 0 or args.nodes == 1 or args.nodes > 20_000:
         parser.error("--nodes is 2 to 20000")
-    if not args.shells and (args.seeds is not None or args.trace is not None):
-        parser.error("--seeds and --trace go with --shells")
+    if not args.shells and (args.seeds is not None or args.trace is not None or args.zones):
+        parser.error("--seeds, --zones and --trace go with --shells")
     if args.shells and args.trace is not None and (args.seeds or 1) != 1:
         parser.error("--trace is of one seed: name it with --seed, and leave --seeds out")
     if args.shells and (args.nodes > shells.NODES_MAX or args.nodes == 2 or args.seconds < shells.SECONDS_MIN):

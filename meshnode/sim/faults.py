@@ -53,7 +53,7 @@ def draw(seed: int, nodes: int, until: float, how_many: int, kinds: Sequence[str
         kind = rng.choice(kinds)
         at = rng.uniform(1.0, until * 0.85)
         lasts_s = min(rng.choice((0.3, 2.0, 8.0, 20.0)) * rng.uniform(0.5, 1.5), until - at)
-        several = {"split": nodes // 2, "one-way": 2, "loss": nodes, "disorder": nodes}.get(kind, 1)
+        several = {"split": nodes // 2, "one-way": 2, "apart": 2, "loss": nodes, "disorder": nodes}.get(kind, 1)
         chosen = tuple(sorted(rng.sample(range(nodes), several)))
         drawn.append(Fault(kind, at, lasts_s, chosen, rng.random()))
     return sorted(drawn, key=lambda fault: fault.at)
@@ -213,6 +213,9 @@ class Weather:
         for wall in self._walls:
             if wall.kind == "one-way":
                 if (sender, receiver) == wall.nodes:
+                    return True
+            elif wall.kind == "apart":
+                if {sender, receiver} == set(wall.nodes):
                     return True
             elif (sender in wall.nodes) != (receiver in wall.nodes):
                 return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from meshnode.catalog.manifest import Manifest
@@ -21,6 +21,7 @@ from meshnode.tasks.explaining import Explaining
 from meshnode.tasks.finding import find_member
 from meshnode.tasks.knowing import Knowing
 from meshnode.tasks.outcomes import Ended, Served
+from meshnode.tasks.permits import Permits
 from meshnode.tasks.pursuit import Means
 from meshnode.tasks.serving import RolesOf, Serving
 from meshnode.tasks.stages import Stages
@@ -34,7 +35,6 @@ class World:
     """What tasks need of the rest of a node.
 
     Attributes:
-        zone: this node's own, as granted.
         view: the members; the same tuple until something changes.
         failed: membership is told that a peer's link broke or fell silent.
         linked: the live link to a peer, when there is one.
@@ -43,17 +43,18 @@ class World:
         zone_of: the zone that it names, or "".
         resolve: a model by name or digest; raises ModelNotFound.
         manifest: of a digest; raises ModelNotFound.
+        bound: the zones that a model is bound to.
         on_disk: whether the digest is in the store.
         needs: bytes of memory that a model in the store takes at least.
         ensure: the path of a model in the store, fetched when it is missing.
         willing: why this node takes no foreign work now, or "".
         set_aside: a peer gave a wrong result.
         served, ended: hear how tasks ended that ran here, and that were submitted here.
+        permits: what the policy says.
         now: the monotonic clock.
     """
 
     self_id: NodeId
-    zone: str
     view: Callable[[], tuple[Member, ...]]
     failed: Callable[[NodeId, MeshError], None]
     linked: Callable[[NodeId], Link | None]
@@ -62,6 +63,7 @@ class World:
     zone_of: Callable[[NodeId], str]
     resolve: Callable[[str], Manifest]
     manifest: Callable[[Digest], Manifest]
+    bound: Callable[[Digest], tuple[str, ...]]
     on_disk: Callable[[Digest], bool]
     needs: Callable[[Digest], int]
     ensure: Callable[[Manifest], Awaitable[Path]]
@@ -69,6 +71,7 @@ class World:
     set_aside: Callable[[NodeId, str], None]
     served: Callable[[Served], None] = lambda _: None
     ended: Callable[[Ended], None] = lambda _: None
+    permits: Permits = field(default_factory=Permits)
     now: Callable[[], float] = time.monotonic
 
 
@@ -104,7 +107,7 @@ def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -
     )
     serving = Serving(
         self_id=world.self_id,
-        zone=world.zone,
+        zone=lambda: world.zone_of(world.self_id),
         hold_s=settings.routing.hold_s,
         execution=execution,
         roles_of=world.roles_of,
@@ -116,6 +119,7 @@ def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -
         warming=warming,
         onward=lambda message, reply, of, deadline, stay: stages.onward(message, reply, of, deadline, stay=stay),
         served=world.served,
+        permits=world.permits,
         now=world.now,
     )
     chooser = Chooser(
@@ -133,6 +137,6 @@ def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -
         asking=Asking(world.now),
     )
     means = Means(world.self_id, chooser, world.link, serving.infer_here, world.failed, world.now)
-    stages = Stages(means, settings, rng, world.manifest)
-    dispatcher = Dispatcher(means, stages, settings, rng, world.resolve, world.set_aside, world.ended)
+    stages = Stages(means, settings, rng, world.manifest, world.bound, world.permits)
+    dispatcher = Dispatcher(means, stages, settings, rng, world.resolve, world.set_aside, world.ended, world.permits)
     return Tasks(dispatcher, serving, estimates)

@@ -15,7 +15,16 @@ from typing import Any
 from msgspec import structs
 
 from meshnode.config import Routing
-from meshnode.errors import DeadlineExceeded, InvalidInput, MeshError, NoCapacity, NoNodeInZone, PeerLost, Refused
+from meshnode.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    MeshError,
+    NoCapacity,
+    NoNodeInZone,
+    PeerLost,
+    PermissionDenied,
+    Refused,
+)
 from meshnode.links.link import Link, Reply
 from meshnode.membership.view import Member
 from meshnode.routing import policy
@@ -96,7 +105,7 @@ class Chooser:
         if exclude:  # it had a place, and must not wait behind those that never had one
             return await self._choose(wanted, exclude, remaining_s)
         deadline = self.now() + remaining_s
-        kind = (wanted.manifest.digest, wanted.node, wanted.zone, wanted.provider, wanted.priority)
+        kind = (wanted.manifest.digest, wanted.node, wanted.zones, wanted.beyond, wanted.provider, wanted.priority)
         return await self.asking.in_turn(kind, deadline, lambda: self._choose(wanted, exclude, deadline - self.now()))
 
     async def _choose(self, wanted: Wanted, exclude: frozenset[NodeId], remaining_s: float) -> Choice:
@@ -196,10 +205,10 @@ class Chooser:
             quotes[decision.candidates[0].id] = policy.believed(task, decision.candidates[0])
         elif decision.kind == "ask":
             warm = 0 if ask_all or exclude else sum(peer.loaded for peer in decision.candidates)
-            await self._ask(structs.replace(ask, warm=warm), _others(decision.candidates), quotes, refusals)
+            await self._ask(wanted, structs.replace(ask, warm=warm), _others(decision.candidates), quotes, refusals)
         if ask_all and decision.kind == "local":
             fit = [peer for peer in peers if peer.id not in decision.excluded]
-            await self._ask(ask, _others(fit), quotes, refusals)
+            await self._ask(wanted, ask, _others(fit), quotes, refusals)
         ranked = policy.pick(task, quotes, peers, self.rng, settings)
         rounds = 1
         while decision.kind == "ask" and policy.ask_more(ranked, rounds, settings):
@@ -207,7 +216,7 @@ class Chooser:
             more = policy.route(task, peers, None, self.rng, settings, exclude | asked, ask=True)
             if not more.candidates:
                 break
-            await self._ask(ask, _others(more.candidates), quotes, refusals)
+            await self._ask(wanted, ask, _others(more.candidates), quotes, refusals)
             ranked = policy.pick(task, quotes, peers, self.rng, settings)
             rounds += 1
         return task, Decided(decision, ranked, refusals)
@@ -225,12 +234,17 @@ class Chooser:
         return message, {}
 
     async def _ask(
-        self, ask: QuoteAsk, nodes: list[NodeId], quotes: dict[NodeId, Quote], refusals: dict[NodeId, MeshError]
+        self,
+        wanted: Wanted,
+        ask: QuoteAsk,
+        nodes: list[NodeId],
+        quotes: dict[NodeId, Quote],
+        refusals: dict[NodeId, MeshError],
     ) -> None:
         """Ask all at once and take what came in time; a node that said nothing is left out for a moment."""
         if not nodes:
             return
-        asking = {self._start(self._ask_one(ask, node)): node for node in nodes}
+        asking = {self._start(self._ask_one(wanted, ask, node)): node for node in nodes}
         fresh = any(self.linked(node) is None for node in nodes)
         limit_s = QUOTE_FIRST_S if fresh else self._quote_timeout_s(nodes)
         try:
@@ -255,8 +269,9 @@ class Chooser:
             else:
                 raise error
 
-    async def _ask_one(self, ask: QuoteAsk, node: NodeId) -> Quote:
+    async def _ask_one(self, wanted: Wanted, ask: QuoteAsk, node: NodeId) -> Quote:
         link = self.linked(node) or await self.link(node)
+        self.knowing.check_way(link, wanted)
         received = await link.call(ask)
         if not isinstance(received.message, Quote):
             raise PeerLost(f"a quote was answered with {type(received.message).__name__}")
@@ -279,7 +294,7 @@ class Chooser:
             remaining_s,
             manifest.size,
             manifest.memory_bytes,
-            wanted.zone,
+            next(iter(wanted.zones), None),
             node=member.id if member is not None else None,
             output_bytes=self._output_bytes.get(manifest.digest, 0),
             provider=wanted.provider,
@@ -306,11 +321,18 @@ class Chooser:
         there = {node for node in considered if reasons[node] not in ("zone", "not_alive", "role")}
         there.update(peer.id for peer in decision.candidates)
         there.difference_update(node for node, error in refusals.items() if isinstance(error, NoNodeInZone))
-        if wanted.zone is not None and not there:
+        if wanted.zones and not there:
+            details = [*map(str, refusals.values()), *(why.detail for why in decision.excluded.values())]
+            cut_off = [text for text in details if "only through" in text]
+            bound = "" if wanted.zone is not None else ", to which it is bound"
             return NoNodeInZone(
-                f"no live node in zone {wanted.zone!r} can run {wanted.manifest.name!r}",
-                hint="`meshnode status` shows the zones; a task never leaves the zone that it names",
+                f"no live node in zone {' and '.join(map(repr, wanted.zones))}{bound} can run {wanted.manifest.name!r}"
+                + "".join(f"; {why}" for why in cut_off[:1]),
+                hint="`meshnode members` shows the zones; a task never leaves the zone that it or its model names",
             )
+        others = [node for node in there if node not in refusals and reasons.get(node) not in ("tried", "node")]
+        if not others and refusals and all(isinstance(error, PermissionDenied) for error in refusals.values()):
+            return next(iter(refusals.values()))
         if not refusals and considered and all(reasons[node] == "deadline" for node in considered):
             return DeadlineExceeded(
                 f"no node could run {wanted.manifest.name!r} in the time that is left, were it idle",

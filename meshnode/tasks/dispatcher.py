@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from msgspec import structs
+
 from meshnode.catalog.manifest import Manifest
 from meshnode.config import Settings
 from meshnode.errors import Attempt, MeshError, Refused
@@ -20,11 +22,12 @@ from meshnode.tasks.binding import bind
 from meshnode.tasks.checksum import checksum
 from meshnode.tasks.choosing import Chooser
 from meshnode.tasks.outcomes import Ended
+from meshnode.tasks.permits import Permits
 from meshnode.tasks.pursuit import Counters, Means, Outcome
 from meshnode.tasks.recent import Recent
 from meshnode.tasks.stages import Answered, Brought, Stages
 from meshnode.tasks.wanted import Wanted
-from meshnode.wire.messages import Inferred, NodeId, Submit, Submitted, TaskId
+from meshnode.wire.messages import Inferred, NodeId, Plan, Submit, Submitted, TaskId
 from meshnode.wire.rng import Rng
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ class Dispatcher:
         stages: runs one task, or those of a pipeline.
         resolve: a model's name to its manifest; raises ModelNotFound.
         ended: hears how each task ended.
+        permits: what the policy says.
         set_aside: told about a peer whose result two others did not agree with, and the evidence.
     """
 
@@ -49,6 +53,7 @@ class Dispatcher:
     resolve: Callable[[str], Manifest]
     set_aside: Callable[[NodeId, str], None]
     ended: Callable[[Ended], None] = lambda _: None
+    permits: Permits = field(default_factory=Permits)
     draining: bool = False
     recent: Recent = field(default_factory=Recent)
     _open: dict[TaskId, asyncio.Future[Reply]] = field(default_factory=dict)
@@ -67,6 +72,11 @@ class Dispatcher:
     def open(self) -> int:
         """Tasks that have no answer yet."""
         return len(self._open)
+
+    def wanted(self, request: Submit | Plan, manifest: Manifest) -> Wanted:
+        """A client's request, with the zone of the policy where it names none."""
+        then = request.then if isinstance(request, Submit) else ()
+        return Wanted.of(request, manifest, self.permits.default_zone(), self.stages.beyond(then))
 
     def came_late(self, received: Received) -> None:
         """An answer that nobody waits for any more; of a task, when another attempt was faster or its time was up."""
@@ -92,7 +102,11 @@ class Dispatcher:
         manifest = self.resolve(request.model)
         if request.then:
             request = bind(request, manifest, self.resolve, lambda node: self.chooser.find(node).id)
-        wanted = Wanted.of(request, manifest)
+        wanted = self.wanted(request, manifest)
+        if request.zone != wanted.zone:
+            request = structs.replace(request, zone=wanted.zone)  # it is that of all stages
+        for it in (manifest, *(self.resolve(stage.model) for stage in request.then)):
+            self.permits.own(it)
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._open[task] = answer
         self.counters.submitted += 1

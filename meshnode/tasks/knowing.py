@@ -8,19 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from meshnode.errors import NoNodeInZone
 from meshnode.links.link import Link
 from meshnode.membership.view import Member
 from meshnode.routing.estimates import Belief, Estimates
 from meshnode.routing.facts import SERVICE_PRIOR_S, PeerFacts
 from meshnode.tasks.wanted import Wanted
-from meshnode.tasks.zones import in_zone
+from meshnode.trust.zones import in_zone, inside
 from meshnode.wire.messages import Digest, NodeId
 
 REFRESH_S = 0.5
 """Round trips and the like are read anew so often."""
 KINDS_MAX = 64
 
-Kind = tuple[Digest, str | None, str]
+Kind = tuple[Digest, tuple[str, ...], tuple[str, ...], str]
 
 
 @dataclass(slots=True)
@@ -39,7 +40,7 @@ class Knowing:
         view: the members; the same tuple until something changes.
         linked: the live link to a peer, when there is one.
         may_work: whether a node's grant has the role `worker`.
-        zone_of: the zone that a node's grant names, "" when it names none: then the node's own word counts.
+        zone_of: the zone that a node's grant names, "" when it names none. A node's own word does not count.
     """
 
     self_id: NodeId
@@ -52,7 +53,7 @@ class Knowing:
 
     def peers(self, wanted: Wanted, now: float) -> list[PeerFacts]:
         """All members, this node too."""
-        kind = (wanted.manifest.digest, wanted.zone, wanted.provider)
+        kind = (wanted.manifest.digest, wanted.zones, wanted.beyond, wanted.provider)
         kept = self._kinds.get(kind)
         if kept is None:
             if len(self._kinds) >= KINDS_MAX:
@@ -78,6 +79,20 @@ class Knowing:
         """What people call a node."""
         return next((member.name for member in self.view() if member.id == node), node[:8])
 
+    def check_way(self, link: Link, wanted: Wanted) -> None:
+        """Raises NoNodeInZone when what is bound to a zone would go through a member outside of it."""
+        if link.via is not None and (left := self._left(link, wanted)):
+            raise NoNodeInZone(
+                f"{link.peer.name} is reached only through {link.via.name}, which is not in zone {left!r}"
+            )
+
+    def _left(self, link: Link | None, wanted: Wanted) -> str:
+        """The zone that the way to a peer leaves, or ""."""
+        if link is None or link.via is None:
+            return ""
+        relay = self.zone_of(link.via.id)
+        return next((zone for zone in wanted.way if not in_zone(relay, zone)), "")
+
     def _keep(self, member: Member, wanted: Wanted, now: float) -> _Kept:
         belief = self.estimates.of(member.id)
         facts = self._facts(member, belief, wanted, now)
@@ -102,7 +117,8 @@ class Knowing:
             draining=advert.draining,
             paused=advert.paused,
             worker=self.may_work(member.id),
-            in_zone=wanted.zone is None or in_zone(self.zone_of(member.id) or advert.zone, wanted.zone),
+            in_zone=not wanted.zones or inside(self.zone_of(member.id), wanted.zones),
+            way_leaves=self._left(link, wanted),
             can_run=bool(advert.providers),
             provides=not wanted.provider or wanted.provider in advert.providers,
             loaded=held is not None and held.loaded,

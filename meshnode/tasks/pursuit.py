@@ -212,7 +212,7 @@ class Pursuit:
             deadline_s=send.remaining_s,
             inputs=request.inputs,
             priority=request.priority,
-            zone=request.zone,
+            zone=self._wanted.zone,
             outputs=request.outputs,
             deaths=send.deaths,
             provider=self._wanted.provider,
@@ -230,6 +230,7 @@ class Pursuit:
                 outcome = Outcome(_inferred(reply.message), tuple(reply.body), quoted_s)
             else:
                 link = await means.link(send.node)
+                means.chooser.knowing.check_way(link, self._wanted)
                 self._sent[send.attempt] = (began, quoted_s, link.peer.boot)
                 received = await link.call(message, (self._body,), timeout_s=send.remaining_s)
                 outcome = Outcome(_inferred(received.message), (received.body,), quoted_s)
@@ -259,6 +260,7 @@ class Pursuit:
         ask = ResultAsk(task=self._request.task, attempt=recall.number)
         while True:
             link = await self._reach(recall, end)
+            self._means.chooser.knowing.check_way(link, self._wanted)
             if self._life.once and link.peer.boot != self._sent[recall.attempt][2]:
                 raise ResultLost(f"{link.peer.name} was restarted with the task inside; nobody knows whether it ran")
             try:

@@ -21,10 +21,12 @@ from meshnode.links.link import Reply
 from meshnode.tasks.checksum import checksum
 from meshnode.tasks.habits import Habits
 from meshnode.tasks.outcomes import Served
+from meshnode.tasks.permits import Permits
+from meshnode.tasks.quotas import Quotas, Ticket
 from meshnode.tasks.runs import Lost, Runs
 from meshnode.tasks.tallies import Tallies
 from meshnode.tasks.warming import Warming
-from meshnode.tasks.zones import in_zone
+from meshnode.trust.zones import in_zone
 from meshnode.wire.messages import Digest, Infer, Inferred, NodeId, QuoteAsk, ResultAsk, TaskId
 
 HOLD_MIN_S = 0.002
@@ -42,7 +44,7 @@ class Serving:
     """This node as others see it.
 
     Args:
-        zone: this node's own zone, as granted.
+        zone: this node's own zone, as granted now.
         hold_s: the longest that a quoted place is kept.
         manifest: of a digest; raises ModelNotFound when no such model is in the mesh.
         on_disk: whether the digest is in the store.
@@ -52,11 +54,12 @@ class Serving:
         onward: goes on with a pipeline.
         warming: hears what is asked of models that are in memory here.
         served: hears how each task ended here.
+        permits: what the policy says.
         now: the monotonic clock.
     """
 
     self_id: NodeId
-    zone: str
+    zone: Callable[[], str]
     hold_s: float
     execution: Execution
     roles_of: RolesOf
@@ -68,7 +71,9 @@ class Serving:
     warming: Warming
     onward: Onward
     served: Callable[[Served], None] = lambda _: None
+    permits: Permits = field(default_factory=Permits)
     now: Callable[[], float] = time.monotonic
+    quotas: Quotas = field(default_factory=Quotas)
     _habits: Habits = field(default_factory=Habits)
     tallies: Tallies = field(default_factory=Tallies)
     runs: Runs = field(init=False)
@@ -86,6 +91,9 @@ class Serving:
         """
         manifest = self._admit(submitter, ask.zone, Digest(ask.model))
         self.warming.asked(manifest.digest, ask.warm)
+        if submitter != self.self_id:
+            permits, slots = self.permits, self.execution.slots
+            self.quotas.check(self.now(), submitter, manifest.digest, permits.quota(), slots)
         hold_s = self.hold_s if rtt_s is None else min(self.hold_s, max(2 * rtt_s, HOLD_MIN_S))
         if submitter != self.self_id and not own_choice and not self._habits.asked(submitter):
             hold_s = 0.0
@@ -128,7 +136,7 @@ class Serving:
             return reply
         own = submitter == self.self_id
         if own or not self.willing():
-            stay = not own and "submitter" not in self.roles_of(self.self_id)
+            stay = not own and not self._may_pass_on()
             if not stay or self.on_disk(Digest(message.then[0].model)):
                 reply = await self.onward(message, reply, submitter, deadline, stay)
         assert isinstance(reply.message, Inferred)
@@ -138,28 +146,36 @@ class Serving:
     async def infer(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
         """Run the task here and answer with its tensors; its end is noted, whichever it is. Raises as `_infer`."""
         began, outcome, run_s, output_bytes = self.now(), "cancelled", 0.0, 0
+        ticket: Ticket | None = None
+        compute_s: float | None = None
         try:
-            reply = await self._infer(message, body, submitter)
+            manifest = self._admit(submitter, message.zone, Digest(message.model))
+            if submitter != self.self_id:
+                quota, slots = self.permits.quota(), self.execution.slots
+                ticket = self.quotas.enter(began, submitter, manifest.digest, quota, slots, len(body))
+            reply = await self._infer(message, body, submitter, manifest)
             assert isinstance(reply.message, Inferred)
             outcome, run_s = "ok", reply.message.run_s
+            compute_s = run_s / max(1, reply.message.batch)
             output_bytes = sum(len(part) for part in reply.body)
             return reply
         except MeshError as error:
             outcome = error.code
             raise
         finally:
+            if ticket is not None:
+                self.quotas.left(ticket, compute_s)
             task, model = TaskId(message.task), Digest(message.model)
             took_s = self.now() - began
             it = Served(task, model, submitter, message.zone, outcome, took_s, run_s, len(body), output_bytes)
             self.tallies.note(it)
             self.served(it)
 
-    async def _infer(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
+    async def _infer(self, message: Infer, body: memoryview, submitter: NodeId, manifest: Manifest) -> Reply:
         """Raises what `quote` raises, and InvalidInput, ExecutionFailed, WorkerCrashed, DeadlineExceeded, ModelRefused,
         OutOfMemory, TransferFailed.
         """
         deadline = self.now() + message.deadline_s
-        manifest = self._admit(submitter, message.zone, Digest(message.model))
         if submitter == self.self_id or message.max_wait_s is not None:
             self.warming.came(manifest.digest)
         else:
@@ -208,6 +224,8 @@ class Serving:
             raise PermissionDenied(f"node {asker[:8]} neither works nor submits tasks in this mesh")
         self._check_willing()
         manifest = self.manifest(digest)
+        self._check_zone("the model", manifest.bound)
+        self.permits.model(manifest)
         if all(it.digest != digest for it in self.execution.loaded()):
             await self.execution.load(self._file(digest, await self.ensure(manifest)))
 
@@ -218,13 +236,22 @@ class Serving:
         if submitter != self.self_id:
             self._check_may_submit(submitter)
             self._check_willing()
-        if zone is not None and not in_zone(self.zone, zone):
-            here = f"in zone {self.zone!r}" if self.zone else "in no zone"
-            raise NoNodeInZone(
-                f"the task is for zone {zone!r}, and the node that was asked is {here}",
-                hint="`meshnode status` shows each node's zone; a zone is given by `meshnode invite --zone`",
-            )
-        return self.manifest(digest)
+        zone = self.permits.mesh_zone() or None if zone is None else zone
+        self._check_zone("the task", () if zone is None else (zone,))
+        manifest = self.manifest(digest)
+        self.permits.model(manifest)
+        self._check_zone("the model", manifest.bound)
+        return manifest
+
+    def _check_zone(self, what: str, bounds: tuple[str, ...]) -> None:
+        here = self.zone() if bounds else ""
+        for zone in bounds:
+            if not in_zone(here, zone):
+                lies = f"in zone {here!r}" if here else "in no zone"
+                raise NoNodeInZone(
+                    f"{what} is for zone {zone!r}, and the node that was asked is {lies}",
+                    hint="`meshnode members` shows the zones; an admin gives one by `invite --zone` or `meshnode zone`",
+                )
 
     def _check_may_submit(self, node: NodeId) -> None:
         if "submitter" not in self.roles_of(node):
@@ -232,6 +259,15 @@ class Serving:
                 f"node {node[:8]} may not submit tasks in this mesh",
                 hint="an admin invites it again with `--role submitter`",
             )
+        self.permits.submitter(node)
+
+    def _may_pass_on(self) -> bool:
+        """Whether others would take the rest of a pipeline from this node."""
+        try:
+            self._check_may_submit(self.self_id)
+        except PermissionDenied:
+            return False
+        return True
 
     def _check_willing(self) -> None:
         if reason := self.willing():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from msgspec import structs
@@ -30,6 +30,7 @@ from meshnode.errors import (
 )
 from meshnode.links.link import Reply
 from meshnode.tasks.lifecycle import Lifecycle
+from meshnode.tasks.permits import Permits
 from meshnode.tasks.pursuit import Means, Outcome, Pursuit
 from meshnode.tasks.wanted import Wanted
 from meshnode.wire import tensors
@@ -76,14 +77,22 @@ class Stages:
 
     Args:
         manifest: of a digest; raises ModelNotFound.
+        bound: the zones that a model is bound to.
+        permits: what the policy says.
     """
 
     means: Means
     settings: Settings
     rng: Rng
     manifest: Callable[[Digest], Manifest]
+    bound: Callable[[Digest], tuple[str, ...]]
+    permits: Permits
     _going: int = 0
     """Pipelines of others that go on from here."""
+
+    def beyond(self, then: Iterable[Stage]) -> tuple[str, ...]:
+        """The zones that the models of these stages are bound to."""
+        return tuple(dict.fromkeys(zone for stage in then for zone in self.bound(Digest(stage.model))))
 
     async def pursue(
         self,
@@ -136,7 +145,7 @@ class Stages:
             inputs=(),
             deadline_s=message.deadline_s,
             priority=message.priority,
-            zone=message.zone,
+            zone=self.permits.mesh_zone() or None if message.zone is None else message.zone,
             objective=message.objective,
             exact=bool(message.provider),
             once=message.once,
@@ -174,7 +183,8 @@ class Stages:
                     outputs=stage.outputs,
                     then=at.then[1:],
                 )
-                wanted = replace(Wanted.of(request, manifest), stage=at.next, on_behalf=on_behalf)
+                wanted = Wanted.of(request, manifest, beyond=self.beyond(request.then))
+                wanted = replace(wanted, stage=at.next, on_behalf=on_behalf)
                 outcome, attempts = await self.pursue(wanted, request, body, deadline)
             except MeshError as error:
                 if on_behalf is not None and not_begun(error, at.next):

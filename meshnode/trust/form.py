@@ -24,7 +24,13 @@ VERSION = 1
 NONCE_BYTES = 16
 SIGNATURES_MAX = 16
 STATEMENT_BYTES_MAX = 40 * 1024
-BODY_BYTES_MAX = {"model": 32 * 1024, "blueprint": 32 * 1024, "invite_key": 36 * 1024, "invite_end": 36 * 1024}
+BODY_BYTES_MAX = {
+    "model": 32 * 1024,
+    "blueprint": 32 * 1024,
+    "policy": 32 * 1024,
+    "invite_key": 36 * 1024,
+    "invite_end": 36 * 1024,
+}
 BODY_BYTES_DEFAULT = 4 * 1024
 KINDS = frozenset(
     {"genesis", "admin_add", "admin_remove", "grant", "revoke", "publisher", "policy", "model", "blueprint"}

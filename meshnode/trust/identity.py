@@ -114,6 +114,14 @@ def id_text(raw: bytes) -> NodeId:
     return NodeId(base64.b32encode(raw).decode().lower().rstrip("="))
 
 
+def is_key(spki: bytes) -> bool:
+    """Whether this is an Ed25519 public key, DER."""
+    try:
+        return isinstance(load_der_public_key(spki), Ed25519PublicKey)
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+
+
 def verify(spki: bytes, message: bytes, signature: bytes) -> bool:
     """Whether an Ed25519 signature is right."""
     try:

@@ -126,7 +126,7 @@ class Keeper:
         """Whether this node is in a mesh."""
         return self.leaf is not None and len(self.statements) > 0
 
-    def found(self, mesh_name: str, node_name: str) -> None:
+    def found(self, mesh_name: str, node_name: str, zone: str = "") -> None:
         """Make a mesh of one: an admin key, a genesis, and this node's own grant and certificate. Raises HomeError."""
         admin = identity.load_or_create_key(self.home / "admin.key")
         spki = identity.public_der(admin)
@@ -136,7 +136,7 @@ class Keeper:
             "genesis", form.genesis_body(mesh_name, spki, root, secrets.token_bytes(32)), admin, spki, mesh=""
         )
         founded.add(genesis)
-        body = form.grant_body(self.id, node_name, ADMIN_ROLES, (), int(time.time()) + GRANT_S)
+        body = form.grant_body(self.id, node_name, ADMIN_ROLES, filter(None, (zone,)), int(time.time()) + GRANT_S)
         founded.add(self._sign("grant", body, admin, spki, mesh=founded.mesh_id))
         leaf = identity.issue_leaf(admin, root, self.spki, founded.mesh_id, now=datetime.now(UTC))
         self._save(founded, leaf)

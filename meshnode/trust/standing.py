@@ -55,6 +55,8 @@ class Standing:
     flags: Mapping[str, Flag] = field(default_factory=dict)
     blueprints: tuple[Statement, ...] = ()
     invites: Mapping[bytes, BatchInvite] = field(default_factory=dict)
+    policies: tuple[Statement, ...] = ()
+    publishers: tuple[Statement, ...] = ()
 
 
 NOTHING = Standing({}, {}, {}, (), {})
@@ -84,9 +86,21 @@ def derive(genesis: Statement, statements: Iterable[Statement], id_of: IdOf) -> 
             models.append(statement)
     reports = [it for it in of_kind["flag"] if it.id not in gone]
     workers = {node for node, grant in grants.items() if "worker" in grant.roles and node not in revocations}
-    blueprints = [it for it in of_kind["blueprint"] if it.id not in gone and it.issuer in admins]
-    flags = _flags(reports, admins, workers, id_of)
-    return Standing(admins, grants, revocations, tuple(models), flags, tuple(blueprints), invites)
+
+    def of_admins(kind: str) -> tuple[Statement, ...]:
+        return tuple(it for it in of_kind[kind] if it.id not in gone and it.issuer in admins)
+
+    return Standing(
+        admins,
+        grants,
+        revocations,
+        tuple(models),
+        flags=_flags(reports, admins, workers, id_of),
+        blueprints=of_admins("blueprint"),
+        invites=invites,
+        policies=of_admins("policy"),
+        publishers=of_admins("publisher"),
+    )
 
 
 def _admins(genesis: Statement, added: list[Statement], removed: list[Statement]) -> dict[bytes, bytes]:

@@ -192,6 +192,14 @@ class StatementSet:
         """What members and admins report about a model; whether that keeps it from running is for the flag to say."""
         return self._derived().flags.get(digest)
 
+    def policies(self) -> list[Statement]:
+        """Policy statements that hold: of a live admin, not revoked."""
+        return list(self._derived().policies)
+
+    def publishers(self) -> list[Statement]:
+        """Publisher statements that hold: of a live admin, not revoked."""
+        return list(self._derived().publishers)
+
     def publisher(self, statement: Statement) -> NodeId:
         """The node id of a statement's issuer."""
         return self._id_of(statement.issuer)

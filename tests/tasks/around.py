@@ -157,8 +157,9 @@ class Around:
         self._ends: list[Link] = []
 
     async def peer(self, node: NodeId, *, state: Any = "alive", linked: bool = True, **fields: Any) -> Far:
-        """Add a peer; the fields are its advert's."""
+        """Add a peer; the fields are its advert's, and its grant names the same zone."""
         self.members[node] = member(node, state=state, **fields)
+        self.zones.setdefault(node, fields.get("zone", ""))
         far = self.far[node] = Far(node)
         if linked:
             await self._connect(far)

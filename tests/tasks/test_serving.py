@@ -76,7 +76,7 @@ class Bench:
         self.warming = Heard()
         self.serving = Serving(
             self_id=ME,
-            zone="eu/berlin",
+            zone=lambda: "eu/berlin",
             hold_s=LAN.routing.hold_s,
             execution=self.execution,
             roles_of=lambda node: roles.get(node, frozenset()),

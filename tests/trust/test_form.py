@@ -156,11 +156,11 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_signed() -> None:
     with pytest.raises(ProtocolError, match="32768 are allowed"):
         admin.says("model", {"x": "y" * 33_000}, mesh=TOWN.mesh)
     with pytest.raises(ProtocolError, match="4096 are allowed"):
-        admin.says("policy", {"x": "y" * 4096}, mesh=TOWN.mesh)
+        admin.says("publisher", {"x": "y" * 4096}, mesh=TOWN.mesh)
 
 
 @pytest.mark.parametrize("value", [1.5, object(), {1: 2}, 2**64, "\ud800"])
 def test_what_no_statement_can_hold_is_refused_before_it_is_signed(value: object) -> None:
     """Floats, foreign objects, keys that are no text, numbers and text that have no bytes."""
     with pytest.raises(ProtocolError, match="cannot hold"):
-        TOWN.admin.says("policy", {"x": value}, mesh=TOWN.mesh)
+        TOWN.admin.says("publisher", {"x": value}, mesh=TOWN.mesh)

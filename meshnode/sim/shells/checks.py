@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from meshnode.catalog.manifest import Manifest
 from meshnode.sim.shells.findings import Findings
 from meshnode.sim.shells.life import Life
 from meshnode.sim.shells.mesh import Mesh, Node
-from meshnode.wire.messages import NodeId
+from meshnode.wire.messages import NodeId, TaskId
 
 CALM_S = 30.0
 """A node that nothing was done to for so long must not be held dead by another such, and its tasks succeed."""
 LOOKS, LOOK_EVERY_S = 20, 0.1
-LASTING = {"Membership._watch", "Pool._accept", "Clients.of"}
-"""What an agent always has going, and its users."""
+LASTING = {"Membership._watch", "Pool._accept", "Clients.of", "Reach.seek_direct"}
+"""What an agent always has going, or as long as a link is relayed, and its users."""
 
 
 @dataclass(slots=True)
@@ -27,6 +28,8 @@ class Checks:
     note: Callable[[str, int, int], None]
     mesh: Mesh = field(init=False)
     closing: bool = False
+    bound: dict[TaskId, tuple[str, ...]] = field(default_factory=dict)
+    """Tasks, with the zones that they and their models are bound to."""
     _last: dict[tuple[int, int], dict[NodeId, str]] = field(default_factory=dict)
 
     def disturb(self, nodes: Sequence[Node]) -> None:
@@ -41,6 +44,30 @@ class Checks:
     def linked(self, life: Life, peer: NodeId, why: str) -> None:
         """A link of an agent."""
         self.note(why, self.mesh.ids[life.keeper.id].index, self.mesh.ids[peer].index)
+
+    def ran(self, life: Life, task: TaskId) -> None:
+        """A task: inside its zones?"""
+        if bounds := self.bound.get(task):
+            self.findings.counts["bound tasks run"] += 1
+            self._inside(life.keeper.id, bounds, f"task {task[:8]} runs on")
+
+    def sent_through(self, life: Life, task: TaskId, relay: NodeId) -> None:
+        """A task that came through a member: inside its zones?"""
+        self.findings.counts["tasks relayed"] += 1
+        if bounds := self.bound.get(task):
+            self.findings.counts["bound tasks relayed"] += 1
+            self._inside(relay, bounds, f"task {task[:8]} went through")
+
+    def fetched(self, life: Life, model: Manifest) -> None:
+        """A model: inside its zone?"""
+        if model.zone:
+            self._inside(life.keeper.id, (model.zone,), f"model {model.name} is on")
+
+    def _inside(self, who: NodeId, bounds: tuple[str, ...], what: str) -> None:
+        node = self.mesh.ids[who]
+        for zone in bounds:
+            if f"{node.zone}/"[: len(zone) + 1] != f"{zone}/":  # written anew, not asked of what is tested
+                self.findings.violated(f"{what} node {node.index} in {node.zone!r}, and is bound to {zone!r}")
 
     def looked(self, life: Life) -> None:
         """A view changed: nobody who was there all the time is dead in it."""

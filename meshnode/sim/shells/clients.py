@@ -7,12 +7,14 @@ import random
 from contextlib import suppress
 from dataclasses import dataclass
 
-from meshnode.errors import MeshError
+from msgspec import structs
+
+from meshnode.errors import MeshError, NoNodeInZone
 from meshnode.sim.shells.checks import CALM_S, Checks
 from meshnode.sim.shells.life import Life
-from meshnode.sim.shells.mesh import Node, manifest
+from meshnode.sim.shells.mesh import BOUND, Node, manifest
 from meshnode.sim.shells.process import Process
-from meshnode.wire.messages import NodeId, StreamPing, Submit, Submitted, TensorSpec
+from meshnode.wire.messages import NodeId, StreamPing, Submit, Submitted, TaskId, TensorSpec
 
 TASK_S, LATE_S = 5.0, 0.5
 """How long a task may take, and how late its answer may come."""
@@ -52,6 +54,8 @@ class Clients:
         body = dice.randbytes(dice.choice((10, 1000, 100_000)))
         spec = TensorSpec("x", "uint8", (len(body),), len(body))
         request = Submit(task=dice.randbytes(16).hex(), model="m", inputs=(spec,), deadline_s=TASK_S)
+        if checks.mesh.zones:
+            request = self._bound(request, dice)
         asking = asyncio.ensure_future(life.dispatcher.submit(request, memoryview(body)))
         gone, outcome, by = dice.random() < 0.3, "", node.index
         try:
@@ -66,7 +70,10 @@ class Clients:
                 raise
         except MeshError as error:
             outcome = "failed"
-            if began - checks.calm_since() > CALM_S and not checks.closing:
+            calm = began - checks.calm_since() > CALM_S and not checks.closing
+            if isinstance(error, NoNodeInZone):
+                checks.findings.counts["no node in zone"] += 1
+            elif calm:
                 checks.findings.violated(f"task {request.task[:8]} of a calm node {node.index} failed: {error}")
         else:
             outcome = "answered"
@@ -80,6 +87,17 @@ class Clients:
             checks.note(f"task {request.task[:8]} {outcome} after {took_s:.4f} s", by, node.index)
         if took_s > TASK_S + LATE_S and node.disturbed_at < began:
             checks.findings.violated(f"task {request.task[:8]} of node {node.index} took {took_s:.3f} s, not {TASK_S}")
+
+    def _bound(self, request: Submit, dice: random.Random) -> Submit:
+        """For some zone, or with the model that is bound to one; now and then with neither."""
+        zones = self.checks.mesh.zones
+        places = [zone for zone in (*zones, *(zone.partition("/")[0] for zone in zones)) if zone]
+        zone = dice.choice([None, *places, "mars"] if dice.random() < 0.7 else places)
+        model = dice.choice(("m", BOUND))
+        bounds = (() if zone is None else (zone,)) + ((zones[0],) if model == BOUND else ())
+        self.checks.bound[TaskId(request.task)] = bounds
+        self.checks.findings.counts["tasks bound"] += bool(bounds)
+        return structs.replace(request, model=model, zone=zone)
 
     def _say(self, life: Life, model: str) -> None:
         """A model is added at this node: a statement that all must come to know."""

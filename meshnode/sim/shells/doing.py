@@ -25,6 +25,8 @@ KINDS = (
     "disorder",
     "clock",
 )
+APART = "apart"
+"""Two that reach each other only through a third."""
 HASTE_S = 0.05
 
 
@@ -62,7 +64,7 @@ class Doing:
 
     async def _begin(self, node: Node, fault: Fault) -> Callable[[], object]:
         match fault.kind:
-            case "split" | "isolate" | "one-way":
+            case "split" | "isolate" | "one-way" | "apart":
                 return self.weather.wall(fault)
             case "loss" | "disorder":
                 return self.weather.storm(fault)

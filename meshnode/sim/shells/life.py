@@ -19,20 +19,23 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from meshnode.audit.book import Book
 from meshnode.catalog.index import Catalog
+from meshnode.catalog.manifest import Manifest
 from meshnode.config import Audit, Settings
+from meshnode.edge import zoning
 from meshnode.edge.events import Events
 from meshnode.edge.fleet import steward
 from meshnode.edge.learning import learn, refresh_catalog
 from meshnode.edge.meeting import Meeting
 from meshnode.edge.node import Node as Parts
 from meshnode.edge.peers import PeerDoor
+from meshnode.edge.policing import Policing
 from meshnode.execution.supervisor import Execution
 from meshnode.links.address import Address
 from meshnode.links.link import Link
 from meshnode.links.machine import Machine
 from meshnode.links.pool import Pool
 from meshnode.links.relay import Knowledge
-from meshnode.links.side import Side
+from meshnode.links.side import Incoming, Reply, Side
 from meshnode.membership.advert import Content, Cpu, Held, PowerState
 from meshnode.membership.clocks import Source
 from meshnode.membership.discovery import Discovery
@@ -47,8 +50,9 @@ from meshnode.sim.shells.workshop import Workshop
 from meshnode.tasks.assembly import World, assemble
 from meshnode.trust.keeper import Keeper
 from meshnode.trust.statements import Statement
+from meshnode.trust.zones import kinship
 from meshnode.wire import messages
-from meshnode.wire.messages import Hello, NodeId
+from meshnode.wire.messages import Digest, Hello, Infer, NodeId, TaskId
 
 PORT = 7433
 WALL_S = 1_800_000_000.0
@@ -76,6 +80,27 @@ class Watcher(Protocol):
 
     def linked(self, life: Life, peer: NodeId, why: str) -> None:
         """A link came up, or went: why."""
+
+    def ran(self, life: Life, task: TaskId) -> None:
+        """A task begins to run there."""
+
+    def sent_through(self, life: Life, task: TaskId, relay: NodeId) -> None:
+        """A task came there through a member."""
+
+    def fetched(self, life: Life, model: Manifest) -> None:
+        """A model is there."""
+
+
+class Shelf:
+    """In the place of the store: every model is there once it is asked for."""
+
+    def digests(self) -> list[Digest]:
+        """Nothing has to be let go of."""
+        return []
+
+    def begun(self) -> list[Digest]:
+        """Nothing is half there."""
+        return []
 
 
 class Life:
@@ -117,7 +142,7 @@ class Life:
         self.book = Book(home / "audit", Audit(enabled=False), keeper.spki, keeper.key.sign)
         side = Side(
             hello=self._hello,
-            handler=self._door.handle,
+            handler=self._handle,
             settings=settings.links,
             requests=messages.decode_peer_request,
             replies=messages.decode_peer_reply,
@@ -137,6 +162,7 @@ class Life:
                 alive=self._holds_alive,
                 admitted=lambda peer: keeper.statements.grant(peer) is not None,
                 unwilling=lambda: "it is stopping" if self.leaving else "",
+                kin=lambda peer, member: kinship(zoning.granted(parts, peer), zoning.granted(parts, member)),
             ),
         )
         self.membership = membership = Membership(
@@ -164,20 +190,24 @@ class Life:
         self.trust = TrustKeeping(keeper, pool.links, self._learnt)
         self.catalog = Catalog()
         self.execution = Workshop(
-            rng.choice((0.01, 0.05, 0.2)), loop, loaded=lambda: membership.advertise(self._content())
+            rng.choice((0.01, 0.05, 0.2)),
+            loop,
+            loaded=lambda: membership.advertise(self._content()),
+            began=lambda task: watcher.ran(self, task),
         )
+        self.store, self.policing = Shelf(), Policing(home, keeper)
         tasks = assemble(
             World(
                 self_id=keeper.id,
-                zone="",
                 view=membership.view,
                 failed=membership.failed,
                 linked=pool.get,
                 link=self._link_to,
                 roles_of=self._roles_of,
-                zone_of=lambda node: "",
+                zone_of=lambda node: zoning.granted(cast(Parts, self), node),
                 resolve=self.catalog.resolve,
                 manifest=self.catalog.of_digest,
+                bound=self.catalog.bound,
                 on_disk=lambda digest: True,
                 needs=lambda digest: 0,
                 ensure=self._ensure,
@@ -289,8 +319,15 @@ class Life:
     async def _link_to(self, peer: NodeId) -> Link:
         return await self.pool.link(peer, self.membership.addresses(peer))
 
-    async def _ensure(self, manifest: object) -> Path:
+    async def _ensure(self, manifest: Manifest) -> Path:
+        zoning.check_here(cast(Parts, self), manifest)
+        self._watcher.fetched(self, manifest)
         return self.home
+
+    async def _handle(self, incoming: Incoming) -> Reply:
+        if isinstance(incoming.request, Infer) and incoming.link.via is not None:
+            self._watcher.sent_through(self, TaskId(incoming.request.task), incoming.link.via.id)
+        return await self._door.handle(incoming)
 
     # --- the machine ---
 

@@ -24,6 +24,8 @@ from meshnode.trust import identity
 from meshnode.trust.keeper import Membership
 from meshnode.wire.messages import NodeId
 
+BOUND = "bound"
+"""The name of the model that is bound to a zone."""
 STOP_S = 20.0
 AFTERWARDS_S = 0.1
 """What a stopped agent has begun to close is closed by then."""
@@ -47,6 +49,13 @@ class Node:
     wall_offset_s: float = 0.0
     disturbed_at: float = 0.0
     stopping: bool = False
+    zone: str = ""
+    """That its grant names."""
+
+    @property
+    def zones(self) -> tuple[str, ...]:
+        """As a grant has them."""
+        return (self.zone,) if self.zone else ()
 
     @property
     def running(self) -> Life | None:
@@ -80,6 +89,8 @@ class Mesh:
     findings: Findings
     watcher: Watcher
     clients: Callable[[Node, Life, Process], Coroutine[Any, Any, None]]
+    zones: Sequence[str] = ()
+    """Of the nodes, in turn; then there is a model bound to the first, too."""
     nodes: list[Node] = field(default_factory=list)
     ids: dict[NodeId, Node] = field(default_factory=dict)
     processes: list[Process] = field(default_factory=list)
@@ -94,12 +105,14 @@ class Mesh:
             drawn = hashlib.sha256(f"key {self.seed} {index}".encode()).digest()
             identity.write_key(home / "node.key", Ed25519PrivateKey.from_private_bytes(drawn))
             keepers.append(keeper := SimKeeper.open(home))
-            self.nodes.append(Node(index, self.network.add(), home, keeper.spki))
+            self.nodes.append(Node(index, self.network.add(), home, keeper.spki, zone=self._zone(index)))
             self.ids[keeper.id] = self.nodes[-1]
         first, early = keepers[0], range(1, nodes - late)
-        first.found("simulated", "n0")
-        leaves = [first.admit(keepers[i].spki, f"n{i}", ROLES, ())[0] for i in early]
+        first.found("simulated", "n0", self.nodes[0].zone)
+        leaves = [first.admit(keepers[i].spki, f"n{i}", ROLES, self.nodes[i].zones)[0] for i in early]
         first.publish_model(manifest("m"))
+        if self.zones:
+            first.publish_model(manifest(BOUND, self.zones[0]))
         said = tuple(data for _, data in first.statements.items())
         for i, leaf in zip(early, leaves, strict=True):
             keepers[i].adopt(Membership(leaf, said, first.statements.mesh_id))
@@ -107,12 +120,15 @@ class Mesh:
             node.joined = node.index < nodes - late
             keeper.close()
 
+    def _zone(self, index: int) -> str:
+        return self.zones[index % len(self.zones)] if self.zones else ""
+
     async def join(self, node: Node) -> None:
         """The founder admits a machine, whose agent starts with what it was told; as after `meshnode join`."""
         founder = self.nodes[0]
         while (life := founder.running) is None:  # noqa: ASYNC110 - no event tells of it
             await asyncio.sleep(0.1)
-        leaf, statement = life.keeper.admit(node.spki, f"n{node.index}", ROLES, ())
+        leaf, statement = life.keeper.admit(node.spki, f"n{node.index}", ROLES, node.zones)
         said = tuple(data for _, data in life.keeper.statements.items())
         keeper = SimKeeper.open(node.home)
         keeper.adopt(Membership(leaf, said, life.keeper.statements.mesh_id))
@@ -198,10 +214,10 @@ class Mesh:
             self.findings.violated(f"tasks are left: {names(left)}")
 
 
-def manifest(name: str) -> dict[str, Any]:
+def manifest(name: str, zone: str = "") -> dict[str, Any]:
     """Of a model that nobody opens."""
     digest = hashlib.sha256(name.encode()).digest()
-    return Manifest(name, 1, (File("m.onnx", 1000, digest, digest),), (), (), 4096).to_map()
+    return Manifest(name, 1, (File("m.onnx", 1000, digest, digest),), (), (), 4096, zone=zone).to_map()
 
 
 def names(tasks: Sequence[asyncio.Task[Any]]) -> str:

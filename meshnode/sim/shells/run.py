@@ -20,7 +20,7 @@ from pathlib import Path
 from meshnode.sim.faults import Fault, Weather, draw
 from meshnode.sim.shells.checks import Checks
 from meshnode.sim.shells.clients import LATE_S, TASK_S, Clients
-from meshnode.sim.shells.doing import KINDS, Doing
+from meshnode.sim.shells.doing import APART, KINDS, Doing
 from meshnode.sim.shells.findings import Findings
 from meshnode.sim.shells.hearing import bury, listening
 from meshnode.sim.shells.loop import Deadlock, SimLoop
@@ -94,10 +94,16 @@ def run(
     seconds: float = SECONDS,
     loss: float = 0.0,
     faults: Sequence[Fault] | None = None,
+    zones: Sequence[str] = (),
     traced: bool = False,
 ) -> Outcome:
-    """One seed; with `faults` these and no others; `traced` keeps all rows of the trace."""
+    """One seed; with `faults` these and no others; `traced` keeps all rows of the trace.
+
+    With `zones` the nodes lie in these, in turn, and most tasks are bound to one; pairs are walled off, too.
+    """
     chosen = list(faults) if faults is not None else draw(seed, nodes, seconds / 2, FAULTS, KINDS)
+    if zones and faults is None:
+        chosen += _walls(seed, nodes, seconds)
     began, views = time.process_time(), list[str]()
     network = Network(seed, Faults(loss=loss), Trace(whole=traced))
     loop = SimLoop(network)
@@ -106,7 +112,7 @@ def run(
     clients = Clients(seed, checks)
     gc.freeze()  # what was there before is none of ours, and need not be looked through again and again
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder, listening() as heard:
-        mesh = checks.mesh = Mesh(seed, Path(folder), loop, network, findings, checks, clients.of)
+        mesh = checks.mesh = Mesh(seed, Path(folder), loop, network, findings, checks, clients.of, zones)
         mesh.found(nodes, nodes // LATE)
         doing = Doing(mesh, checks, Weather(network.world.faults))
         try:
@@ -137,12 +143,19 @@ def run(
     return outcome
 
 
-def smaller(failed: Outcome, *, loss: float = 0.0) -> Outcome:
+def _walls(seed: int, nodes: int, seconds: float) -> list[Fault]:
+    """Pairs that reach each other only through others, for long enough that others are asked."""
+    dice = random.Random(f"walls {seed}")
+    pairs = [tuple(sorted(dice.sample(range(nodes), 2))) for _ in range(nodes)]
+    return [Fault(APART, dice.uniform(1.0, seconds / 2), seconds / 4, pair, 0.0) for pair in pairs]
+
+
+def smaller(failed: Outcome, *, loss: float = 0.0, zones: Sequence[str] = ()) -> Outcome:
     """The same failure with as few faults as will do: each is left out in turn while it still fails."""
     kept = failed
     for fault in failed.faults:
         fewer = [other for other in kept.faults if other is not fault]
-        tried = run(failed.seed, nodes=failed.nodes, seconds=failed.seconds, loss=loss, faults=fewer)
+        tried = run(failed.seed, nodes=failed.nodes, seconds=failed.seconds, loss=loss, faults=fewer, zones=zones)
         if tried.violations:
             kept = tried
     return kept

@@ -40,6 +40,9 @@ class Handshake:
         return 500 if self.leaf is None else 1500
 
 
+FLIGHT = b"a flight of the handshake of the simulator, as a relay carries it: "
+
+
 class _Fin:
     """The end of a stream, with TLS's own word for it."""
 
@@ -114,6 +117,9 @@ class StreamEnd:
                 raise self.error
             if self.here:
                 item = self.here[0]
+                if isinstance(item, Handshake):
+                    self.took(item)
+                    return FLIGHT + (item.leaf or b"")
                 if not isinstance(item, bytes):
                     return b""
                 self.took(item)
@@ -127,7 +133,8 @@ class StreamEnd:
 
     async def send_all(self, data: bytes) -> None:
         """Hand it over. Raises OSError."""
-        self.send(data)
+        flight = data.startswith(FLIGHT)
+        self.send(Handshake(data[len(FLIGHT) :] or None) if flight else data)
         while self.waiting_bytes > SEGMENT_BYTES and self.error is None and not self._closed:
             await self._woken()
         if self.error is not None:

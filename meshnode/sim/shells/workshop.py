@@ -19,11 +19,14 @@ class Workshop:
 
     slots = 1
 
-    def __init__(self, service_s: float, loop: SimLoop, *, loaded: Callable[[], None]) -> None:
+    def __init__(
+        self, service_s: float, loop: SimLoop, *, loaded: Callable[[], None], began: Callable[[TaskId], None]
+    ) -> None:
         self.ran = 0
         self._service_s = service_s
         self._loop = loop
         self._on_loaded = loaded
+        self._on_began = began
         self._loaded: dict[Digest, LoadedModel] = {}
         self._queue: deque[asyncio.Future[None]] = deque()
         self._running: asyncio.Future[None] | None = None
@@ -76,6 +79,7 @@ class Workshop:
             async with asyncio.timeout_at(job.deadline):
                 await turn
                 queue_s = self._loop.time() - began
+                self._on_began(job.task)
                 self._have(job.model.digest)
                 await asyncio.sleep(self._service_s)
                 self.ran += 1

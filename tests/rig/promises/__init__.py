@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.rig.promises import clocks, copies, deaths, freezes, splits, starts, wires
+from tests.rig.promises import clocks, copies, deaths, freezes, splits, starts, wires, zones
 from tests.rig.promises.figures import Figure
 from tests.rig.promises.town import Stage
 
@@ -38,6 +38,7 @@ PROMISES = {
         Promise(
             "NARROW", "a narrow wire with jitter and disorder carries large tensors, and kills nobody", wires.narrow
         ),
+        Promise("P24", "what is bound to a zone never leaves it", zones.keep),
         Promise("P21", "a home that was copied is found out", copies.keep),
     )
 }

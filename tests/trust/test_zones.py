@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.tasks.zones import in_zone
+from meshnode.trust.zones import in_zone
 
 parts = st.lists(st.text("abc-é", min_size=1, max_size=3), min_size=1, max_size=4)
 
