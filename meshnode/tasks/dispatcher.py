@@ -99,14 +99,12 @@ class Dispatcher:
             raise Refused("this agent is stopping", retry_after_s=1.0)
         if len(self._open) >= self.settings.tasks.open_max:
             raise Refused(f"{len(self._open)} tasks are open at this agent, the limit", retry_after_s=0.1)
-        manifest = self.resolve(request.model)
+        manifest = self._permitted(request.model)
         if request.then:
-            request = bind(request, manifest, self.resolve, lambda node: self.chooser.find(node).id)
+            request = bind(request, manifest, self._permitted, lambda node: self.chooser.find(node).id)
         wanted = self.wanted(request, manifest)
         if request.zone != wanted.zone:
             request = structs.replace(request, zone=wanted.zone)  # it is that of all stages
-        for it in (manifest, *(self.resolve(stage.model) for stage in request.then)):
-            self.permits.own(it)
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._open[task] = answer
         self.counters.submitted += 1
@@ -131,6 +129,11 @@ class Dispatcher:
         self._ended(wanted, began, reply.message)
         answer.set_result(reply)
         return reply
+
+    def _permitted(self, name: str) -> Manifest:
+        manifest = self.resolve(name)
+        self.permits.own(manifest)
+        return manifest
 
     def _ended(self, wanted: Wanted, began: float, how: Submitted | BaseException) -> None:
         node, outcome, attempts = None, "cancelled", 0

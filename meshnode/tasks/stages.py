@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from msgspec import structs
 
@@ -86,7 +86,7 @@ class Stages:
     rng: Rng
     manifest: Callable[[Digest], Manifest]
     bound: Callable[[Digest], tuple[str, ...]]
-    permits: Permits
+    permits: Permits = field(default_factory=Permits)
     _going: int = 0
     """Pipelines of others that go on from here."""
 

@@ -55,7 +55,7 @@ class Desk:
         rng = random.Random(2)
         self.dispatcher = Dispatcher(
             means=means,
-            stages=Stages(means, settings, rng, lambda _: MODEL),
+            stages=Stages(means, settings, rng, lambda _: MODEL, lambda _: ()),
             settings=settings,
             rng=rng,
             resolve=self._resolve,

@@ -70,7 +70,7 @@ class Town:
         self.on_behalf: list[NodeId] = []
         means = Means(ME, around.chooser(SETTINGS.routing), around.link, self._here, lambda *_: None)
         rng = random.Random(3)
-        self.stages = Stages(means, SETTINGS, rng, self._manifest)
+        self.stages = Stages(means, SETTINGS, rng, self._manifest, lambda digest: self._manifest(digest).bound)
         self.dispatcher = Dispatcher(means, self.stages, SETTINGS, rng, self._resolve, lambda *_: None)
 
     async def submit(self, *then: Stage, **fields: Any) -> Submitted:
