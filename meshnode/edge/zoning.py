@@ -54,11 +54,9 @@ def check_here(node: Node, manifest: Manifest) -> None:
 
 def check_given(node: Node, peer: NodeId, via: Peer | None, bounds: tuple[str, ...]) -> None:
     """Raises NoNodeInZone when something bound to zones would come to a peer, or by a way, outside of one."""
-    for who, what in ((peer, "the node that asks"), *(((via.id, "a member on the way"),) if via is not None else ())):
-        lies = granted(node, who) if bounds else ""
-        for zone in bounds:
-            if not in_zone(lies, zone):
-                raise NoNodeInZone(f"it is bound to zone {zone!r}, and {what} is {_lies(lies)}")
+    _check(node, peer, f"node {peer[:8]}", bounds)
+    if via is not None:
+        _check(node, via.id, f"{via.name}, through which it would go,", bounds)
 
 
 def check_way(node: Node, via: Peer | None, request: Infer) -> None:
@@ -69,7 +67,14 @@ def check_way(node: Node, via: Peer | None, request: Infer) -> None:
     if via is not None:
         models = (request.model, *(stage.model for stage in request.then))
         bounds = (zone for model in models for zone in node.catalog.bound(Digest(model)))
-        check_given(node, via.id, None, (*bounds, *filter(None, (request.zone,))))
+        _check(node, via.id, f"{via.name}, through which it came,", (*bounds, *filter(None, (request.zone,))))
+
+
+def _check(node: Node, who: NodeId, what: str, bounds: tuple[str, ...]) -> None:
+    lies = granted(node, who) if bounds else ""
+    for zone in bounds:
+        if not in_zone(lies, zone):
+            raise NoNodeInZone(f"it is bound to zone {zone!r}, and {what} is {_lies(lies)}")
 
 
 def may_have(node: Node, who: NodeId, digest: Digest) -> bool:

@@ -17,7 +17,7 @@ from meshnode.catalog.fetch import Fetcher
 from meshnode.catalog.manifest import Manifest, digest_of, piece_count
 from meshnode.catalog.store import Store, Stored
 from meshnode.catalog.verdict import Verdict
-from meshnode.errors import ModelRefused, PeerLost, ProtocolError, TransferFailed
+from meshnode.errors import ModelRefused, NoNodeInZone, PeerLost, ProtocolError, TransferFailed
 from meshnode.wire.messages import Digest, NodeId, PieceAsk, PieceListAsk
 from tests.catalog.conftest import SmallDisk
 from tests.catalog.making import PIECE, SETTINGS, A, B, C, F, manifest_of, plain, tree, with_data
@@ -259,6 +259,27 @@ async def test_a_manifest_that_contradicts_itself_is_fetched_once(mesh: Mesh, st
 
 def replace_struct(manifest: Manifest, files: tuple[object, ...]) -> Manifest:
     return Manifest(manifest.name, 1, files, (), (), manifest.piece_bytes, publisher=A)  # type: ignore[arg-type]
+
+
+async def test_what_is_bound_elsewhere_on_its_way_is_not_kept(mesh: Mesh, store: Store) -> None:
+    """The answer changes while pieces come: the model does not appear, and none of it stays."""
+    outside = False
+
+    def may(_manifest: Manifest) -> None:
+        if outside:
+            raise NoNodeInZone("it is bound to zone 'eu'")
+
+    async def bind(_ask: PieceAsk | PieceListAsk, data: bytes) -> bytes:
+        nonlocal outside
+        outside = mesh.asked[A, "PieceAsk"] >= 16
+        return data
+
+    mesh.twists[A] = bind
+    fetcher = Fetcher(F, store, SETTINGS, mesh.ask, mesh.ask_have, lambda _: [A], random.Random(1), may)
+    with pytest.raises(NoNodeInZone, match="bound to zone"):
+        await fetcher.ensure(mesh.manifest)
+    assert mesh.asked[A, "PieceAsk"] >= 16
+    assert [] == list(store.folder.iterdir())
 
 
 async def test_no_byte_moves_when_the_disk_has_no_room(mesh: Mesh, tmp_path: Path) -> None:

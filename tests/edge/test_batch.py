@@ -16,6 +16,7 @@ import pytest
 from meshnode.agent import Agent
 from meshnode.edge import meeting
 from meshnode.edge.node import Node
+from meshnode.edge.zoning import granted
 from meshnode.errors import InvalidInput, MeshError, PeerLost, PermissionDenied, Revoked, TokenRefused
 from meshnode.links.link import Incoming, Reply
 from meshnode.links.pool import Pool
@@ -26,7 +27,7 @@ from meshnode.trust import believing, hardware, identity, invites
 from meshnode.trust.invites import BatchToken
 from meshnode.trust.keeper import Keeper
 from meshnode.wire import batches, messages
-from meshnode.wire.messages import Hello, NodeId, PieceListAsk, QuoteAsk, TrustDelta, TrustSync
+from meshnode.wire.messages import HaveAsk, Hello, ModelDo, NodeId, PieceListAsk, QuoteAsk, TrustDelta, TrustSync
 from tests.edge.living import SMALL, ask, founder, living, sees, settings, workers
 from tests.edge.test_local import ECHO, run
 from tests.waiting import until
@@ -104,7 +105,7 @@ async def test_who_comes_when_all_uses_are_taken_waits_for_an_admin(tmp_path: Pa
     async with founder(tmp_path / "ann") as agent:
         ann = agent.node
         await ask(ann.home, "model.add", {"path": ECHO, "name": "echo"})
-        token, _ = await batch_token(ann, 1)
+        token, _ = await batch_token(ann, 1, zone="eu")
         async with comer(tmp_path / "bob", token), comer(tmp_path / "cat", token) as late:
             cat = late.node
             await until(lambda: sees(ann, cat) and sees(cat, ann), "ann and cat see each other")
@@ -121,6 +122,8 @@ async def test_who_comes_when_all_uses_are_taken_waits_for_an_admin(tmp_path: Pa
             for request in (
                 QuoteAsk(task=TASK, model=digest, deadline_s=5.0),
                 PieceListAsk(model=digest, file=0),
+                HaveAsk(model=digest),
+                ModelDo(model=digest, what="fetch"),
             ):
                 with pytest.raises(PermissionDenied, match="in quarantine"):
                     await link.call(request)
@@ -136,6 +139,9 @@ async def test_who_comes_when_all_uses_are_taken_waits_for_an_admin(tmp_path: Pa
                 assert "meshnode accept" in told["fix"]
             events = [(e["event"], e["name"]) for e in await ask(ann.home, "events")]
             assert ("quarantined", "cat") in events
+            assert ("", "eu") == (granted(ann, cat.keeper.id), cat.keeper.statements.members()[-1].zones[0])
+            with pytest.raises(InvalidInput, match="is in quarantine"):
+                await ask(ann.home, "zone", {"node": "cat", "zone": "us"})
 
             with pytest.raises(PermissionDenied, match="only an admin may accept"):
                 await ask(cat.home, "accept", {"node": "cat"})
@@ -143,6 +149,7 @@ async def test_who_comes_when_all_uses_are_taken_waits_for_an_admin(tmp_path: Pa
                 await ask(ann.home, "accept", {"node": "bob"})
             await ask(ann.home, "accept", {"node": "cat"})
             await until(lambda: not cat.keeper.quarantine, "cat has heard it")
+            assert "eu" == granted(ann, cat.keeper.id)
             y, message = await run(ann.home, np.float32([[6]]), node="cat")
             assert ([[6.0]], cat.keeper.id) == (y.tolist(), message.node)
             assert [[7.0]] == (await run(cat.home, np.float32([[7]])))[0].tolist()

@@ -14,9 +14,10 @@ import meshnode
 from meshnode.blocking import Client
 from meshnode.client import AsyncClient, Stage
 from meshnode.edge.node import Node
-from meshnode.errors import Cancelled, ExecutionFailed, InvalidInput, ModelNotFound, NoNodeInZone
+from meshnode.errors import Cancelled, ExecutionFailed, InvalidInput, ModelNotFound, NoNodeInZone, PermissionDenied
 from meshnode.tasks.outcomes import Served
 from tests.edge.living import ask, founder, joiner, sees, workers
+from tests.edge.test_policing import locally, signed
 from tests.execution.making import MODELS, fragile, save, value_info
 from tests.waiting import until
 
@@ -145,6 +146,34 @@ async def test_every_stage_keeps_to_the_zone(three: tuple[Node, Node, Node]) -> 
             await client.pipeline("double", Stage("plus", node="cat")).infer({"x": ROW}, zone="eu")
     assert 1 == told.value.stage
     assert [] == ran
+
+
+async def test_every_stage_keeps_to_the_policy(three: tuple[Node, Node, Node]) -> None:
+    """Cat's own file refuses the second model: it says so when it is asked for by name, and else others run it."""
+    ann, _, cat = three
+    ran = note(cat)
+    locally(cat, "[models]\nmax_bytes = 1")
+    async with AsyncClient(ann.home) as client:
+        with pytest.raises(PermissionDenied, match=r"stage 2 of 2, 'plus'.*policy.toml of this node") as told:
+            await client.pipeline("double", Stage("plus", node="cat"))(ROW)
+        assert 1 == told.value.stage
+        await client.pipeline("double", "plus")(ROW)
+    assert ["permission_denied"] * len(ran) == [served.outcome for served in ran]
+
+
+async def test_whose_tasks_the_policy_refuses_sends_nothing_on(three: tuple[Node, Node, Node]) -> None:
+    """Bob runs what he is asked to and what stays with him; ann sends the rest to cat herself."""
+    ann, bob, cat = three
+    ran = note(bob), note(cat)
+    await signed("[submit]\nnodes = ['ann']", ann, bob, cat)
+    stages = Stage("double", node="bob"), Stage("plus", node="bob"), Stage("total", node="cat")
+    async with AsyncClient(ann.home) as client:
+        await client.infer("plus", {"y": ROW}, node="bob")  # what a node has on its disk it may go on with
+        ran[0].clear()
+        result = await client.pipeline(*stages)(ROW)
+    assert ["bob", "bob", "cat"] == [stage.node_name for stage in result.stages]
+    assert {ann.keeper.id} == {served.submitter for served in (*ran[0], *ran[1])}
+    assert (["ok", "ok"], ["ok"]) == tuple([served.outcome for served in one] for one in ran)
 
 
 async def test_an_error_names_its_stage_and_carries_all_attempts(three: tuple[Node, Node, Node]) -> None:

@@ -72,6 +72,9 @@ async def test_a_node_of_its_own_mind_is_passed_over(pair: tuple[Node, Node]) ->
         assert ann.keeper.id == (await client.infer("echo", X)).node
         with pytest.raises(PermissionDenied, match=r"models.max_bytes = 1 of policy.toml"):
             await client.infer("echo", X, node=bob.keeper.id)
+        with pytest.raises(PermissionDenied, match=r"models.max_bytes = 1 of policy.toml"):
+            await ask(bob.home, "model.load", {"model": "echo"})
+        assert [] == bob.execution.loaded()
         locally(bob, "")
         assert bob.keeper.id == (await client.infer("echo", X, node=bob.keeper.id)).node
 

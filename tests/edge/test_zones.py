@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from meshnode.client import AsyncClient
-from meshnode.edge import fleet
+from meshnode.edge import carrying, fleet, zoning
 from meshnode.edge.node import Node
 from meshnode.edge.zoning import claim, granted
 from meshnode.errors import InvalidInput, NoNodeInZone, PermissionDenied
-from meshnode.wire.messages import PieceAsk, PieceListAsk, QuoteAsk
-from tests.edge.living import ask, founder, joiner, workers
+from meshnode.wire.messages import HaveAsk, Infer, PieceAsk, PieceListAsk, QuoteAsk, Stage
+from tests.edge.living import ask, founder, joiner, sees, workers
 from tests.edge.test_local import ECHO
 from tests.waiting import until
 
@@ -84,10 +85,42 @@ async def test_a_node_outside_neither_fetches_runs_nor_gets_a_piece(two: tuple[N
         bob.serving.quote(QuoteAsk(task="0" * 32, model=manifest.digest, deadline_s=1.0), ann.keeper.id)
     with pytest.raises(NoNodeInZone, match="model is for zone 'eu'"):
         await bob.serving.warm(manifest.digest, ann.keeper.id)
+    with pytest.raises(NoNodeInZone, match="bound to zone 'eu'"):
+        await ask(ann.home, "model.pull", {"model": "echo", "node": "bob"})
     link = await bob.pool.link(ann.keeper.id, bob.membership.addresses(ann.keeper.id))
-    for request in (PieceListAsk(model=manifest.digest, file=0), PieceAsk(model=manifest.digest, file=0, piece=0)):
-        with pytest.raises(NoNodeInZone, match="the node that asks is in zone 'us'"):
+    digest = manifest.digest
+    for request in (PieceListAsk(model=digest, file=0), PieceAsk(model=digest, file=0, piece=0), HaveAsk(model=digest)):
+        with pytest.raises(NoNodeInZone, match=f"node {bob.keeper.id[:8]} is in zone 'us'"):
             await link.call(request)
+
+
+async def test_a_pipeline_comes_through_no_member_outside_of_any_of_its_zones(two: tuple[Node, Node]) -> None:
+    """Its results would go back that way, those of its second stage too, whose model is bound."""
+    ann, bob = two
+    await ask(bob.home, "model.add", {"path": DIGITS, "name": "free"})
+    await until(lambda: len(ann.catalog.manifests()) == 2, "ann knows both")
+    free, bound = (ann.catalog.resolve(name).digest for name in ("free", "echo"))
+    link = await bob.pool.link(ann.keeper.id, bob.membership.addresses(ann.keeper.id))
+    given: dict[str, Any] = {"task": "0" * 32, "attempt": 1, "model": free, "deadline_s": 1.0, "inputs": ()}
+    back = await ann.pool.link(bob.keeper.id, bob.membership.addresses(bob.keeper.id))
+    zoning.check_way(ann, back.peer, Infer(**given))
+    for more in ({"zone": "eu"}, {"model": bound}, {"then": (Stage(bound),)}):
+        with pytest.raises(NoNodeInZone, match="bound to zone 'eu', and bob, through which it came, is in zone 'us'"):
+            zoning.check_way(ann, back.peer, Infer(**(given | more)))
+        zoning.check_way(ann, None, Infer(**(given | more)))
+        zoning.check_way(ann, link.peer, Infer(**(given | more)))
+
+
+async def test_who_fetches_outside_is_no_fellow(two: tuple[Node, Node], tmp_path: Path) -> None:
+    """Ann still tells who asked her for it; for a model that is bound elsewhere now nobody asks those."""
+    ann, bob = two
+    await ask(ann.home, "model.add", {"path": DIGITS, "name": "free"})
+    async with joiner(tmp_path / "cat", ann, "cat", zone="eu") as cat:
+        await until(lambda: len(cat.node.catalog.manifests()) == 2 and sees(cat.node, bob), "cat knows all")
+        for name, fellows in (("echo", ()), ("free", (bob.keeper.id,))):
+            manifest = ann.catalog.resolve(name)
+            ann.giver.have(manifest, bob.keeper.id)
+            assert fellows == (await carrying.ask_have(cat.node, ann.keeper.id, manifest.digest))[1]
 
 
 async def test_a_blueprint_places_it_inside_only(two: tuple[Node, Node]) -> None:
@@ -107,8 +140,11 @@ async def test_what_is_bound_later_is_let_go_of_outside(two: tuple[Node, Node]) 
     ann, bob = two
     await ask(bob.home, "model.add", {"path": DIGITS, "name": "free"})
     (digest,) = bob.store.digests()
+    begun = bob.store.folder / f"partial-{digest}"  # as a fetch leaves it that was cut off
+    begun.mkdir()
     await ask(ann.home, "model.add", {"path": DIGITS, "name": "bound", "zone": "eu"})
     await until(lambda: not bob.store.digests(), "bob let go of it")
+    assert not begun.exists()
     with pytest.raises(NoNodeInZone, match="bound to zone 'eu'"):
         await ask(bob.home, "model.add", {"path": DIGITS, "name": "again"})
     assert ("eu",) == bob.catalog.bound(digest)
