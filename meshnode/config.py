@@ -300,6 +300,7 @@ class Settings:
     listen: str = "0.0.0.0:7433"
     """TCP and UDP, host:port; [::]:7433 listens on IPv4 and IPv6."""
     zone: Annotated[str, Printable(64)] = ""
+    """Of an admin's node; for others the grant's counts, and this is only shown where it names none."""
     labels: Annotated[dict[str, str], Labels(64, 128, 4 * KIB)] = field(default_factory=dict)
     links: Links = Links()
     membership: Membership = Membership()

@@ -42,7 +42,12 @@ def up(
     seed: Annotated[
         list[str], typer.Option(metavar="HOST:PORT", help="A node that is usually up; may be repeated.")
     ] = [],  # noqa: B006 - typer copies it
-    zone: Annotated[str, typer.Option(help="The zone of this node, when its grant names none.")] = "",
+    zone: Annotated[
+        str,
+        typer.Option(
+            help="The zone of a node that founds its mesh; of others it is shown where the grant names none, and does not count."
+        ),
+    ] = "",
     label: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = [],  # noqa: B006 - typer copies it
     manners: Annotated[
         str, typer.Option(help="When foreign work is taken: polite (the owner comes first), free or off.")
