@@ -44,9 +44,7 @@ def up(
     ] = [],  # noqa: B006 - typer copies it
     zone: Annotated[
         str,
-        typer.Option(
-            help="The zone of a node that founds its mesh; of others it is shown where the grant names none, and does not count."
-        ),
+        typer.Option(help="Of a node that founds its mesh; others have that of their grant."),
     ] = "",
     label: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = [],  # noqa: B006 - typer copies it
     manners: Annotated[
