@@ -176,6 +176,17 @@ async def test_whose_tasks_the_policy_refuses_sends_nothing_on(three: tuple[Node
     assert (["ok", "ok"], ["ok"]) == tuple([served.outcome for served in one] for one in ran)
 
 
+async def test_a_pipeline_is_one_task_at_a_time_to_a_quota(three: tuple[Node, Node, Node]) -> None:
+    """A stage gives its place back before the next is admitted: with one place, no stage waits for the one before."""
+    ann, bob, cat = three
+    ran = note(bob)
+    await signed("[quota]\nconcurrent = 1", ann, bob, cat)
+    async with AsyncClient(ann.home) as client:
+        result = await client.pipeline(*(Stage(name, node="bob") for name in ("double", "plus", "total")))(ROW)
+    assert ["ok"] * 3 == [attempt.outcome for attempt in result.attempts] == [served.outcome for served in ran]
+    assert [0] == [account.open for account in bob.serving.quotas._accounts.values()]
+
+
 async def test_an_error_names_its_stage_and_carries_all_attempts(three: tuple[Node, Node, Node]) -> None:
     """The first stage was run and is not run again; the one that fails on its input is not tried elsewhere."""
     ann, bob, _ = three
