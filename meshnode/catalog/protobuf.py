@@ -16,6 +16,10 @@ _ENDS = bytes(range(0x80, 0x100))
 WINDOW = 1024 * 1024
 """Looked at in one call that holds the interpreter, and with it the agent's loop."""
 
+SKIPPED = 64 * 1024
+"""…and in one match of a pattern, which remembers each repetition. Possessive ones would not, and are wrong in Python
+3.11.2."""
+
 
 class Malformed(Exception):
     """The bytes are not what they should be: `text` says how, and `hint` what would help."""
@@ -76,7 +80,7 @@ class Reader:
 
     def skip(self, pattern: re.Pattern[bytes], at: int, end: int) -> int:
         """The end of what matches here: many small fields in one step that is not counted."""
-        found = pattern.match(self.view, at, min(end, at + WINDOW))
+        found = pattern.match(self.view, at, min(end, at + SKIPPED))
         return at if found is None else found.end()
 
     def varint(self, at: int, end: int) -> tuple[int, int]:

@@ -43,7 +43,7 @@ REFUSED_OPERATORS = {
     "Snpe": "holds or names a program that was compiled for one device",
 }
 _SCALARS = re.compile(
-    rb"(?:=.{4}|@[\x80-\xff]{0,9}[\x00-\x7f]|J(?:" + b"|".join(b"\\x%02x.{%d}" % (n, n) for n in range(32)) + rb"))*+",
+    rb"(?:=.{4}|@[\x80-\xff]{0,9}[\x00-\x7f]|J(?:" + b"|".join(b"\\x%02x.{%d}" % (n, n) for n in range(32)) + rb"))*",
     re.DOTALL,
 )
 """Elements of an attribute's lists (floats, ints, short strings): a tree ensemble has millions of them."""

@@ -87,7 +87,7 @@ class Demo:
         """0 when the promise was kept."""
         folder = digits_folder()
         with ExitStack() as stack:
-            stack.enter_context(ended_by_signals())
+            self._check = stack.enter_context(ended_by_signals())
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meshnode-demo-")))
             started: list[Agent] = []
             stack.callback(end_all, started)
@@ -184,6 +184,7 @@ class Demo:
         killing: threading.Thread | None = None
         try:
             for index in range(total):
+                self._check()
                 image = images[index % len(images)][None]
                 window.append((index, client.submit("digits", {"image": image}, timeout=TASK_TIMEOUT_S)))
                 if len(window) >= WINDOW:
@@ -332,16 +333,26 @@ def _command(home: Path, *words: str) -> str:
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the demo as Ctrl-C does: with everything cleaned up."""
+def ended_by_signals() -> Iterator[Callable[[], None]]:
+    """SIGTERM and a closed terminal end the demo as Ctrl-C does: with everything cleaned up.
+
+    What is yielded raises once a signal came. An exception of a handler is lost when it meets a finalizer.
+    """
+    told = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        told = True
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    def check() -> None:
+        if told:
+            raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, interrupt) for number in numbers]
     try:
-        yield
+        yield check
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

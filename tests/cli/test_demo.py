@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -33,12 +34,17 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signa
     children = psutil.Process(demo.pid).children(recursive=True)
     assert len(children) >= 4, f"two agents, each with its worker: {said}"
 
-    demo.send_signal(number)
-
-    assert demo.wait(30) == 130
-    demo.stdout.close()
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert [] == alive
+    try:
+        demo.send_signal(number)
+        assert demo.wait(60) == 130
+        demo.stdout.close()
+        _, alive = psutil.wait_procs(children, timeout=10)
+        assert [] == alive
+    finally:  # what should be gone, and is not, must not be there for the next test
+        demo.kill()
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
     assert [] == list(tmp_path.glob("meshnode-demo-*"))
 
 
