@@ -175,14 +175,20 @@ def late(task: TaskFacts, ranked: Ranked) -> bool:
 
 
 def hopeless(task: TaskFacts, ranked: Ranked) -> bool:
-    """Whether the time would be up even if the peer takes no longer than it says, and its line moves as it may.
+    """Whether the time would be up even if the peer takes no longer than it says."""
+    return surely_s(ranked) > task.remaining_s
+
+
+def surely_s(ranked: Ranked, *, moving: bool = True) -> float:
+    """What the peer needs if it takes no longer than it says, and its line moves as it may; without the tensors' way
+    when not `moving`.
 
     What is begun and comes too late is lost to others: with half as much again to do as can be done, 83 % of the work
     came in time without the margin on the wait, and 100 % with it.
     """
     terms, correction = ranked.terms, max(1.0, finite(ranked.peer.correction, 1.0))
-    waiting_s = max(WAIT_MARGIN * terms["wait_s"] / correction, terms["transfer_s"], terms["fetch_s"])
-    return terms["rtt_s"] + waiting_s + terms["service_s"] / correction > task.remaining_s
+    waiting_s = max(WAIT_MARGIN * terms["wait_s"] / correction, terms["transfer_s"] * moving, terms["fetch_s"])
+    return terms["rtt_s"] + waiting_s + terms["service_s"] / correction
 
 
 def estimate(task: TaskFacts, peer: PeerFacts, quote: Quote) -> Ranked:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from meshnode.errors import NoCapacity
+from meshnode.errors import DeadlineExceeded, NoCapacity
 from meshnode.tasks.line import Line
 
 T = TypeVar("T")
@@ -19,6 +19,7 @@ Turn = asyncio.Future[None]
 class _Kept:
     line: Line[Turn] = field(default_factory=Line)
     timer: asyncio.TimerHandle | None = None
+    error: DeadlineExceeded | None = None
 
 
 @dataclass(slots=True)
@@ -34,6 +35,8 @@ class Asking:
         if kept is None:
             kept = self._lines[kind] = _Kept()
         line = kept.line
+        if kept.error is not None and line.too_late(self.now(), deadline):
+            raise DeadlineExceeded(str(kept.error), hint=kept.error.hint)
         if not line.enter(self.now()):
             await self._wait(kind, kept, deadline)
         try:
@@ -52,6 +55,12 @@ class Asking:
             return found
         finally:
             self._call(kind, kept)
+
+    def hopeless(self, kind: Hashable, soonest_s: float, error: DeadlineExceeded) -> None:
+        """Nobody would be done with a task of this kind before so long: who has less time left is told the same."""
+        if (kept := self._lines.get(kind)) is not None:
+            kept.line.hopeless(self.now(), soonest_s)
+            kept.error = error
 
     async def _wait(self, kind: Hashable, kept: _Kept, deadline: float) -> None:
         turn: Turn = asyncio.get_running_loop().create_future()

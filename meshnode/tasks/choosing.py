@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,8 +105,9 @@ class Chooser:
         if exclude:  # it had a place, and must not wait behind those that never had one
             return await self._choose(wanted, exclude, remaining_s)
         deadline = self.now() + remaining_s
-        kind = (wanted.manifest.digest, wanted.node, wanted.zones, wanted.beyond, wanted.provider, wanted.priority)
-        return await self.asking.in_turn(kind, deadline, lambda: self._choose(wanted, exclude, deadline - self.now()))
+        return await self.asking.in_turn(
+            _kind(wanted), deadline, lambda: self._choose(wanted, exclude, deadline - self.now())
+        )
 
     async def _choose(self, wanted: Wanted, exclude: frozenset[NodeId], remaining_s: float) -> Choice:
         task, decided = await self._decide(wanted, exclude, remaining_s)
@@ -115,7 +116,11 @@ class Chooser:
             raise self._nobody(wanted, decided.decision, decided.refusals)
         best = decided.ranked[0]
         if wanted.node is None and all(policy.hopeless(task, ranked) for ranked in decided.ranked):
-            raise self._too_late(wanted, task, best)
+            error = self._too_late(wanted, task, best)
+            if isinstance(error, DeadlineExceeded):
+                soonest_s = min(policy.surely_s(ranked, moving=False) for ranked in decided.ranked)
+                self.asking.hopeless(_kind(wanted), soonest_s, error)
+            raise error
         node, now = best.peer.id, self.now()
         sent = self._expected.setdefault(wanted.task, {})
         sent[node] = _Expected(best.estimate_s, best.terms["fetch_s"] > 0, now)
@@ -355,6 +360,12 @@ class Chooser:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _kind(wanted: Wanted) -> Hashable:
+    """Tasks for which nodes are full, or not, together; what is for another node may be refused here by its quota."""
+    bounds = wanted.zones, wanted.beyond
+    return wanted.manifest.digest, wanted.node, bounds, wanted.provider, wanted.priority, wanted.on_behalf
 
 
 def _others(peers: Sequence[PeerFacts]) -> list[NodeId]:

