@@ -28,6 +28,7 @@ from meshnode.edge.learning import learn, refresh_catalog, set_aside, unwilling
 from meshnode.edge.local import LocalDoor
 from meshnode.edge.meeting import Meeting
 from meshnode.edge.node import Control, Node
+from meshnode.edge.outside import Doors
 from meshnode.edge.peers import PeerDoor
 from meshnode.edge.policing import Policing
 from meshnode.edge.relaying import knowledge
@@ -120,7 +121,7 @@ class Agent:
             devices,
             folder=home / "worker",
             models=(home / "models",),
-            changed=lambda: self._advertiser.soon(),
+            changed=auditing.loads(book, lambda: execution.loaded(), lambda: self._advertiser.soon()),
             answer_bytes_max=settings.links.body_bytes_max,
             apart=lambda: owner.manners is Manners.POLITE and bool(owner.reading.display),
             condemned=lambda digest, how: report(self.node, digest, how),
@@ -216,6 +217,7 @@ class Agent:
         )
         self._peer_door = PeerDoor(self.node)
         self._meeting = Meeting(self.node)
+        self._doors = Doors(self.node)
 
     # --- life ---
 
@@ -233,6 +235,7 @@ class Agent:
         self._advertiser.now()
         await node.inviter.start()
         await self._local.start()
+        await self._doors.start()
         await node.discovery.start()
         node.discovery.introduce([row for row in peers if row[0] != self._keeper.id])
         self._start(self._advertiser.run())
@@ -272,6 +275,7 @@ class Agent:
             self._meeting.stop(),
             node.owner.stop(),
             self._local.stop(),
+            self._doors.stop(),
             node.pool.stop(),
             node.execution.stop(),
         )
@@ -292,8 +296,7 @@ class Agent:
             "mesh": self._keeper.statements.mesh_id,
             "mesh_name": self._keeper.statements.mesh_name,
             "listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-            "http": None,
-            "grpc": None,
+            **self._doors.addresses,
             "quarantine": self._keeper.quarantine or None,
         }
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import platformdirs
 
+from meshnode.doors import Grpc, Http
 from meshnode.errors import ConfigError
 from meshnode.ranges import Labels, Printable, Within, apply, contradictions
 
@@ -313,6 +314,8 @@ class Settings:
     """polite, free or off: when this machine takes work of other nodes."""
     owner: Owner = Owner()
     audit: Audit = Audit()
+    http: Http = field(default_factory=Http)
+    grpc: Grpc = field(default_factory=Grpc)
 
 
 LAN = Settings()

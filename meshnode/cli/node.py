@@ -50,6 +50,11 @@ def up(
     manners: Annotated[
         str, typer.Option(help="When foreign work is taken: polite (the owner comes first), free or off.")
     ] = "",
+    http: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="Open Inference Protocol, dashboard and metrics, as on 127.0.0.1:8080."),
+    ] = "",
+    grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="Open Inference Protocol over gRPC.")] = "",
     no_mdns: Annotated[bool, typer.Option("--no-mdns", help="No multicast discovery.")] = False,
 ) -> None:
     """Run this machine's agent; the first start makes keys and a mesh of one, or joins with TOKEN."""
@@ -62,7 +67,10 @@ def up(
         overrides["labels"] = dict(_label(text) for text in label)
     if seed or no_mdns:
         overrides["discovery"] = ({"seeds": seed} if seed else {}) | ({"mdns": False} if no_mdns else {})
-    for address in (listen, *seed):
+    for key, text in (("http", http), ("grpc", grpc)):
+        if text:
+            overrides[key] = {"listen": text}
+    for address in (listen, http, grpc, *seed):
         if address:
             config.host_port(address, default_port=7433)
     settings = config.load(home, overrides)
@@ -99,6 +107,9 @@ def _announce(event: dict[str, Any]) -> None:
     if event["quarantine"]:
         typer.echo(f"in quarantine, for {event['quarantine']}: an admin's `meshnode accept` lets it in")
     typer.echo(f"listening on {event['listen']} (TCP and UDP); Ctrl-C stops it")
+    for key, what in (("http", "HTTP"), ("grpc", "gRPC")):
+        if event[key]:
+            typer.echo(f"{what} on {event[key]}; the token is the content of {context.current.home / 'http.token'}")
     typer.echo("to add a machine: `meshnode invite` here, then `meshnode up TOKEN` there")
 
 

@@ -1,4 +1,4 @@
-"""What goes into the audit record, and how: tasks, statements, and what this node's user asked for."""
+"""What goes into the audit record, and how: tasks, models, statements, and what this node's user asked for."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from meshnode.audit.book import Book
+from meshnode.execution.job import LoadedModel
 from meshnode.tasks.outcomes import Ended, Served
 from meshnode.trust.statements import Statement
-from meshnode.wire.messages import NodeId
+from meshnode.wire.messages import Digest, NodeId
 
 VERBS = frozenset(
     {
@@ -73,6 +74,27 @@ def ended(book: Book, it: Ended) -> None:
         bytes_in=it.input_bytes,
         ms=round(it.seconds * 1000, 3),
     )
+
+
+def loads(
+    book: Book, loaded: Callable[[], Iterable[LoadedModel]], then: Callable[[], None] = lambda: None
+) -> Callable[[], None]:
+    """What to call when the workers' models may be others: those that came and went are written down; `then` follows.
+
+    They go with a worker that dies, too. `loaded` is what is there now.
+    """
+    before: set[tuple[Digest, str]] = set()
+
+    def changed() -> None:
+        nonlocal before
+        now = {(it.digest, it.provider) for it in loaded()}
+        for kind, which in (("unloaded", before - now), ("loaded", now - before)):
+            for digest, provider in sorted(which):
+                book.note(kind, model=digest, provider=provider)
+        before = now
+        then()
+
+    return changed
 
 
 def learnt(book: Book, statements: Iterable[Statement], id_of: Callable[[Statement], NodeId]) -> None:

@@ -31,7 +31,8 @@ from meshnode.edge import admitting, auditing, documents, flagging, fleet, glanc
 from meshnode.edge.admitting import Accept, NewInvite, Revoke, Token
 from meshnode.edge.doctor import examine, examine_peer
 from meshnode.edge.node import Node
-from meshnode.errors import InvalidInput, MeshError, PermissionDenied
+from meshnode.edge.submitting import check_belongs
+from meshnode.errors import InvalidInput, MeshError
 from meshnode.links.link import Incoming, Reply
 from meshnode.tasks.finding import find_member
 from meshnode.trust.zones import checked_zone
@@ -102,23 +103,15 @@ class LocalDoor:
         request = incoming.request
         match request:
             case Submit():
-                self._check_belongs()
+                check_belongs(self.node)
                 return await self.node.dispatcher.submit(request, incoming.body)
             case Plan():
-                self._check_belongs()
+                check_belongs(self.node)
                 wanted = self.node.dispatcher.wanted(request, self.node.catalog.resolve(request.model))
                 return _document(await self.node.dispatcher.chooser.plan(wanted, request.deadline_s))
             case Ask():
                 return _document(await self._ask(request))
         raise InvalidInput(f"{type(request).__name__} is not a request of local clients")
-
-    def _check_belongs(self) -> None:
-        if (out := self.node.keeper.out) is not None:
-            raise out
-        if why := self.node.keeper.quarantine:
-            raise PermissionDenied(
-                f"this node is in quarantine: {why}", hint="an admin's `meshnode accept` of it lets it in"
-            )
 
     async def _ask(self, ask: Ask) -> JSON:
         known = VERBS.get(ask.verb)

@@ -76,6 +76,8 @@ class Node:
     events: Events
     intake: dict[str, tuple[int, int]] = field(default_factory=dict)
     """(bytes done, bytes in all) of the models that are being added, by path."""
+    link: Callable[[str], str] | None = None
+    """A link that opens a page of the HTTP door in a browser here, once; None while that door is closed."""
     address: Address = ("", 0)
     started: float = field(default_factory=time.monotonic)
     version: str = __version__

@@ -1,0 +1,7 @@
+"""What the HTTP door consists of."""
+
+from __future__ import annotations
+
+from meshnode.edge.http.server import Part
+
+PARTS: tuple[Part, ...] = ()

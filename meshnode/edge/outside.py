@@ -1,0 +1,57 @@
+"""The doors to programs of other kinds: those that the settings ask for are opened at the start and closed at the end.
+
+Each is imported only when it is asked for: an agent without it does not pay for its libraries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from meshnode.edge.node import Node
+
+log = logging.getLogger(__name__)
+
+
+class Outside(Protocol):
+    """A door."""
+
+    async def start(self) -> None:
+        """Raises ListenError, ConfigError, HomeError, ToolMissing."""
+
+    async def stop(self) -> None:
+        """Also when `start` failed half way."""
+
+
+class Doors:
+    """See the module's docstring."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._open: list[Outside] = []
+        self.addresses: dict[str, str | None] = {"http": None, "grpc": None}
+        """host:port of each that is open."""
+
+    async def start(self) -> None:
+        """Raises ListenError, ConfigError, HomeError, ToolMissing."""
+        settings = self._node.settings
+        if settings.http.listen:
+            from meshnode.edge.http.parts import PARTS
+            from meshnode.edge.http.server import HttpServer
+
+            server = HttpServer(self._node, PARTS)
+            await self._start(server)
+            self._node.link = server.link
+            self.addresses["http"] = server.address
+
+    async def stop(self) -> None:
+        """Close them all."""
+        for outcome in await asyncio.gather(*(it.stop() for it in self._open), return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                log.error("while a door was closed: %r", outcome)
+        self._open.clear()
+
+    async def _start(self, door: Outside) -> None:
+        self._open.append(door)
+        await door.start()

@@ -1,0 +1,36 @@
+"""What goes into the audit record when models come and go."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from meshnode.audit import book
+from meshnode.audit.book import Book
+from meshnode.config import Audit
+from meshnode.edge.auditing import loads
+from meshnode.execution.job import LoadedModel
+from meshnode.trust.identity import public_der
+from meshnode.wire.messages import Digest
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+
+
+def test_models_that_came_and_went_are_written_down_once(tmp_path: Path) -> None:
+    """Each with the provider; a look that finds nothing new writes nothing, and what follows is always told."""
+    record, there, told = Book(tmp_path, Audit(), public_der(KEY), KEY.sign), list[LoadedModel](), []
+    record.start()
+    look = loads(record, lambda: there, lambda: told.append(1))
+    a, b = (LoadedModel(Digest(name * 64), 1, 0.0, 0, None, "CPUExecutionProvider") for name in "ab")
+    for now in ([], [b, a], [a], [a], []):
+        there[:] = now
+        look()
+    record.stop()
+    lines = [json.loads(line) for line in book.lines(tmp_path)]
+    assert [("loaded", "a"), ("loaded", "b"), ("unloaded", "b"), ("unloaded", "a")] == [
+        (it["event"], it["model"][0]) for it in lines if it["event"] != "seal"
+    ]
+    assert {"CPUExecutionProvider"} == {it["provider"] for it in lines if it["event"] != "seal"}
+    assert 5 == len(told)
