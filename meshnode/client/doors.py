@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from meshnode import config
@@ -15,6 +16,9 @@ from meshnode.client.pacing import cancelled
 from meshnode.errors import AgentUnavailable
 from meshnode.links.link import Link
 from meshnode.links.local import connect
+
+PATIENT = replace(config.Links(), heartbeat_misses=40)
+"""With nobody else to go to, an agent that says nothing for a second is a busy machine's; a dead one shows at once."""
 
 
 class Doors:
@@ -69,9 +73,10 @@ class Doors:
 
     async def _connect(self) -> Link:
         failures: list[AgentUnavailable] = []
+        settings = config.Links() if len(self.homes) > 1 else PATIENT
         for _ in self.homes:
             try:
-                return await connect(self.home, config.Links())
+                return await connect(self.home, settings)
             except AgentUnavailable as error:
                 failures.append(error)
                 self._at = (self._at + 1) % len(self.homes)
