@@ -159,7 +159,8 @@ def refused(error: MeshError) -> web.Response:
     headers = {}
     if (after_s := error.retry_after_s) is not None:
         headers["Retry-After"] = str(max(1, round(after_s)))
-    return web.json_response({"error": text, "code": error.code}, status=STATUS.get(error.code, 500), headers=headers)
+    body = {"error": text, "code": error.code, **getattr(error, "progress", {})}
+    return web.json_response(body, status=STATUS.get(error.code, 500), headers=headers)
 
 
 STATUS = {
@@ -172,6 +173,8 @@ STATUS = {
     "no_node_in_zone": 403,
     "permission_denied": 403,
     "poison_task": 422,
+    "execution_failed": 422,
+    "out_of_memory": 503,
     "transfer_failed": 503,
     "worker_crashed": 500,
 }
