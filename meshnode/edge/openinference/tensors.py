@@ -17,7 +17,7 @@ import numpy as np
 
 from meshnode.errors import InvalidInput, ProtocolError
 from meshnode.wire.messages import TensorSpec
-from meshnode.wire.tensors import ALIGN, DTYPES, RANK_MAX, STRING, Buffer, layout
+from meshnode.wire.tensors import ALIGN, DTYPES, RANK_MAX, STRING, Array, Buffer, layout
 
 WORDS = {
     "BOOL": "bool",
@@ -110,11 +110,17 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: Buffer) -> P
     return of_values(name, word, shape, values)
 
 
-def of_values(name: str, word: str, shape: Sequence[int], values: list[Any]) -> Piece:
-    """An input of Python's values, in one flat list or nested. Raises InvalidInput."""
+def of_values(
+    name: str, word: str, shape: Sequence[int], values: Sequence[Any], *, finite: bool = True
+) -> Piece:
+    """An input of Python's values, in one flat list or nested; of finite ones, where they must be so.
+
+    Raises InvalidInput.
+    """
     count = math.prod(shape)
     try:
-        array = np.array(values, object if word == STRING else DTYPES[word])
+        with np.errstate(over="ignore"):
+            array = np.array(values, object if word == STRING else DTYPES[word])
     except (ValueError, OverflowError, TypeError) as error:
         raise InvalidInput(f"input {_short(name)}, of {datatype_of(word)}: {error}") from error
     if array.size != count or (array.ndim > 1 and array.shape != tuple(shape)):
@@ -124,7 +130,7 @@ def of_values(name: str, word: str, shape: Sequence[int], values: list[Any]) -> 
         )
     if word == STRING:
         return of_texts(name, shape, array.reshape(-1).tolist())
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InvalidInput(f"input {_short(name)} holds a number that is too large for {datatype_of(word)}")
     return TensorSpec(name, word, tuple(shape), array.nbytes), array.reshape(-1).view(np.uint8).data
 
@@ -188,11 +194,16 @@ def to_values(spec: TensorSpec, data: Buffer) -> list[Any]:
             return [str(it, "utf-8") for it in texts(spec.name, math.prod(spec.shape), data)]
         except UnicodeDecodeError as error:
             raise InvalidInput(f"output {_short(spec.name)} holds bytes that are no UTF-8", hint=hint) from error
-    array = np.frombuffer(data, np.uint8).view(DTYPES[spec.dtype])
+    array = array_of(spec, data)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InvalidInput(f"output {_short(spec.name)} holds NaN or infinity, which JSON cannot say", hint=hint)
     values: list[Any] = array.tolist()
     return values
+
+
+def array_of(spec: TensorSpec, data: Buffer) -> Array:
+    """Numbers, flat: a view."""
+    return np.frombuffer(data, np.uint8).view(DTYPES[spec.dtype])
 
 
 def texts(name: str, count: int, data: Buffer) -> list[memoryview]:
