@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from meshnode.edge.http.server import Door
 from meshnode.edge.openinference import describing, document, service
@@ -134,13 +135,16 @@ async def _body(request: web.Request, bytes_max: int) -> Buffer:
     said, content = request.content_length, request.content
     if said is not None and said > bytes_max:
         raise web.HTTPRequestEntityTooLarge(max_size=bytes_max, actual_size=said)
-    first = await content.readany()
-    if content.at_eof():
-        return _within(first, bytes_max)
-    body = bytearray(first)
-    async for chunk in content.iter_any():
-        body += chunk
-        _within(body, bytes_max)
+    try:
+        first = await content.readany()
+        if content.at_eof():
+            return _within(first, bytes_max)
+        body = bytearray(first)
+        async for chunk in content.iter_any():
+            body += chunk
+            _within(body, bytes_max)
+    except (web.RequestPayloadError, HttpProcessingError) as error:
+        raise InvalidInput(f"the body of the request cannot be read: {error!r:.300}") from error
     return _within(body, bytes_max)
 
 

@@ -27,6 +27,9 @@ from meshnode.errors import ConfigError, HomeError, ListenError, MeshError
 from meshnode.trust.files import write_atomic
 
 log = logging.getLogger(__name__)
+_wire = logging.getLogger(f"{__name__}.wire")
+"""aiohttp's own, to which each request that is no HTTP is an error with a traceback; what our handlers do is in `log`."""
+_wire.setLevel(logging.CRITICAL)
 TOKEN = "http.token"  # noqa: S105 - the name of a file
 HEADER_BYTES_MAX = 16 * 1024
 CLOSE_S = 2.0
@@ -75,6 +78,7 @@ class HttpServer:
         self._runner = web.AppRunner(
             app,
             access_log=None,
+            logger=_wire,
             handler_cancellation=True,
             max_line_size=HEADER_BYTES_MAX,
             max_field_size=HEADER_BYTES_MAX,

@@ -31,7 +31,7 @@ class Sum:
 
 @dataclass(slots=True)
 class Record:
-    """Of one model. `last_ms` is UTC; `inferences` counts rows of batches that clients put together."""
+    """Of one model. `last_ms` is UTC."""
 
     last_ms: int = 0
     inferences: int = 0
