@@ -19,7 +19,7 @@ from meshnode.errors import InvalidInput, MeshError
 from meshnode.wire.messages import TensorSpec
 from meshnode.wire.tensors import DTYPES, STRING
 from meshnode.wire.tensors import decode as mesh_decode
-from tests.edge.clients import EVERY, sample, same
+from tests.edge.clients import EVERY, same, sample
 
 SHAPES = st.lists(st.integers(0, 4), max_size=4)
 
@@ -286,11 +286,13 @@ def test_json_says_no_nan_and_no_half() -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(sorted(EVERY)),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["inputs", "outputs", "name", "shape", "datatype", "data", "parameters", "id", "timeout"]),
-        inner,
-        max_size=5,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["inputs", "outputs", "name", "shape", "datatype", "data", "parameters", "id", "timeout"]),
+            inner,
+            max_size=5,
+        )
     ),
     max_leaves=12,
 )

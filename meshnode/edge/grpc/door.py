@@ -212,6 +212,8 @@ async def _abort(context: Context, error: MeshError) -> bytes:
     behind = [("meshnode-code", error.code)]
     if (after_s := error.retry_after_s) is not None:
         behind.append(("retry-after", str(max(1, round(after_s)))))
-    behind += [(f"meshnode-{key.replace('_', '-')}", str(value)) for key, value in getattr(error, "progress", {}).items()]
+    behind += [
+        (f"meshnode-{key.replace('_', '-')}", str(value)) for key, value in getattr(error, "progress", {}).items()
+    ]
     await context.abort(code or grpc.StatusCode.INTERNAL, text[:4096], tuple(behind))
     raise AssertionError

@@ -83,7 +83,9 @@ class _Oip:
         manifest = self._inference.find(*_named(request))
         why = self._inference.why_not(manifest)
         row = {"name": manifest.name, "ready": not why}
-        return _json({**row, "error": f"{manifest.name}:{manifest.version}: {why}"} if why else row, 503 if why else 200)
+        return _json(
+            {**row, "error": f"{manifest.name}:{manifest.version}: {why}"} if why else row, 503 if why else 200
+        )
 
     async def statistics(self, request: web.Request) -> web.Response:
         return _json(self._inference.statistics(*_named(request)))

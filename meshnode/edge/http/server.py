@@ -28,7 +28,7 @@ from meshnode.trust.files import write_atomic
 
 log = logging.getLogger(__name__)
 _wire = logging.getLogger(f"{__name__}.wire")
-"""aiohttp's own, to which each request that is no HTTP is an error with a traceback; what our handlers do is in `log`."""
+"""aiohttp's own, to which each request that is no HTTP is an error with a traceback; ours is `log`."""
 _wire.setLevel(logging.CRITICAL)
 TOKEN = "http.token"  # noqa: S105 - the name of a file
 HEADER_BYTES_MAX = 16 * 1024

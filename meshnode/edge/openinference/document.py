@@ -47,7 +47,7 @@ _encoder = msgspec.json.Encoder()
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`binary` says of an output, by its name, whether it is wanted in binary form; `rest_binary` of those not named."""
+    """`binary` says of an output, by its name, whether it is wanted in binary form; `rest_binary` of the others."""
 
     id: str
     inputs: Sequence[Piece]
@@ -110,7 +110,7 @@ def _input(one: _Input, rest: memoryview, at: int) -> tuple[Piece, int]:
         parameters.of_tensor(one.name, one.parameters)
     size = one.parameters.get("binary_data_size")
     given = memoryview(one.data)
-    has_data = len(given) > 0 and given != b"null"
+    has_data = len(given) > 0 and bytes(given[:5]) != b"null"
     if size is None:
         if not has_data:
             raise InvalidInput(f"input {one.name[:100]!r} has neither data nor a binary_data_size")

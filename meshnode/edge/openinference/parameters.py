@@ -60,7 +60,7 @@ def of_tensor(name: str, parameters: Mapping[str, Any]) -> None:
 
 def _priority(value: Any) -> str | None:
     """Triton's numbers (0: the usual one, 1: the highest) or the mesh's words."""
-    if value is None or value == 0 and value is not False:
+    if value is None or (value == 0 and value is not False):
         return None
     if isinstance(value, str) and value in PRIORITIES:
         return value

@@ -214,9 +214,7 @@ class Inference:
     def _holds(self, member: Any, digest: Digest) -> bool:
         if member.id == self._node.keeper.id:
             return True
-        return (
-            member.usable and member.advert is not None and any(it.digest == digest for it in member.advert.models)
-        )
+        return member.usable and member.advert is not None and any(it.digest == digest for it in member.advert.models)
 
 
 def _node(parameters: Mapping[str, Any]) -> str | None:

@@ -110,9 +110,7 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: Buffer) -> P
     return of_values(name, word, shape, values)
 
 
-def of_values(
-    name: str, word: str, shape: Sequence[int], values: Sequence[Any], *, finite: bool = True
-) -> Piece:
+def of_values(name: str, word: str, shape: Sequence[int], values: Sequence[Any], *, finite: bool = True) -> Piece:
     """An input of Python's values, in one flat list or nested; of finite ones, where they must be so.
 
     Raises InvalidInput.

@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException
 from meshnode.agent import Agent
 from meshnode.doors import Http
 from tests.edge.clients import MODELS, NUMBERS, TEXTS, add, bearer, identities, same, sample
-from tests.edge.living import ask, founder, joiner, workers
+from tests.edge.living import founder, joiner, workers
 from tests.waiting import until
 
 OPEN = Http(listen="127.0.0.1:0", tell_nodes=True)
@@ -103,6 +103,8 @@ async def test_every_datatype_comes_back_through_both_nodes(two: tuple[Agent, Ag
 async def test_the_server_and_its_models_are_described(ann: Agent) -> None:
     """As clients ask before they send anything."""
     headers = bearer(ann.node)
+    async with aiohttp.ClientSession(headers=headers) as web, web.get(f"http://{door(ann)}/v2/models/stats") as answer:
+        assert ["echo"] == [row["name"] for row in (await answer.json())["model_stats"]]
     async with triton_aio.InferenceServerClient(door(ann)) as client:
         assert await client.is_server_live(headers=headers)
         assert await client.is_server_ready(headers=headers)
@@ -142,8 +144,8 @@ async def test_models_are_loaded_and_unloaded(ann: Agent) -> None:
             await client.unload_model("no-such", headers=headers)
         for _ in range(3):
             await client.infer("echo", [x], headers=headers)
+        z = triton.InferInput("z", [1], "FP32").set_data_from_numpy(np.ones(1, np.float32))
         with pytest.raises(InferenceServerException, match="the model has no input 'z'"):
-            z = triton.InferInput("z", [1], "FP32").set_data_from_numpy(np.ones(1, np.float32))
             await client.infer("echo", [z], headers=headers)
         (stats,) = (await client.get_inference_statistics("echo", headers=headers))["model_stats"]
         assert (4, 1) == (stats["inference_stats"]["success"]["count"], stats["inference_stats"]["fail"]["count"])
@@ -185,6 +187,16 @@ async def test_curl_does(ann: Agent) -> None:
     rows = [json.loads(line) for line in out.decode().splitlines()]
     assert {"ready": True} == rows[0]
     assert [1.0, 2.0, 3.0] == rows[-1]["outputs"][0]["data"]
+
+
+async def test_the_readme_with_tritonclient_does(ann: Agent) -> None:
+    """Its lines as they stand, but for where and whose."""
+    text = (Path(__file__).parents[3] / "README.md").read_text()
+    block = text.split("<!-- tritonclient -->")[1].split("```python\n")[1].split("```")[0]
+    block = block.replace("127.0.0.1:8080", door(ann)).replace("/home/me/.local/share/meshnode", str(ann.node.home))
+    scope: dict[str, Any] = {}
+    await asyncio.to_thread(exec, block, scope)
+    assert [[1.0, 1.0, 1.0]] == scope["answer"].as_numpy("y").tolist()
 
 
 # --- what programs of other kinds send ---
@@ -236,7 +248,7 @@ async def test_bodies_in_pieces_are_taken_and_tricks_are_not(ann: Agent) -> None
         (("Content-Encoding: gzip", "Content-Length: 10"), b"0123456789"),
     ):
         answer = await said(ann, infer_head(ann, *lines) + body)
-        assert answer.startswith(b"HTTP/1.1 4") or answer.startswith(b"HTTP/1.0 4"), (lines, answer)
+        assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), (lines, answer)
     assert (await said(ann, b"\x16\x03\x01\x02\0\x01\0")).startswith(b"HTTP/1.0 400")
     assert (await said(ann, b"GET\r\n\r\n")).startswith(b"HTTP/1.0 400")
 
@@ -265,9 +277,11 @@ async def test_bodies_that_make_no_sense_are_refused_with_their_reason(ann: Agen
                 text = await answer.text()
                 assert status == answer.status, (body[:80], text)
                 assert isinstance(json.loads(text)["error"], str)
+
         async def endless() -> AsyncIterator[bytes]:
             while True:
                 yield bytes(65536)
+
         async with web.post(url, data=endless()) as answer:
             assert 413 == answer.status
         for method, path, status in (
@@ -335,11 +349,3 @@ async def test_a_client_that_leaves_stops_the_worker(tmp_path: Path) -> None:
             async with web.post(url, json={"inputs": rows}) as answer:
                 assert 200 == answer.status
     assert [] == workers()
-
-
-async def test_what_is_known_of_the_doors(ann: Agent) -> None:
-    """`/v2/models/stats` is all models; nothing of it needs a task to have run."""
-    async with aiohttp.ClientSession(headers=bearer(ann.node)) as web:
-        async with web.get(f"http://{door(ann)}/v2/models/stats") as answer:
-            assert ["echo"] == [row["name"] for row in (await answer.json())["model_stats"]]
-    assert "echo" == (await ask(ann.node.home, "model.show", {"model": "echo"}))["name"]
