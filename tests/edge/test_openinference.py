@@ -275,6 +275,12 @@ def test_a_length_within_the_body_is_taken() -> None:
     assert (None, 0, 10) == tuple(document.header_length(it, 10) for it in (None, "0", "10"))
 
 
+def test_json_has_a_limit_of_its_own() -> None:
+    """While it is read the agent does nothing else; binary tensors may be larger."""
+    with pytest.raises(InvalidInput, match="send large tensors in binary form"):
+        document.read(b'{"inputs": []}' + b" " * document.JSON_BYTES_MAX, None)
+
+
 def test_json_says_no_nan_and_no_half() -> None:
     """An output that JSON cannot say is an error, never another number."""
     for datatype, data in (("FP32", b"\0\0\xc0\x7f"), ("FP64", b"\0\0\0\0\0\0\xf0\x7f"), ("FP16", b"\0\0")):

@@ -8,6 +8,7 @@ CORS), so no page can read what it was refused.
 
 from __future__ import annotations
 
+import functools
 import hmac
 import ipaddress
 import re
@@ -111,6 +112,7 @@ def no_token() -> NoToken:
     return NoToken("the token is missing or wrong", hint="send `Authorization: Bearer` with the content of http.token")
 
 
+@functools.lru_cache(maxsize=256)
 def _is_address(name: str) -> bool:
     """An address cannot be made to point elsewhere, as a name can."""
     try:

@@ -42,10 +42,11 @@ def routes(door: Door) -> Iterable[web.AbstractRouteDef]:
             web.get(f"{path}/ready", it.model_ready),
             web.get(f"{path}/config", it.config),
             web.get(f"{path}/stats", it.statistics),
-            web.post(f"{path}/infer", it.infer),
         )
     ]
     return (
+        web.post(f"{model}/infer", it.infer),  # looked for first
+        web.post(f"{version}/infer", it.infer),
         web.get("/v2", it.server),
         web.get("/v2/", it.server),
         web.get("/v2/health/live", it.live),

@@ -114,7 +114,9 @@ class HttpServer:
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             if not getattr(handler, "open_to_all", False):
-                self.door.guard.check(request.method, request.headers, request.cookies, request.scheme)
+                headers = request.headers
+                cookies = request.cookies if "Cookie" in headers else {}
+                self.door.guard.check(request.method, headers, cookies, request.scheme)
             else:
                 self.door.guard.check_host(request.headers.get("Host", ""))
             return await handler(request)

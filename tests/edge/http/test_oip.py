@@ -193,7 +193,7 @@ async def test_the_readme_with_tritonclient_does(ann: Agent) -> None:
     """Its lines as they stand, but for where and whose."""
     text = (Path(__file__).parents[3] / "README.md").read_text()
     block = text.split("<!-- tritonclient -->")[1].split("```python\n")[1].split("```")[0]
-    block = block.replace("127.0.0.1:8080", door(ann)).replace("/home/me/.local/share/meshnode", str(ann.node.home))
+    block = block.replace("127.0.0.1:8080", door(ann)).replace("~/.local/share/meshnode", str(ann.node.home))
     scope: dict[str, Any] = {}
     await asyncio.to_thread(exec, block, scope)
     assert [[1.0, 1.0, 1.0]] == scope["answer"].as_numpy("y").tolist()
