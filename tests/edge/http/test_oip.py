@@ -17,6 +17,7 @@ import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from meshnode.agent import Agent
+from meshnode.audit import book
 from meshnode.doors import Http
 from tests.edge.clients import MODELS, NUMBERS, TEXTS, add, bearer, identities, same, sample
 from tests.edge.living import founder, joiner, workers
@@ -150,6 +151,12 @@ async def test_models_are_loaded_and_unloaded(ann: Agent) -> None:
         (stats,) = (await client.get_inference_statistics("echo", headers=headers))["model_stats"]
         assert (4, 1) == (stats["inference_stats"]["success"]["count"], stats["inference_stats"]["fail"]["count"])
         assert stats["last_inference"] > 0
+    await until(lambda: recorded(ann) == [("model.load", "ok"), ("model.unload", "ok")], "it is in the record")
+
+
+def recorded(agent: Agent) -> list[tuple[str, str]]:
+    lines = [json.loads(line) for line in book.lines(agent.node.home / "audit")]
+    return [(it["verb"], it["outcome"]) for it in lines if it["event"] == "asked" and it["verb"] != "model.add"]
 
 
 async def test_a_request_says_how_long_and_where(two: tuple[Agent, Agent]) -> None:
@@ -166,9 +173,39 @@ async def test_a_request_says_how_long_and_where(two: tuple[Agent, Agent]) -> No
                 await client.infer("texts", given, headers=headers, parameters=parameters)
             assert status == caught.value.status().strip("[]")
         answer = await client.infer("texts", given, headers=headers, priority=1, timeout=20_000_000)
+        assert "ann" == answer.get_response()["parameters"]["meshnode_node"]
         assert "ok" == ann.node.dispatcher.chooser.explaining.why("")["decisions"][-1]["outcome"]
         assert "high" == ann.node.dispatcher.chooser.explaining.why("")["priority"]
         assert answer.get_response()["model_version"] == "1"
+
+
+async def test_another_node_loads_and_unloads(two: tuple[Agent, Agent]) -> None:
+    """The one that is named; and a model goes out of the memory of all that have it. The headers say who ran it."""
+    ann, bob = two
+    repository, where = f"http://{door(ann)}/v2/repository/models/texts", {"parameters": {"node": "bob"}}
+    digest = ann.node.catalog.resolve("texts").digest
+    async with aiohttp.ClientSession(headers=bearer(ann.node)) as web:
+        async with web.post(f"{repository}/load", json={"parameters": {"node": "nobody"}}) as answer:
+            assert 400 == answer.status
+        async with web.post(f"{repository}/load", json=where) as answer:
+            assert 200 == answer.status, await answer.text()
+        assert [digest] == [it.digest for it in bob.node.execution.loaded()]
+        assert [] == ann.node.execution.loaded()
+        rows = [
+            {"name": "in_fp32", "datatype": "FP32", "shape": [1, 1], "data": [1]},
+            {"name": "in_bytes", "datatype": "BYTES", "shape": [1, 1], "data": ["a"]},
+        ]
+        async with web.post(f"http://{door(ann)}/v2/models/texts/infer", json={"inputs": rows} | where) as answer:
+            assert ("bob", "1") == (answer.headers["Meshnode-Node"], answer.headers["Meshnode-Attempts"])
+        await until(lambda: held(ann, bob, digest), "the first knows that the second has it")
+        async with web.post(f"{repository}/unload") as answer:
+            assert 200 == answer.status, await answer.text()
+        await until(lambda: not bob.node.execution.loaded(), "it is gone")
+
+
+def held(agent: Agent, other: Agent, digest: str) -> bool:
+    member = agent.node.membership.member(other.node.keeper.id)
+    return member is not None and member.advert is not None and any(it.digest == digest for it in member.advert.models)
 
 
 async def test_curl_does(ann: Agent) -> None:
