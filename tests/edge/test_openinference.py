@@ -279,6 +279,10 @@ def test_json_has_a_limit_of_its_own() -> None:
     """While it is read the agent does nothing else; binary tensors may be larger."""
     with pytest.raises(InvalidInput, match="send large tensors in binary form"):
         document.read(b'{"inputs": []}' + b" " * document.JSON_BYTES_MAX, None)
+    count = document.JSON_VALUES_MAX + 1
+    request = document.read(*body(one([1], [1])))
+    with pytest.raises(InvalidInput, match="in binary form"):
+        document.write(request, "m", 1, [tensors.from_bytes("y", "UINT8", [count], bytes(count))])
 
 
 def test_json_says_no_nan_and_no_half() -> None:

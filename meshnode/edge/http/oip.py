@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,8 @@ from meshnode.errors import InvalidInput
 from meshnode.wire.tensors import Buffer
 
 JSON_LENGTH = "Inference-Header-Content-Length"
+LARGE_BYTES = 256 * 1024
+"""JSON from here on is read, and answers are written, in a thread: between its steps the agent goes on."""
 ASKED_BYTES_MAX = 64 * 1024
 """Of requests that carry no tensors."""
 
@@ -104,10 +107,14 @@ class _Oip:
 
     async def infer(self, request: web.Request) -> web.Response:
         body = await _body(request, self._bytes_max)
-        asked = document.read(body, document.header_length(request.headers.get(JSON_LENGTH), len(body)))
+        json_bytes = document.header_length(request.headers.get(JSON_LENGTH), len(body))
+        small = (len(body) if json_bytes is None else json_bytes) <= LARGE_BYTES
+        asked = document.read(body, json_bytes) if small else await asyncio.to_thread(document.read, body, json_bytes)
         answer = await self._inference.infer(*_named(request), asked.inputs, asked.outputs, asked.wishes)
         told = self._inference.told(answer)
-        parts, json_bytes = document.write(asked, answer.model, answer.version, answer.outputs, told)
+        written = asked, answer.model, answer.version, answer.outputs, told
+        small = sum(spec.nbytes for spec, _ in answer.outputs) <= LARGE_BYTES
+        parts, json_bytes = document.write(*written) if small else await asyncio.to_thread(document.write, *written)
         headers = {"Content-Type": "application/json"}
         if json_bytes is not None:
             headers = {"Content-Type": "application/octet-stream", JSON_LENGTH: str(json_bytes)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,11 @@ from meshnode.errors import InvalidInput
 from meshnode.wire.messages import TensorSpec
 from meshnode.wire.tensors import Buffer
 
-JSON_BYTES_MAX = 32 * 1024 * 1024
-"""Of the JSON of one request. While it is read nothing else happens in the agent; a larger tensor is sent as binary."""
+JSON_BYTES_MAX = 16 * 1024 * 1024
+"""Of the JSON of one request. While its numbers are read nothing else happens (0.3 s of numbers of one digit,
+as measured): a larger tensor is sent in binary form."""
+JSON_VALUES_MAX = 4 * 1024 * 1024
+"""Of an answer in JSON, likewise."""
 ID_MAX = 1024
 Parameters = dict[str, Any]
 
@@ -153,6 +157,12 @@ def write(
         said: parameters of the answer.
     """
     rows, behind = [], []
+    plain = [math.prod(spec.shape) for spec, _ in outputs if not request.binary.get(spec.name, request.rest_binary)]
+    if sum(plain) > JSON_VALUES_MAX:
+        raise InvalidInput(
+            f"the answer would have {sum(plain)} values in JSON, and at most {JSON_VALUES_MAX} are sent so",
+            hint="ask for it in binary form: `binary_data`, or `binary_data_output` for all",
+        )
     for spec, data in outputs:
         row: dict[str, Any] = {
             "name": spec.name,

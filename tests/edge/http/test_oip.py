@@ -363,6 +363,20 @@ async def test_a_page_of_another_site_runs_nothing(ann: Agent) -> None:
     assert before == ann.node.dispatcher.means.counters.submitted
 
 
+async def test_large_tensors_in_json_come_back(tmp_path: Path) -> None:
+    """Of a megabyte, which is read beside the rest of the agent."""
+    async with founder(tmp_path / "ann", http=OPEN) as agent:
+        await add(agent.node, MODELS / "echo" / "model.onnx", "echo")
+        data = [it / 7 for it in range(100_000)]
+        row = {"name": "x", "datatype": "FP32", "shape": [10, 10_000], "data": data}
+        url = f"http://{door(agent)}/v2/models/echo/infer"
+        headers = bearer(agent.node)
+        async with aiohttp.ClientSession(headers=headers) as web, web.post(url, json={"inputs": [row]}) as answer:
+            (came,) = (await answer.json())["outputs"]
+    assert np.array(data, np.float32).tolist() == came["data"]
+    assert [] == workers()
+
+
 # --- clients that leave ---
 
 
