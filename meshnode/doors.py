@@ -25,6 +25,10 @@ class Http:
     key: str = ""
     body_bytes_max: Annotated[int, Within(1024, 2**31)] = 256 * MIB
     """The largest request. It is held in memory."""
+    timeout_s: Annotated[float, Within(0.001, 86400)] = 30.0
+    """What a request that does not say is given, over gRPC too, where its client names no deadline."""
+    tell_nodes: bool = False
+    """Answers say which node ran the task, and in how many attempts: who may use this door learns names of machines."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from meshnode.audit.book import Book
+from meshnode.errors import MeshError
 from meshnode.execution.job import LoadedModel
 from meshnode.tasks.outcomes import Ended, Served
 from meshnode.trust.statements import Statement
@@ -111,6 +113,20 @@ def asked(book: Book, verb: str, args: Mapping[str, Any], outcome: str) -> None:
     if verb in VERBS:
         told = {key: value for key, value in args.items() if key not in SECRET and _plain(value)}
         book.note("asked", verb=verb, outcome=outcome, **({"args": told} if told else {}))
+
+
+@contextmanager
+def noted(book: Book, verb: str, args: Mapping[str, Any]) -> Iterator[None]:
+    """What a program asked for by another door than the local one, and what became of it."""
+    outcome = "cancelled"
+    try:
+        yield
+        outcome = "ok"
+    except MeshError as error:
+        outcome = error.code
+        raise
+    finally:
+        asked(book, verb, args, outcome)
 
 
 def _plain(value: object) -> bool:

@@ -76,7 +76,7 @@ async def _pull(node: Node, args: ModelOn) -> JSON:
         except (TransferFailed, PeerLost) as error:
             if isinstance(error.__cause__, HomeError):
                 raise
-            now, done = time.monotonic(), await _moved_of(node, manifest.digest, member)
+            now, done = time.monotonic(), await moved_of(node, manifest.digest, member)
             if done != before:
                 before, moved_at = done, now
             if now - moved_at > PATIENCE_S:
@@ -98,21 +98,31 @@ async def _tell(node: Node, member: Member, message: ModelDo | Warm) -> None:
 
 async def _load(node: Node, args: ModelOn) -> JSON:
     manifest, member = node.catalog.resolve(args.model), _member(node, args.node)
+    await load(node, manifest, member)
+    return _document(manifest, member)
+
+
+async def load(node: Node, manifest: Manifest, member: Member) -> None:
+    """Have a model in the memory of a node, from wherever it is. Raises MeshError."""
     if member.id == node.keeper.id:
         node.policing.check_model(manifest)
         await node.execution.load(ModelFile(manifest.digest, await node.fetcher.ensure(manifest)))
     else:
         await _tell(node, member, Warm(model=manifest.digest))
-    return _document(manifest, member)
 
 
 async def _unload(node: Node, args: ModelOn) -> JSON:
     manifest, member = node.catalog.resolve(args.model), _member(node, args.node)
+    await unload(node, manifest, member)
+    return _document(manifest, member)
+
+
+async def unload(node: Node, manifest: Manifest, member: Member) -> None:
+    """Take a model out of the memory of a node. Raises MeshError."""
     if member.id == node.keeper.id:
         node.execution.unload(manifest.digest)
     else:
         await _tell(node, member, ModelDo(model=manifest.digest, what="unload"))
-    return _document(manifest, member)
 
 
 async def _moved(node: Node, args: MovedOf) -> JSON:
@@ -123,12 +133,13 @@ async def _moved(node: Node, args: MovedOf) -> JSON:
         done, total = node.intake.get(args.path, (0, 0))
     else:
         manifest = node.catalog.resolve(args.model or "")
-        done, total = await _moved_of(node, manifest.digest, _member(node, args.node))
+        done, total = await moved_of(node, manifest.digest, _member(node, args.node))
     fetched = node.fetcher.fetched.get(manifest.digest, 0) if manifest is not None else 0
     return {"done": done, "total": total, "fetched": fetched}
 
 
-async def _moved_of(node: Node, digest: Digest, member: Member) -> tuple[int, int]:
+async def moved_of(node: Node, digest: Digest, member: Member) -> tuple[int, int]:
+    """(bytes done, bytes in all) of a model on its way to a node; zeros when nothing moves, or it does not say."""
     if member.id == node.keeper.id:
         return node.fetcher.progress(digest)
     try:

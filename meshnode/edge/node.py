@@ -34,6 +34,7 @@ from meshnode.version import __version__
 from meshnode.wire.messages import Vitals
 
 if TYPE_CHECKING:
+    from meshnode.edge.openinference.service import Inference
     from meshnode.edge.policing import Policing
 
 
@@ -78,6 +79,8 @@ class Node:
     """(bytes done, bytes in all) of the models that are being added, by path."""
     link: Callable[[str], str] | None = None
     """A link that opens a page of the HTTP door in a browser here, once; None while that door is closed."""
+    inference: Inference | None = None
+    """What the doors of the Open Inference Protocol share; made by the first that is opened."""
     address: Address = ("", 0)
     started: float = field(default_factory=time.monotonic)
     version: str = __version__

@@ -44,6 +44,12 @@ class Doors:
             await self._start(server)
             self._node.link = server.link
             self.addresses["http"] = server.address
+        if settings.grpc.listen:
+            from meshnode.edge.grpc.door import GrpcServer
+
+            calls = GrpcServer(self._node)
+            await self._start(calls)
+            self.addresses["grpc"] = calls.address
 
     async def stop(self) -> None:
         """Close them all."""
@@ -51,6 +57,8 @@ class Doors:
             if isinstance(outcome, BaseException):
                 log.error("while a door was closed: %r", outcome)
         self._open.clear()
+        if self._node.inference is not None:
+            await self._node.inference.stop()
 
     async def _start(self, door: Outside) -> None:
         self._open.append(door)

@@ -63,6 +63,7 @@ class Policing:
         """Statements may be others."""
         self.mesh = policy.holding(self._keeper.statements.policies())
         self._rules = policy.stricter(self.mesh, self.local)
+        self._mesh_rules = policy.stricter(self.mesh, Policy())
         keys = publishing.publishers(self._keeper.statements.publishers())
         self._signers = {}
         for statement in self._keeper.statements.models() if keys else ():
@@ -126,7 +127,8 @@ class Policing:
 
         def own(manifest: Manifest) -> None:
             self.check_submitter(self._keeper.id)
-            if rule := policy.stricter(self.mesh, Policy()).refuses_model(self.model(manifest)):
+            rules = self._mesh_rules
+            if rules.models and (rule := rules.refuses_model(self.model(manifest))):
                 raise PermissionDenied(f"model {manifest.name}:{manifest.version} may not run: {rule}", hint=HINT)
 
         return Permits(

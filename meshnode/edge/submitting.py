@@ -12,7 +12,7 @@ from meshnode.edge.node import Node
 from meshnode.errors import InvalidInput, PermissionDenied
 from meshnode.links.link import Reply
 from meshnode.wire import tensors
-from meshnode.wire.messages import Submit, Submitted
+from meshnode.wire.messages import Submit, Submitted, TensorSpec
 from meshnode.wire.tensors import Array, Buffer
 
 
@@ -27,23 +27,30 @@ def check_belongs(node: Node) -> None:
 
 
 async def infer(
-    node: Node, model: str, inputs: Mapping[str, Array], *, timeout_s: float, **options: Any
+    node: Node, model: str, inputs: Mapping[str, Array], /, *, timeout_s: float, **options: Any
 ) -> tuple[Submitted, dict[str, Array]]:
     """One task and its outputs; `options` are fields of `Submit`, of which those that are None are left out.
 
     The task ends when its caller is cancelled. Raises MeshError; InvalidInput also for options out of their range.
     """
-    check_belongs(node)
     specs, parts = tensors.encode(inputs)
+    answer, body = await infer_bytes(node, model, specs, _whole(parts), timeout_s=timeout_s, **options)
+    return answer, tensors.decode(answer.outputs, body)
+
+
+async def infer_bytes(
+    node: Node, model: str, specs: Sequence[TensorSpec], body: Buffer, /, *, timeout_s: float, **options: Any
+) -> tuple[Submitted, Buffer]:
+    """The same for who has the tensors' bytes already, and wants bytes. The specs must be true of the body."""
+    check_belongs(node)
     given = {key: value for key, value in options.items() if value is not None}
-    fields = {"task": secrets.token_hex(16), "model": model, "inputs": specs, "deadline_s": timeout_s, **given}
+    fields = {"task": secrets.token_hex(16), "model": model, "inputs": tuple(specs), "deadline_s": timeout_s, **given}
     try:
         request = msgspec.convert(fields, Submit)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"the task: {error}") from error
-    reply = await node.dispatcher.submit(request, _whole(parts))
-    answer = cast(Submitted, reply.message)
-    return answer, tensors.decode(answer.outputs, _body(reply))
+    reply = await node.dispatcher.submit(request, memoryview(body))
+    return cast(Submitted, reply.message), _body(reply)
 
 
 def _whole(parts: Sequence[Buffer]) -> memoryview:

@@ -8,6 +8,7 @@ CORS), so no page can read what it was refused.
 
 from __future__ import annotations
 
+import functools
 import hmac
 import ipaddress
 import re
@@ -54,17 +55,19 @@ class Guard:
             raise PermissionDenied(f"requests from pages of {origin[:100]!r} are not taken")
         if headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             raise PermissionDenied("requests from pages of another site are not taken")
-        kind, _, given = headers.get("Authorization", "").partition(" ")
-        if kind.lower() == "bearer" and self._is_token(given.strip()):
+        if self.has_token(headers.get("Authorization", "")):
             return
         # A browser sends the cookie by itself: it opens nothing but what the page itself asked for.
         if (session := cookies.get(COOKIE)) is not None and self._is_session(session):
             if method in ("GET", "HEAD") or origin is not None:
                 return
             raise PermissionDenied("a request that changes something must say where it comes from")
-        raise NoToken(
-            "the token is missing or wrong", hint="send `Authorization: Bearer` with the content of http.token"
-        )
+        raise no_token()
+
+    def has_token(self, authorization: str) -> bool:
+        """Whether the value of an `Authorization` is this door's token."""
+        kind, _, given = authorization.partition(" ")
+        return kind.lower() == "bearer" and self._is_token(given.strip())
 
     def check_host(self, host: str) -> None:
         """Raises PermissionDenied for a name that is not this door's."""
@@ -104,6 +107,12 @@ class Guard:
         return self._sessions.get(given, 0.0) > self.now()
 
 
+def no_token() -> NoToken:
+    """What is said to who does not have it."""
+    return NoToken("the token is missing or wrong", hint="send `Authorization: Bearer` with the content of http.token")
+
+
+@functools.lru_cache(maxsize=256)
 def _is_address(name: str) -> bool:
     """An address cannot be made to point elsewhere, as a name can."""
     try:

@@ -19,6 +19,7 @@ from pathlib import Path
 from aiohttp import web
 
 from meshnode.config import host_port
+from meshnode.doors import Http
 from meshnode.edge.http import certificate
 from meshnode.edge.http.guard import Guard, NoToken
 from meshnode.edge.node import Node
@@ -26,6 +27,9 @@ from meshnode.errors import ConfigError, HomeError, ListenError, MeshError
 from meshnode.trust.files import write_atomic
 
 log = logging.getLogger(__name__)
+_wire = logging.getLogger(f"{__name__}.wire")
+"""aiohttp's own, to which each request that is no HTTP is an error with a traceback; ours is `log`."""
+_wire.setLevel(logging.CRITICAL)
 TOKEN = "http.token"  # noqa: S105 - the name of a file
 HEADER_BYTES_MAX = 16 * 1024
 CLOSE_S = 2.0
@@ -65,7 +69,7 @@ class HttpServer:
     async def start(self) -> None:
         """Raises ListenError, ConfigError, HomeError."""
         host, port = host_port(self._settings.listen)
-        tls = self._tls(host)
+        tls = context_for(self._settings, self.door.node.home, host)
         self.scheme = "https" if tls is not None else "http"
         app = web.Application(middlewares=[self._answer], client_max_size=self._settings.body_bytes_max)
         for part in self._parts:
@@ -74,6 +78,7 @@ class HttpServer:
         self._runner = web.AppRunner(
             app,
             access_log=None,
+            logger=_wire,
             handler_cancellation=True,
             max_line_size=HEADER_BYTES_MAX,
             max_field_size=HEADER_BYTES_MAX,
@@ -105,28 +110,13 @@ class HttpServer:
         name = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104
         return f"{self.scheme}://{name}:{port}{path}#{self.door.guard.new_code()}"
 
-    def _tls(self, host: str) -> ssl.SSLContext | None:
-        """None on loopback, unless a certificate is given: elsewhere the token would be seen on its way."""
-        it = self._settings
-        if bool(it.certificate) != bool(it.key):
-            raise ConfigError("http.certificate and http.key go together", hint="give both or none")
-        if is_loopback(host) and not it.certificate:
-            return None
-        home = self.door.node.home
-        chain, key = (Path(it.certificate), Path(it.key)) if it.certificate else certificate.ensure(home)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            context.load_cert_chain(chain, key)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"{chain} or {key} is no certificate that can be used: {error}") from error
-        return context
-
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             if not getattr(handler, "open_to_all", False):
-                self.door.guard.check(request.method, request.headers, request.cookies, request.scheme)
+                headers = request.headers
+                cookies = request.cookies if "Cookie" in headers else {}
+                self.door.guard.check(request.method, headers, cookies, request.scheme)
             else:
                 self.door.guard.check_host(request.headers.get("Host", ""))
             return await handler(request)
@@ -159,7 +149,8 @@ def refused(error: MeshError) -> web.Response:
     headers = {}
     if (after_s := error.retry_after_s) is not None:
         headers["Retry-After"] = str(max(1, round(after_s)))
-    return web.json_response({"error": text, "code": error.code}, status=STATUS.get(error.code, 500), headers=headers)
+    body = {"error": text, "code": error.code, **getattr(error, "progress", {})}
+    return web.json_response(body, status=STATUS.get(error.code, 500), headers=headers)
 
 
 STATUS = {
@@ -172,6 +163,8 @@ STATUS = {
     "no_node_in_zone": 403,
     "permission_denied": 403,
     "poison_task": 422,
+    "execution_failed": 422,
+    "out_of_memory": 503,
     "transfer_failed": 503,
     "worker_crashed": 500,
 }
@@ -199,6 +192,31 @@ def names(hosts: Iterable[str]) -> frozenset[str]:
     return frozenset({"localhost", own, own.partition(".")[0], f"{own.partition('.')[0]}.local"}) | {
         host.lower().rstrip(".") for host in hosts
     }
+
+
+def shown(settings: Http, home: Path, host: str) -> tuple[Path, Path] | None:
+    """Certificate and key for who comes to this address; None on loopback, unless they are given: elsewhere the token
+    would be seen on its way. Raises ConfigError, HomeError.
+    """
+    if bool(settings.certificate) != bool(settings.key):
+        raise ConfigError("http.certificate and http.key go together", hint="give both or none")
+    if is_loopback(host) and not settings.certificate:
+        return None
+    return (Path(settings.certificate), Path(settings.key)) if settings.certificate else certificate.ensure(home)
+
+
+def context_for(settings: Http, home: Path, host: str) -> ssl.SSLContext | None:
+    """What `shown` says, loaded. Raises ConfigError, HomeError."""
+    files = shown(settings, home, host)
+    if files is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(*files)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{files[0]} or {files[1]} is no certificate that can be used: {error}") from error
+    return context
 
 
 def is_loopback(host: str) -> bool:
