@@ -30,6 +30,7 @@ class Peer:
     local: bool
     features: frozenset[str]
     software: str
+    versions: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ def peer_of(hello: Hello, address: tuple[Any, ...] | None, *, local: bool) -> Pe
         local=local,
         features=frozenset(hello.features),
         software=hello.software,
+        versions=hello.versions,
     )
 
 

@@ -8,6 +8,8 @@ import msgspec
 from msgspec import Meta
 
 PROTOCOL_VERSION = 1
+FEATURES = ("traces",)
+"""What this software takes part in that older versions of it do not, as its HELLO says."""
 
 NodeId = NewType("NodeId", str)
 Digest = NewType("Digest", str)
