@@ -31,7 +31,7 @@ RestrictRealtime=yes
 RestrictSUIDSGID=yes
 LockPersonality=yes
 UMask=0077
-# Not MemoryDenyWriteExecute: GPU drivers and ONNX Runtime's providers compile code while they run.
+# Not MemoryDenyWriteExecute: the drivers of GPUs compile code while they run.
 """.strip()
 
 _SYSTEM = """

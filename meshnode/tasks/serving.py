@@ -74,6 +74,10 @@ class Serving:
     permits: Permits = field(default_factory=Permits)
     now: Callable[[], float] = time.monotonic
     quotas: Quotas = field(default_factory=Quotas)
+    asked: int = 0
+    """Quotes that other nodes asked for…"""
+    quoted: int = 0
+    """…and those that they got."""
     _habits: Habits = field(default_factory=Habits)
     tallies: Tallies = field(default_factory=Tallies)
     runs: Runs = field(init=False)
@@ -89,13 +93,15 @@ class Serving:
 
         Raises Refused, PermissionDenied, NoNodeInZone, ModelNotFound.
         """
+        foreign = submitter != self.self_id
+        self.asked += foreign
         manifest = self._admit(submitter, ask.zone, Digest(ask.model))
         self.warming.asked(manifest.digest, ask.warm)
-        if submitter != self.self_id:
+        if foreign:
             permits, slots = self.permits, self.execution.slots
             self.quotas.check(self.now(), submitter, manifest.digest, permits.quota(), slots)
         hold_s = self.hold_s if rtt_s is None else min(self.hold_s, max(2 * rtt_s, HOLD_MIN_S))
-        if submitter != self.self_id and not own_choice and not self._habits.asked(submitter):
+        if foreign and not own_choice and not self._habits.asked(submitter):
             hold_s = 0.0
         missing = not self.on_disk(manifest.digest)
         quote = self.execution.quote(
@@ -103,8 +109,9 @@ class Serving:
             fetch_bytes=manifest.size if missing else 0,
             size_bytes=max(manifest.size, self.needs(manifest.digest)),
             hold_s=hold_s,
-            foreign=submitter != self.self_id,
+            foreign=foreign,
         )
+        self.quoted += foreign
         return Reply(quote, ())
 
     async def infer_for(self, message: Infer, body: memoryview, submitter: NodeId, lost: Lost) -> Reply:
