@@ -10,6 +10,7 @@ import logging
 from typing import Protocol
 
 from meshnode.edge.node import Node
+from meshnode.errors import ToolMissing
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,15 @@ class Doors:
             await self._start(server)
             self._node.link = server.link
             self.addresses["http"] = server.address
+        if settings.traces.endpoint:
+            try:
+                from meshnode.edge.otlp import Otlp
+            except ImportError as error:
+                raise ToolMissing(
+                    f"traces.endpoint is set, and {error.name} is not installed",
+                    hint='pip install "meshnode[traces]", or take the setting out of config.toml',
+                ) from error
+            await self._start(Otlp(self._node))
 
     async def stop(self) -> None:
         """Close them all."""

@@ -27,7 +27,7 @@ def check_belongs(node: Node) -> None:
 
 
 async def infer(
-    node: Node, model: str, inputs: Mapping[str, Array], *, timeout_s: float, **options: Any
+    node: Node, model: str, inputs: Mapping[str, Array], /, *, timeout_s: float, **options: Any
 ) -> tuple[Submitted, dict[str, Array]]:
     """One task and its outputs; `options` are fields of `Submit`, of which those that are None are left out.
 

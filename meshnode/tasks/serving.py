@@ -24,6 +24,7 @@ from meshnode.tasks.outcomes import Served
 from meshnode.tasks.permits import Permits
 from meshnode.tasks.quotas import Quotas, Ticket
 from meshnode.tasks.runs import Lost, Runs
+from meshnode.tasks.spans import Spans
 from meshnode.tasks.tallies import Tallies
 from meshnode.tasks.warming import Warming
 from meshnode.trust.zones import in_zone
@@ -73,6 +74,8 @@ class Serving:
     served: Callable[[Served], None] = lambda _: None
     permits: Permits = field(default_factory=Permits)
     now: Callable[[], float] = time.monotonic
+    spans: Spans | None = None
+    """Who traces tasks, or nobody."""
     quotas: Quotas = field(default_factory=Quotas)
     asked: int = 0
     """Quotes that other nodes asked for…"""
@@ -153,6 +156,7 @@ class Serving:
     async def infer(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
         """Run the task here and answer with its tensors; its end is noted, whichever it is. Raises as `_infer`."""
         began, outcome, run_s, output_bytes = self.now(), "cancelled", 0.0, 0
+        done: Inferred | None = None
         ticket: Ticket | None = None
         compute_s: float | None = None
         try:
@@ -162,7 +166,7 @@ class Serving:
                 ticket = self.quotas.enter(began, submitter, manifest.digest, quota, slots, len(body))
             reply = await self._infer(message, body, submitter, manifest)
             assert isinstance(reply.message, Inferred)
-            outcome, run_s = "ok", reply.message.run_s
+            done, outcome, run_s = reply.message, "ok", reply.message.run_s
             compute_s = run_s / max(1, reply.message.batch)
             output_bytes = sum(len(part) for part in reply.body)
             return reply
@@ -177,6 +181,8 @@ class Serving:
             it = Served(task, model, submitter, message.zone, outcome, took_s, run_s, len(body), output_bytes)
             self.tallies.note(it)
             self.served(it)
+            if self.spans is not None and message.trace:
+                self.spans.served(message.trace, it, done)
 
     async def _infer(self, message: Infer, body: memoryview, submitter: NodeId, manifest: Manifest) -> Reply:
         """Raises what `quote` raises, and InvalidInput, ExecutionFailed, WorkerCrashed, DeadlineExceeded, ModelRefused,
