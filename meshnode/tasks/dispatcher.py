@@ -21,6 +21,7 @@ from meshnode.tasks.agreement import agree
 from meshnode.tasks.binding import bind
 from meshnode.tasks.checksum import checksum
 from meshnode.tasks.choosing import Chooser
+from meshnode.tasks.current import TASK
 from meshnode.tasks.outcomes import Ended
 from meshnode.tasks.permits import Permits
 from meshnode.tasks.pursuit import Counters, Means, Outcome
@@ -109,7 +110,7 @@ class Dispatcher:
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._open[task] = answer
         self.counters.submitted += 1
-        began, span = self.means.now(), None
+        began, span, before = self.means.now(), None, TASK.set(task)
         if self.means.spans is not None:
             span = self.means.spans.submitted(request.trace, task, manifest.name)
             request = structs.replace(request, trace=span.context)
@@ -119,6 +120,7 @@ class Dispatcher:
             self._ended(wanted, began, error, span)
             if isinstance(error, MeshError):
                 self.counters.failed += 1
+                log.info("%s failed: %s", manifest.name, error)
                 self.recent.failed(self.means.now())
                 answer.set_exception(error)
                 answer.exception()  # whoever attached reads it; nobody has to
@@ -127,6 +129,7 @@ class Dispatcher:
             raise
         finally:
             del self._open[task]
+            TASK.reset(before)
         self.counters.answered += 1
         assert isinstance(reply.message, Submitted)
         self.recent.answered(self.means.now(), NodeId(reply.message.node), reply.message.seconds)

@@ -6,6 +6,7 @@ has checked both already, and is not believed. A model that is missing is fetche
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from meshnode.execution.job import Job, ModelFile
 from meshnode.execution.supervisor import Execution
 from meshnode.links.link import Reply
 from meshnode.tasks.checksum import checksum
+from meshnode.tasks.current import TASK
 from meshnode.tasks.habits import Habits
 from meshnode.tasks.outcomes import Served
 from meshnode.tasks.permits import Permits
@@ -29,6 +31,8 @@ from meshnode.tasks.tallies import Tallies
 from meshnode.tasks.warming import Warming
 from meshnode.trust.zones import in_zone
 from meshnode.wire.messages import Digest, Infer, Inferred, NodeId, QuoteAsk, ResultAsk, TaskId
+
+log = logging.getLogger(__name__)
 
 HOLD_MIN_S = 0.002
 
@@ -157,6 +161,7 @@ class Serving:
         """Run the task here and answer with its tensors; its end is noted, whichever it is. Raises as `_infer`."""
         began, outcome, run_s, output_bytes = self.now(), "cancelled", 0.0, 0
         done: Inferred | None = None
+        before = TASK.set(message.task)
         ticket: Ticket | None = None
         compute_s: float | None = None
         try:
@@ -172,6 +177,7 @@ class Serving:
             return reply
         except MeshError as error:
             outcome = error.code
+            log.debug("not run for %s: %s", submitter[:8], error)
             raise
         finally:
             if ticket is not None:
@@ -183,6 +189,7 @@ class Serving:
             self.served(it)
             if self.spans is not None and message.trace:
                 self.spans.served(message.trace, it, done)
+            TASK.reset(before)
 
     async def _infer(self, message: Infer, body: memoryview, submitter: NodeId, manifest: Manifest) -> Reply:
         """Raises what `quote` raises, and InvalidInput, ExecutionFailed, WorkerCrashed, DeadlineExceeded, ModelRefused,
