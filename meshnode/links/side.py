@@ -31,7 +31,7 @@ class Peer:
     local: bool
     features: frozenset[str]
     software: str
-    versions: tuple[int, ...]
+    versions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

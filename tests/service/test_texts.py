@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from meshnode.service.texts import STATE, Service, launchd, systemd, windows
+from meshnode.service.texts import HOMES, STATE, Service, launchd, systemd, windows
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 ODD = Service(("/opt/my mesh/bin/meshnode",), PurePosixPath('/srv/50% "off" $HOME'), system=True, user="meshnode")
@@ -69,7 +69,7 @@ def test_words_with_blanks_quotes_and_percent_signs_stay_whole(tmp_path: Path) -
     assert 1 == len(said.splitlines())
 
 
-@pytest.mark.parametrize("home", ["/home/ann/mesh", "/root/mesh", "/srv/mesh"])
+@pytest.mark.parametrize("home", [*(f"{top}/ann/mesh" for top in HOMES), "/srv/mesh"])
 def test_a_home_among_the_users_homes_can_be_written(home: str) -> None:
     """ProtectHome=yes would hide it."""
     lines = systemd(Service(("/opt/m/bin/meshnode",), PurePosixPath(home), system=True, user="m")).splitlines()
