@@ -159,7 +159,6 @@ class Agent:
             rng,
             execution,
         )
-        listen_host, _ = host_port(settings.listen)
         self.node = Node(
             home=home,
             settings=settings,
@@ -181,7 +180,7 @@ class Agent:
             trust=TrustKeeping(keeper, pool.links, self._learnt),
             inviter=Inviter(
                 keeper,
-                host=listen_host,
+                host=host_port(settings.listen)[0],
                 hints=lambda: list(self.node.discovery.addresses[: invites.HINTS_MAX]),
                 peers=lambda: [(keeper.id, self.node.addresses()), *peers_of(membership.view())],
                 joined=self._admitted,
@@ -326,6 +325,7 @@ class Agent:
             root=self._keeper.statements.root_hash,
             port=self.node.address[1],
             software=f"meshnode/{__version__}",
+            features=messages.FEATURES,
             body_bytes_max=self._settings.links.body_bytes_max,
         )
 

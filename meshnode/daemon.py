@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from meshnode import heap
 from meshnode.agent import Agent, Peers, node_name
 from meshnode.config import Settings
+from meshnode.edge.supervised import Manager
 from meshnode.errors import PermissionDenied
 from meshnode.execution.devices import Devices
 from meshnode.membership.arriving import enter
@@ -33,6 +35,8 @@ async def run(home: Path, settings: Settings, *, token: str | None, announce: An
     `announce` gets one map an event, `{"event": "ready", …}` first. Raises HomeError, ConfigError, TokenRefused,
     PermissionDenied, PeerLost when it cannot begin.
     """
+    manager = Manager.of(os.environ)
+    beating = asyncio.ensure_future(manager.beat())
     heap.keep_warm()  # before there are threads
     keeper = await asyncio.to_thread(Keeper.open, home)
     devices = asyncio.ensure_future(asyncio.to_thread(Devices.probe))
@@ -51,7 +55,9 @@ async def run(home: Path, settings: Settings, *, token: str | None, announce: An
             try:
                 await agent.start(peers)
                 announce(agent.ready())
+                manager.up(f"in the mesh {agent.ready()['mesh_name']}")
                 await agent.ended()
+                (manager.stopping if stopping.is_set() else manager.begins_anew)()
             finally:
                 await agent.stop()
             peers = agent.joined
@@ -59,6 +65,7 @@ async def run(home: Path, settings: Settings, *, token: str | None, announce: An
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
         giving_back.cancel()
+        beating.cancel()
         # Not left behind: OpenBLAS never returns from a fork while another thread computes with it.
         await asyncio.wait({devices})
         keeper.close()

@@ -23,8 +23,8 @@ from typing import Any
 import msgspec
 
 from meshnode.audit.chain import LINE_BYTES_MAX, Broken, Chain, Reading, Verify, check, digest
-from meshnode.config import Audit as Settings
 from meshnode.errors import HomeError
+from meshnode.telling import Audit as Settings
 
 log = logging.getLogger(__name__)
 

@@ -89,6 +89,8 @@ class Fetcher:
         self.fetched: dict[Digest, int] = {}
         """Bytes that the last fetch of a model took from others."""
         self._moving: dict[Digest, tuple[int, int]] = {}
+        self.came_bytes = 0
+        """Of pieces, since the start."""
 
     async def ensure(self, manifest: Manifest, on_progress: Progress | None = None) -> Path:
         """The .onnx file of a model, hashed since the start, and fetched when it is not here.
@@ -114,6 +116,11 @@ class Fetcher:
         """Why a model was fetched and is not kept, since this agent started."""
         error = self._refused.get(manifest.files)
         return None if error is None else ModelRefused(str(error), hint=error.hint)
+
+    @property
+    def under_way(self) -> int:
+        """Models on their way here."""
+        return len(self._running)
 
     def progress(self, digest: Digest) -> tuple[int, int]:
         """(bytes done, bytes in all) of a model on its way here, or of the last try; zeros when it did not move."""
@@ -280,6 +287,7 @@ class _Run:
                     event = ListCame(holder, file, data)
                 else:
                     data = await self._fetcher._ask(holder, PieceAsk(model=digest, file=file, piece=index))
+                    self._fetcher.came_bytes += len(data)
                     sha256 = await asyncio.to_thread(lambda: hashlib.sha256(data).digest())
                     event = PieceCame(holder, file, index, data, sha256)
         except (MeshError, TimeoutError) as error:

@@ -24,6 +24,8 @@ class Giver:
         self._store = store
         self._rate = Rate(settings.upload_bytes_s)
         self._fellows = Fellows(rng)
+        self.given_bytes = 0
+        """Of pieces, since the start."""
 
     async def piece(self, manifest: Manifest, file: int, index: int) -> bytes:
         """One piece, when the rate allows. Raises TransferFailed."""
@@ -31,6 +33,7 @@ class Giver:
         self._fellows.gave(manifest.digest, numbering(manifest)[file] + index)
         if (wait_s := self._rate.wait_s(time.monotonic(), len(data))) > 0:
             await asyncio.sleep(wait_s)
+        self.given_bytes += len(data)
         return data
 
     async def piece_list(self, manifest: Manifest, file: int) -> bytes:

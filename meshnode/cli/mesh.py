@@ -105,7 +105,7 @@ def join(token: Annotated[str, typer.Argument(help="An invite token; - reads it 
             answer = client.ask("join", token=token)
     else:
         try:
-            answer = {"mesh": asyncio.run(_join_alone(keeper, token))}
+            answer = {"mesh": asyncio.run(join_alone(keeper, token))}
             answer |= {"quarantine": why} if (why := keeper.quarantine) else {}
         finally:
             keeper.close()
@@ -117,7 +117,7 @@ def _doubt(answer: dict[str, Any]) -> str:
     return f"in quarantine, for {why}: an admin's `meshnode accept` lets it in" if why else ""
 
 
-async def _join_alone(keeper: Any, token: str) -> str:
+async def join_alone(keeper: Any, token: str) -> str:
     """Join while no agent runs, and remember whom to look for at the next start."""
     from meshnode import daemon
     from meshnode.membership.remembered import packed_peers

@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import logging.handlers
-import os
-import re
 import sys
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,11 +11,8 @@ import typer
 from meshnode import config
 from meshnode.cli import context, render
 from meshnode.cli.checks import without_agent
-from meshnode.errors import AgentUnavailable, ConfigError, HomeError, InvalidInput
-
-LOG_BYTES = 5_000_000
-LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\dT\S+Z) ([A-Z]+) ([\w.]+): (.*)", re.DOTALL)
-FOLLOW_S = 0.2
+from meshnode.cli.logs import logs, start_log
+from meshnode.errors import AgentUnavailable, ConfigError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -74,7 +64,7 @@ def up(
         if address:
             config.host_port(address, default_port=7433)
     settings = config.load(home, overrides)
-    _start_log(home)
+    start_log(home, settings.log)
     from meshnode import daemon
 
     work = daemon.run(home, settings, token=read_token(token) if token is not None else None, announce=_announce)
@@ -111,72 +101,6 @@ def _announce(event: dict[str, Any]) -> None:
         if event[key]:
             typer.echo(f"{what} on {event[key]}; the token is the content of {context.current.home / 'http.token'}")
     typer.echo("to add a machine: `meshnode invite` here, then `meshnode up TOKEN` there")
-
-
-def _start_log(home: Path) -> None:
-    """The agent's log: a file in the home, turned over at 5 MB; warnings also on stderr."""
-    try:
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = logging.handlers.RotatingFileHandler(
-            home / "agent.log", maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8"
-        )
-    except OSError as error:
-        raise HomeError(f"the home {home} cannot be used: {error.strerror}") from error
-    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    file.setFormatter(formatter)
-    logging.getLogger("meshnode").setLevel(logging.DEBUG if context.current.debug else logging.INFO)
-    logging.getLogger().addHandler(file)
-    if not context.current.json:
-        stderr = logging.StreamHandler()
-        stderr.setLevel(logging.WARNING)
-        stderr.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-        logging.getLogger("meshnode").addHandler(stderr)
-
-
-def logs(
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 50,
-) -> None:
-    """This agent's log."""
-    path = context.current.home / "agent.log"
-    if not path.exists():
-        raise InvalidInput(f"no agent has run on the home {context.current.home}", hint="is it the right --home?")
-    try:
-        for line in _last_and_new(path, lines, follow=follow):
-            if context.current.json:
-                context.emit(log_record(line))
-            else:
-                typer.echo(context.printable(line.replace("\t", "    ")))
-    except KeyboardInterrupt:
-        raise typer.Exit from None
-
-
-def log_record(line: str) -> dict[str, str | None]:
-    """A line of the log as a document; the lines of a traceback have only a message."""
-    match = LOG_LINE.fullmatch(line)
-    if match is None:
-        return {"time": None, "level": None, "logger": None, "message": line}
-    return {"time": match[1], "level": match[2], "logger": match[3], "message": match[4]}
-
-
-def _last_and_new(path: Path, last: int, *, follow: bool) -> Iterator[str]:
-    """The last lines; with `follow` what is added to them, also when the log is turned over, until Ctrl-C."""
-    file = path.open(encoding="utf-8", errors="replace")
-    try:
-        for line in file.readlines()[-last:] if last else file.readlines()[:0]:
-            yield line.rstrip("\n")
-        while follow:
-            line = file.readline()
-            if line:
-                yield line.rstrip("\n")
-                continue
-            time.sleep(FOLLOW_S)
-            if path.exists() and path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-                file.close()
-                file = path.open(encoding="utf-8", errors="replace")
-    finally:
-        file.close()
 
 
 def ps() -> None:

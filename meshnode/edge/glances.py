@@ -10,8 +10,10 @@ from typing import Any
 import msgspec
 
 from meshnode.edge.node import Node
+from meshnode.errors import MeshError
+from meshnode.membership.view import Member
 from meshnode.tasks.finding import find_member
-from meshnode.wire.messages import StreamPing
+from meshnode.wire.messages import FEATURES, PROTOCOL_VERSION, StreamPing
 
 PING_TIMEOUT_S = 5.0
 JSON = Any
@@ -73,7 +75,30 @@ async def _ping(node: Node, args: PingNode) -> JSON:
     return rows
 
 
+async def _speaks(node: Node, _: Nothing) -> JSON:
+    """What each node that is up speaks, by its HELLO: those without a link are dialled."""
+    asked = [_spoken(node, member) for member in node.membership.view() if member.state in ("alive", "suspect")]
+    return await asyncio.gather(*asked)
+
+
+async def _spoken(node: Node, member: Member) -> JSON:
+    row = {"id": member.id, "name": member.name, "software": "", "versions": None, "features": None, "why": ""}
+    if member.id == node.keeper.id:
+        return row | {
+            "software": f"meshnode/{node.version}",
+            "versions": [PROTOCOL_VERSION],
+            "features": list(FEATURES),
+        }
+    try:
+        async with asyncio.timeout(PING_TIMEOUT_S):
+            peer = (await node.pool.link(member.id, member.addresses)).peer
+    except (MeshError, TimeoutError) as error:
+        return row | {"why": str(error) or f"no answer within {PING_TIMEOUT_S:.0f} s"}
+    return row | {"software": peer.software, "versions": list(peer.versions), "features": sorted(peer.features)}
+
+
 VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "ps": (Nothing, _ps),
     "ping": (PingNode, _ping),
+    "speaks": (Nothing, _speaks),
 }

@@ -5,7 +5,7 @@ Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and a
     status {} · models {} · model.show {model} · model.add {path, name?, version?, zone?, signature?}
     model.remove {model} · model.flag {model, reason?} · model.clear {model} · members {} · zone {node, zone?}
     invite {expires_s?, role?, zone?, uses?, hardware?} · invites {} · accept {node} · join {token}
-    revoke {node, reason?} · leave {} · ps {} · ping {node, count?}
+    revoke {node, reason?} · leave {} · ps {} · ping {node, count?} · speaks {}
     model.pull/load/unload {model, node?} · model.moved {model?, node?, path?} · model.pin {model, replicas?, node?}
     blueprint.apply {text, dry_run?} · blueprint.list {} · blueprint.show/remove/rollback {name}
     policy.show {} · policy.check {text} · policy.set {text}

@@ -10,6 +10,7 @@ import logging
 from typing import Protocol
 
 from meshnode.edge.node import Node
+from meshnode.errors import ToolMissing
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,15 @@ class Doors:
             calls = GrpcServer(self._node)
             await self._start(calls)
             self.addresses["grpc"] = calls.address
+        if settings.traces.endpoint:
+            try:
+                from meshnode.edge.otlp import Otlp
+            except ImportError as error:
+                raise ToolMissing(
+                    f"traces.endpoint is set, and {error.name} is not installed",
+                    hint='pip install "meshnode[traces]", or take the setting out of config.toml',
+                ) from error
+            await self._start(Otlp(self._node))
 
     async def stop(self) -> None:
         """Close them all."""

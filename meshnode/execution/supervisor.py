@@ -309,6 +309,11 @@ class Execution:
             sum(device.queue.done for device in self._all),
         )
 
+    def workers(self) -> list[tuple[str, bool, bool, int]]:
+        """(provider, for others only, up, deaths since the start) of each worker process."""
+        both = [*((it, False) for it in self._own), *((it, True) for it in self._lent.values())]
+        return [(it.provider, others, it.queue.up, it.process.deaths) for it, others in both]
+
     def pardon(self, model: Digest) -> None:
         """Let a model run again that is not run here for a while."""
         self._quarantine.pardon(model)

@@ -62,10 +62,10 @@ class Link(asyncio.BufferedProtocol):
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loop = self._ready.get_loop()
         self._transport: asyncio.Transport | None = None
-        self._reader = FrameReader(side.settings)
+        self._reader = FrameReader(side.settings, side.traffic)
         self._writer = FrameWriter(side.settings)
         self._crediting = Crediting(side.settings)
-        self._pump = Pump(self._writer, self._loop, side.machine)
+        self._pump = Pump(self._writer, self._loop, side.machine, side.traffic)
         self._next_stream = 1 if dialled else 2
         self._calls: dict[int, asyncio.Future[Received]] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}

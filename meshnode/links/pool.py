@@ -25,6 +25,7 @@ from meshnode.links.relay import Knowledge, Relay
 from meshnode.links.side import Prove, Side, lost
 from meshnode.links.sockets import give_way, tune
 from meshnode.wire.messages import NodeId, StreamPing
+from meshnode.wire.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +125,11 @@ class Pool:
     def links(self) -> list[Link]:
         """One live link for each peer."""
         return [link for (_, kind), link in self._links.items() if kind == "" and link.usable]
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes over all links since the start."""
+        return self._side.traffic
 
     def bulk(self) -> list[Link]:
         """The live links for bulk."""

@@ -6,6 +6,7 @@ import asyncio
 
 from meshnode.links.machine import Machine
 from meshnode.wire.flow import FrameWriter
+from meshnode.wire.traffic import Traffic
 
 TURN_S = 0.001
 """The event loop gets its turn after so long, so that probes and timers are not starved by bulk."""
@@ -14,12 +15,15 @@ TURN_S = 0.001
 class Pump:
     """Call it when there may be something to write."""
 
-    def __init__(self, writer: FrameWriter, loop: asyncio.AbstractEventLoop, machine: Machine) -> None:
+    def __init__(
+        self, writer: FrameWriter, loop: asyncio.AbstractEventLoop, machine: Machine, traffic: Traffic
+    ) -> None:
         self.transport: asyncio.Transport | None = None
         self.paused = False
         self._writer = writer
         self._loop = loop
         self._machine = machine
+        self._traffic = traffic
         self._busy = False
         self._written = 0
 
@@ -42,6 +46,7 @@ class Pump:
             while not self.paused and (data := self._writer.next_bytes()) is not None:
                 transport.write(data)
                 self._written += len(data)
+                self._traffic.sent += len(data)
                 now = self._machine.stopwatch()
                 if ends is None:
                     ends = now + TURN_S

@@ -12,6 +12,7 @@ from meshnode.links.address import Address, plain
 from meshnode.links.machine import Machine
 from meshnode.wire.flow import Buffer
 from meshnode.wire.messages import Hello, LocalReply, LocalRequest, NodeId, PeerReply, PeerRequest
+from meshnode.wire.traffic import Traffic
 
 if TYPE_CHECKING:
     from meshnode.links.link import Link
@@ -30,6 +31,7 @@ class Peer:
     local: bool
     features: frozenset[str]
     software: str
+    versions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class Side:
     late: Callable[[Received], None] = lambda _: None
     """Gets answers that nobody waits for any more."""
     machine: Machine = field(default_factory=Machine)
+    traffic: Traffic = field(default_factory=Traffic)
+    """Of all its links."""
 
 
 def closing(code: str, text: str, statement: bytes) -> dict[str, Any]:
@@ -103,6 +107,7 @@ def peer_of(hello: Hello, address: tuple[Any, ...] | None, *, local: bool) -> Pe
         local=local,
         features=frozenset(hello.features),
         software=hello.software,
+        versions=hello.versions,
     )
 
 

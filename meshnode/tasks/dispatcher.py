@@ -21,10 +21,12 @@ from meshnode.tasks.agreement import agree
 from meshnode.tasks.binding import bind
 from meshnode.tasks.checksum import checksum
 from meshnode.tasks.choosing import Chooser
+from meshnode.tasks.current import TASK
 from meshnode.tasks.outcomes import Ended
 from meshnode.tasks.permits import Permits
 from meshnode.tasks.pursuit import Counters, Means, Outcome
 from meshnode.tasks.recent import Recent
+from meshnode.tasks.spans import Span
 from meshnode.tasks.stages import Answered, Brought, Stages
 from meshnode.tasks.wanted import Wanted
 from meshnode.wire.messages import Inferred, NodeId, Plan, Submit, Submitted, TaskId
@@ -108,13 +110,17 @@ class Dispatcher:
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._open[task] = answer
         self.counters.submitted += 1
-        began = self.means.now()
+        began, span, before = self.means.now(), None, TASK.set(task)
+        if self.means.spans is not None:
+            span = self.means.spans.submitted(request.trace, task, manifest.name)
+            request = structs.replace(request, trace=span.context)
         try:
             reply = await self._live(wanted, request, body)
         except BaseException as error:
-            self._ended(wanted, began, error)
+            self._ended(wanted, began, error, span)
             if isinstance(error, MeshError):
                 self.counters.failed += 1
+                log.info("%s failed: %s", manifest.name, error)
                 self.recent.failed(self.means.now())
                 answer.set_exception(error)
                 answer.exception()  # whoever attached reads it; nobody has to
@@ -123,10 +129,11 @@ class Dispatcher:
             raise
         finally:
             del self._open[task]
+            TASK.reset(before)
         self.counters.answered += 1
         assert isinstance(reply.message, Submitted)
         self.recent.answered(self.means.now(), NodeId(reply.message.node), reply.message.seconds)
-        self._ended(wanted, began, reply.message)
+        self._ended(wanted, began, reply.message, span)
         answer.set_result(reply)
         return reply
 
@@ -135,7 +142,7 @@ class Dispatcher:
         self.permits.own(manifest)
         return manifest
 
-    def _ended(self, wanted: Wanted, began: float, how: Submitted | BaseException) -> None:
+    def _ended(self, wanted: Wanted, began: float, how: Submitted | BaseException, span: Span | None) -> None:
         node, outcome, attempts = None, "cancelled", 0
         if isinstance(how, Submitted):
             node, outcome, attempts = NodeId(how.node), "ok", len(how.attempts)
@@ -145,6 +152,8 @@ class Dispatcher:
         digest = wanted.manifest.digest
         task = TaskId(wanted.task)
         self.ended(Ended(task, digest, wanted.zone, node, outcome, attempts, seconds, wanted.input_bytes))
+        if span is not None:
+            span.end(outcome, **{} if node is None else {"node": node}, attempts=attempts)
 
     async def _live(self, wanted: Wanted, request: Submit, body: memoryview) -> Reply:
         """The task's result, compared with that of other nodes when it is one of those to be compared."""

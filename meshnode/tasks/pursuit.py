@@ -35,6 +35,7 @@ from meshnode.tasks.lifecycle import (
     Send,
     Unroutable,
 )
+from meshnode.tasks.spans import Span, Spans
 from meshnode.tasks.wanted import Wanted
 from meshnode.wire.messages import Infer, Inferred, NodeId, ResultAsk, Stage, Submit
 from meshnode.wire.tensors import Buffer
@@ -94,6 +95,8 @@ class Means:
     counters: Counters = field(default_factory=Counters)
     budget: Budget = field(default_factory=Budget)
     lateness: Lateness = field(default_factory=Lateness)
+    spans: Spans | None = None
+    """Who traces tasks, or nobody."""
 
 
 class Pursuit:
@@ -123,17 +126,17 @@ class Pursuit:
                 for effect in effects:
                     match effect:
                         case Route(exclude):
-                            step = self._choose(exclude)
+                            step = self._traced("route", self._choose(exclude))
                         case Send():
                             self._means.counters.rerouted += effect.attempt == 2
                             self._means.counters.hedged += life.copies == 2
-                            step = self._attempt(effect)
+                            step = self._traced_attempt(effect) if self._means.spans else self._attempt(effect)
                         case Answer(Outcome() as outcome, attempts):
                             return outcome, attempts
                         case Fail(error):
                             raise error
                         case Recall():
-                            self._start(self._recall(effect))
+                            self._start(self._traced("recall", self._recall(effect), node=effect.node))
                         case Abandon():
                             self._stop()
                         case _:
@@ -189,6 +192,20 @@ class Pursuit:
         for task in self._beside:
             task.cancel()
 
+    # --- told to who traces ---
+
+    def _traced(self, name: str, step: Coroutine[Any, Any, Event], **facts: str | int) -> Coroutine[Any, Any, Event]:
+        """The step as it is, or inside a span."""
+        spans = self._means.spans
+        span = None if spans is None else spans.begin(name, self._request.trace, **facts)
+        return step if span is None else _inside(span, step)
+
+    def _traced_attempt(self, send: Send) -> Coroutine[Any, Any, Event]:
+        """What the other node does is inside of this."""
+        assert self._means.spans is not None
+        span = self._means.spans.begin("attempt", self._request.trace, node=send.node, number=send.number)
+        return self._attempt(send) if span is None else _inside(span, self._attempt(send, span.context))
+
     # --- steps ---
 
     async def _choose(self, exclude: frozenset[NodeId]) -> Event:
@@ -203,7 +220,7 @@ class Pursuit:
             late_s = means.lateness.late_s(self._wanted.manifest.digest, choice.quoted_s)
         return Chosen(choice.node, choice.name, late_s)
 
-    async def _attempt(self, send: Send) -> Event:
+    async def _attempt(self, send: Send, trace: str | None = None) -> Event:
         means, request = self._means, self._request
         message = Infer(
             task=request.task,
@@ -221,6 +238,7 @@ class Pursuit:
             then=request.then,
             stage=self._wanted.stage,
             objective=request.objective if request.then else "tail",
+            trace=request.trace if trace is None else trace,
         )
         began, quoted_s = self._means.now(), self._quoted_s
         self._sent[send.attempt] = (began, quoted_s, 0)
@@ -307,6 +325,23 @@ class Pursuit:
         _check_stages(message, self._request.then, node)
         if node != self._means.self_id and await checksum(outcome.body) != message.checksum:
             raise ProtocolError(f"the result of node {node[:8]} does not match its checksum")
+
+
+async def _inside(span: Span, step: Coroutine[Any, Any, Event]) -> Event:
+    outcome = "cancelled"
+    try:
+        event = await step
+        match event:
+            case Chosen(node):
+                outcome = "ok"
+                span.tell(node=node)
+            case Failed(_, error) | Unroutable(error):
+                outcome = error.code
+            case _:
+                outcome = "ok"
+        return event
+    finally:
+        span.end(outcome)
 
 
 def _check_stages(message: Inferred, then: tuple[Stage, ...], node: NodeId) -> None:

@@ -6,6 +6,7 @@ has checked both already, and is not believed. A model that is missing is fetche
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -19,15 +20,19 @@ from meshnode.execution.job import Job, ModelFile
 from meshnode.execution.supervisor import Execution
 from meshnode.links.link import Reply
 from meshnode.tasks.checksum import checksum
+from meshnode.tasks.current import TASK
 from meshnode.tasks.habits import Habits
 from meshnode.tasks.outcomes import Served
 from meshnode.tasks.permits import Permits
 from meshnode.tasks.quotas import Quotas, Ticket
 from meshnode.tasks.runs import Lost, Runs
+from meshnode.tasks.spans import Spans
 from meshnode.tasks.tallies import Tallies
 from meshnode.tasks.warming import Warming
 from meshnode.trust.zones import in_zone
 from meshnode.wire.messages import Digest, Infer, Inferred, NodeId, QuoteAsk, ResultAsk, TaskId
+
+log = logging.getLogger(__name__)
 
 HOLD_MIN_S = 0.002
 
@@ -73,7 +78,13 @@ class Serving:
     served: Callable[[Served], None] = lambda _: None
     permits: Permits = field(default_factory=Permits)
     now: Callable[[], float] = time.monotonic
+    spans: Spans | None = None
+    """Who traces tasks, or nobody."""
     quotas: Quotas = field(default_factory=Quotas)
+    asked: int = 0
+    """Quotes that other nodes asked for…"""
+    quoted: int = 0
+    """…and those that they got."""
     _habits: Habits = field(default_factory=Habits)
     tallies: Tallies = field(default_factory=Tallies)
     runs: Runs = field(init=False)
@@ -89,13 +100,15 @@ class Serving:
 
         Raises Refused, PermissionDenied, NoNodeInZone, ModelNotFound.
         """
+        foreign = submitter != self.self_id
+        self.asked += foreign
         manifest = self._admit(submitter, ask.zone, Digest(ask.model))
         self.warming.asked(manifest.digest, ask.warm)
-        if submitter != self.self_id:
+        if foreign:
             permits, slots = self.permits, self.execution.slots
             self.quotas.check(self.now(), submitter, manifest.digest, permits.quota(), slots)
         hold_s = self.hold_s if rtt_s is None else min(self.hold_s, max(2 * rtt_s, HOLD_MIN_S))
-        if submitter != self.self_id and not own_choice and not self._habits.asked(submitter):
+        if foreign and not own_choice and not self._habits.asked(submitter):
             hold_s = 0.0
         missing = not self.on_disk(manifest.digest)
         quote = self.execution.quote(
@@ -103,8 +116,9 @@ class Serving:
             fetch_bytes=manifest.size if missing else 0,
             size_bytes=max(manifest.size, self.needs(manifest.digest)),
             hold_s=hold_s,
-            foreign=submitter != self.self_id,
+            foreign=foreign,
         )
+        self.quoted += foreign
         return Reply(quote, ())
 
     async def infer_for(self, message: Infer, body: memoryview, submitter: NodeId, lost: Lost) -> Reply:
@@ -146,6 +160,8 @@ class Serving:
     async def infer(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
         """Run the task here and answer with its tensors; its end is noted, whichever it is. Raises as `_infer`."""
         began, outcome, run_s, output_bytes = self.now(), "cancelled", 0.0, 0
+        done: Inferred | None = None
+        before = TASK.set(message.task)
         ticket: Ticket | None = None
         compute_s: float | None = None
         try:
@@ -155,12 +171,13 @@ class Serving:
                 ticket = self.quotas.enter(began, submitter, manifest.digest, quota, slots, len(body))
             reply = await self._infer(message, body, submitter, manifest)
             assert isinstance(reply.message, Inferred)
-            outcome, run_s = "ok", reply.message.run_s
+            done, outcome, run_s = reply.message, "ok", reply.message.run_s
             compute_s = run_s / max(1, reply.message.batch)
             output_bytes = sum(len(part) for part in reply.body)
             return reply
         except MeshError as error:
             outcome = error.code
+            log.debug("not run for %s: %s", submitter[:8], error)
             raise
         finally:
             if ticket is not None:
@@ -170,6 +187,9 @@ class Serving:
             it = Served(task, model, submitter, message.zone, outcome, took_s, run_s, len(body), output_bytes)
             self.tallies.note(it)
             self.served(it)
+            if self.spans is not None and message.trace:
+                self.spans.served(message.trace, it, done)
+            TASK.reset(before)
 
     async def _infer(self, message: Infer, body: memoryview, submitter: NodeId, manifest: Manifest) -> Reply:
         """Raises what `quote` raises, and InvalidInput, ExecutionFailed, WorkerCrashed, DeadlineExceeded, ModelRefused,

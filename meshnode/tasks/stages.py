@@ -149,6 +149,7 @@ class Stages:
             objective=message.objective,
             exact=bool(message.provider),
             once=message.once,
+            trace=message.trace,
         )
         own = submitter == self.means.self_id
         if own or self._going < self.settings.tasks.open_max:

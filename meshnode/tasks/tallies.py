@@ -33,6 +33,10 @@ class Tallies:
         """Nothing, when it never ran."""
         return self._known.get(digest, Tally())
 
+    def items(self) -> list[tuple[Digest, Tally]]:
+        """All of them."""
+        return list(self._known.items())
+
     def note(self, it: Served) -> None:
         """Count how a task ended."""
         if it.outcome != "ok" and it.outcome not in FAILURES:

@@ -20,6 +20,7 @@ import numpy as np
 
 from meshnode.config import Links
 from meshnode.errors import ProtocolError
+from meshnode.wire.traffic import Traffic
 
 HEADER = struct.Struct("<IIHBBI")
 SKIP_BIT = 0x80
@@ -106,8 +107,9 @@ class _Partial:
 class FrameReader:
     """Feed it by `get_buffer` and `received`; see the module's docstring."""
 
-    def __init__(self, limits: Links) -> None:
+    def __init__(self, limits: Links, traffic: Traffic | None = None) -> None:
         self._limits = limits
+        self._traffic = traffic or Traffic()
         self._stage = bytearray(HEADER.size + limits.header_bytes_max + limits.frame_bytes)
         self._view = memoryview(self._stage)
         self._begin = 0
@@ -140,6 +142,7 @@ class FrameReader:
 
     def received(self, nbytes: int) -> list[Event]:
         """That many bytes were written to the buffer. Raises ProtocolError; the connection is then of no use."""
+        self._traffic.received += nbytes
         events: list[Event] = []
         if self._target is not None:
             self._target = self._target[nbytes:]

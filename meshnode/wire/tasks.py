@@ -10,7 +10,20 @@ from typing import Annotated
 from msgspec import Meta
 
 from meshnode.wire.stages import AttemptRow, StagesDone, Then
-from meshnode.wire.terms import Count, Hex64, Id, Message, Name, Objective, Priority, Seconds, Task, Tensors, Zone
+from meshnode.wire.terms import (
+    Count,
+    Hex64,
+    Id,
+    Message,
+    Name,
+    Objective,
+    Priority,
+    Seconds,
+    Task,
+    Tensors,
+    Trace,
+    Zone,
+)
 
 Outputs = Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=1024)]
 Provider = Annotated[str, Meta(max_length=64)]
@@ -82,7 +95,8 @@ class Infer(Message, frozen=True, tag="infer"):
     `deaths` counts the workers this task has already killed anywhere in the mesh. `max_wait_s`: refuse it, with a hint,
     when it would wait longer before it starts. `provider`: run it on this one or refuse it. `once`: it must never be
     run twice, whatever happens to the first run. `then`: the rest of a pipeline, of which this is stage `stage`, from
-    0; whoever runs this submits the rest, or answers with what this stage brought.
+    0; whoever runs this submits the rest, or answers with what this stage brought. `trace`: the span that this is part
+    of.
     """
 
     task: Task
@@ -100,6 +114,7 @@ class Infer(Message, frozen=True, tag="infer"):
     then: Then = ()
     stage: Count = 0
     objective: Objective = "tail"
+    trace: Trace = ""
 
 
 class Inferred(Message, frozen=True, tag="inferred"):
@@ -139,7 +154,8 @@ class Submit(Message, frozen=True, tag="submit"):
 
     `exact`: on the CPU provider only, which gives one answer everywhere. `once`: never run it twice. `hedge`: a second
     copy may run when the first is late. `verify` is the share of such tasks that a second node is to repeat. `then`:
-    the other stages of a pipeline, to which all of this applies but `node`; `outputs` are the last one's.
+    the other stages of a pipeline, to which all of this applies but `node`; `outputs` are the last one's. `trace`: the
+    span that this is part of.
     """
 
     task: Task
@@ -156,6 +172,7 @@ class Submit(Message, frozen=True, tag="submit"):
     hedge: bool = False
     verify: Share = 0.0
     then: Then = ()
+    trace: Trace = ""
 
 
 class Submitted(Message, frozen=True, tag="submitted"):

@@ -8,6 +8,8 @@ import msgspec
 from msgspec import Meta
 
 PROTOCOL_VERSION = 1
+FEATURES = ("traces",)
+"""What this software takes part in that older versions of it do not, as its HELLO says."""
 
 NodeId = NewType("NodeId", str)
 Digest = NewType("Digest", str)
@@ -18,6 +20,8 @@ Hex64 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Task = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Text = Annotated[str, Meta(max_length=4096)]
+Trace = Annotated[str, Meta(max_length=55)]
+"""A W3C traceparent, or nothing; one that is not well-formed is no trace."""
 Zone = Annotated[str, Meta(max_length=128)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from meshnode.audit import book
 from meshnode.audit.book import Book
 from meshnode.audit.chain import Broken
-from meshnode.config import Audit
+from meshnode.telling import Audit
 from meshnode.trust.identity import public_der, verify
 from tests.mesh.rig import wait_for
 

@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from meshnode.audit import book
 from meshnode.audit.book import Book
-from meshnode.config import Audit
 from meshnode.edge.auditing import loads
 from meshnode.execution.job import LoadedModel
+from meshnode.telling import Audit
 from meshnode.trust.identity import public_der
 from meshnode.wire.messages import Digest
 

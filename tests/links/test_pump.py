@@ -10,6 +10,7 @@ from meshnode.links.machine import Machine
 from meshnode.links.pump import Pump
 from meshnode.wire.flow import FrameWriter
 from meshnode.wire.frames import Type
+from meshnode.wire.traffic import Traffic
 from tests.waiting import until
 
 BODY = 200_000
@@ -26,7 +27,8 @@ async def test_what_was_sent_and_what_of_it_arrived_is_known() -> None:
     server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=1024)
     transport, _ = await loop.create_connection(asyncio.Protocol, *server.sockets[0].getsockname())
     writer = FrameWriter(Links(stream_credit_bytes=2**30, connection_credit_bytes=2**30))
-    pump = Pump(writer, loop, Machine(stopwatch=time.monotonic))
+    traffic = Traffic()
+    pump = Pump(writer, loop, Machine(stopwatch=time.monotonic), traffic)
     assert (0, 0) == pump.sent()
     pump.transport = transport
     transport.set_write_buffer_limits(high=2**40)
@@ -45,6 +47,7 @@ async def test_what_was_sent_and_what_of_it_arrived_is_known() -> None:
         left -= len(await reader.read(2**20))
     await until(lambda: pump.sent()[1] == 0, "all has arrived")
     assert (arrived + waiting, 0) == pump.sent()
+    assert arrived + waiting == traffic.sent
     transport.abort()
     peer.close()
     server.close()

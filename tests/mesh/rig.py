@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,6 +123,7 @@ class Rig:
         within_s: float = 60.0,
         command: Sequence[str] = COMMAND,
         mdns: bool = False,
+        environment: Mapping[str, str] | None = None,
     ) -> Agent:
         """Start (or restart) the agent of that name and wait until it is ready."""
         home = self.folder / name
@@ -134,7 +135,7 @@ class Rig:
             stderr=subprocess.PIPE,
             text=True,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
         )
         agent = Agent(home, options, process)
         self.agents.append(agent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshnode.edge.http import oip
+from meshnode.edge.http import metrics, oip
 from meshnode.edge.http.server import Part
 
-PARTS: tuple[Part, ...] = (oip.routes,)
+PARTS: tuple[Part, ...] = (oip.routes, metrics.routes)

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from meshnode.audit.book import Book
 from meshnode.catalog.index import Catalog
 from meshnode.catalog.manifest import Manifest
-from meshnode.config import Audit, Settings
+from meshnode.config import Settings
 from meshnode.edge import zoning
 from meshnode.edge.events import Events
 from meshnode.edge.fleet import steward
@@ -48,6 +48,7 @@ from meshnode.sim.shells.process import Process
 from meshnode.sim.shells.streams import TlsIdentity
 from meshnode.sim.shells.workshop import Workshop
 from meshnode.tasks.assembly import World, assemble
+from meshnode.telling import Audit
 from meshnode.trust.keeper import Keeper
 from meshnode.trust.statements import Statement
 from meshnode.trust.zones import kinship
