@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.grpc.aio
+import tritonclient.http.aio
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +21,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from meshnode.client import AsyncClient
+from meshnode.doors import Grpc, Http
+from meshnode.edge.http.server import token
 from meshnode.edge.submitting import infer
 from meshnode.edge.tracing import parent, parse, written
 from meshnode.errors import ConfigError, InvalidInput
@@ -139,6 +143,23 @@ async def test_a_task_that_ran_elsewhere_is_one_trace(tmp_path: Path) -> None:
     assert other == facts(of["submit"])["meshnode.node"] == facts(of["route"])["meshnode.node"]
     assert "ok" == facts(of["serve"])["meshnode.outcome"] == facts(of["submit"])["meshnode.outcome"]
     assert facts(of["submit"])["meshnode.task"] == facts(of["serve"])["meshnode.task"]
+
+
+async def test_http_and_grpc_take_a_context_over(tmp_path: Path) -> None:
+    """As tritonclient sends it, in a header and in metadata."""
+    outside = {"http": Http(listen="127.0.0.1:0"), "grpc": Grpc(listen="127.0.0.1:0")}
+    async with collector() as (seen, url), founder(tmp_path / "ann", traces=Traces(endpoint=url), **outside) as ann:
+        async with AsyncClient(ann.node.home) as client:
+            await client.add_model(MODELS / "echo" / "model.onnx", name="echo")
+        headers = {"Authorization": f"Bearer {token(ann.node.home)}", "traceparent": GIVEN}
+        for door, lower in ((tritonclient.http.aio, False), (tritonclient.grpc.aio, True)):
+            given = door.InferInput("x", [1, 4], "FP32")
+            given.set_data_from_numpy(X["x"])
+            address = str(ann.ready()["grpc" if lower else "http"])
+            async with door.InferenceServerClient(address) as triton:
+                await triton.infer("echo", [given], headers={k.lower() if lower else k: v for k, v in headers.items()})
+        await until(lambda: len(seen.named("submit")) >= 2, "the collector has them", within_s=20)
+    assert [GIVEN[36:52]] * 2 == [span.parent_span_id.hex() for _, span in seen.named("submit")]
 
 
 async def test_what_fails_says_why_and_what_is_not_to_be_recorded_is_not(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from meshnode.config import host_port
+from meshnode.edge import tracing
 from meshnode.edge.http.guard import Guard, NoToken, no_token
 from meshnode.edge.http.server import CLOSE_S, context_for, shown, token
 from meshnode.edge.node import Node
@@ -158,7 +159,13 @@ class GrpcServer:
     async def _infer(self, data: bytes, context: Context) -> bytes:
         asked = infer.read(data)
         answer = await self._inference.infer(
-            asked.model, asked.version, asked.inputs, asked.outputs, asked.wishes, context.time_remaining()
+            asked.model,
+            asked.version,
+            asked.inputs,
+            asked.outputs,
+            asked.wishes,
+            limit_s=context.time_remaining(),
+            trace=tracing.parent(context.invocation_metadata() or ()),
         )
         told = self._inference.told(answer)
         return infer.write(asked, answer.model, answer.version, answer.outputs, told)

@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from meshnode.edge import tracing
 from meshnode.edge.http.server import Door
 from meshnode.edge.openinference import describing, document, service
 from meshnode.errors import InvalidInput
@@ -110,7 +111,8 @@ class _Oip:
         json_bytes = document.header_length(request.headers.get(JSON_LENGTH), len(body))
         small = (len(body) if json_bytes is None else json_bytes) <= LARGE_BYTES
         asked = document.read(body, json_bytes) if small else await asyncio.to_thread(document.read, body, json_bytes)
-        answer = await self._inference.infer(*_named(request), asked.inputs, asked.outputs, asked.wishes)
+        wanted = *_named(request), asked.inputs, asked.outputs, asked.wishes
+        answer = await self._inference.infer(*wanted, trace=tracing.parent(request.headers))
         told = self._inference.told(answer)
         written = asked, answer.model, answer.version, answer.outputs, told
         small = sum(spec.nbytes for spec, _ in answer.outputs) <= LARGE_BYTES

@@ -58,9 +58,14 @@ class Inference:
         inputs: Sequence[Piece],
         outputs: tuple[str, ...],
         wishes: Wishes,
+        *,
         limit_s: float | None = None,
+        trace: str = "",
     ) -> Answer:
-        """One task; `limit_s` is what its client has. It ends when its caller is cancelled. Raises MeshError."""
+        """One task; `limit_s` is what its client has, `trace` the context that it gave. It ends when its caller does.
+
+        Raises MeshError.
+        """
         began = time.monotonic()
         manifest = self.find(model, version)
         body = tensors.joined(inputs)
@@ -80,6 +85,7 @@ class Inference:
                 priority=wishes.priority,
                 zone=wishes.zone,
                 node=wishes.node,
+                trace=trace,
             )
         except (DeadlineExceeded, NoCapacity) as error:
             self._statistics.failed((manifest.name, manifest.version), time.monotonic() - began)
