@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import platformdirs
 
-from meshnode.doors import Grpc, Http
+from meshnode.doors import Grpc, Http, Mqtt
 from meshnode.errors import ConfigError
 from meshnode.ranges import Labels, Printable, Within, apply, contradictions
 
@@ -316,6 +316,7 @@ class Settings:
     audit: Audit = Audit()
     http: Http = field(default_factory=Http)
     grpc: Grpc = field(default_factory=Grpc)
+    mqtt: Mqtt = field(default_factory=Mqtt)
 
 
 LAN = Settings()

@@ -30,8 +30,8 @@ class Doors:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._open: list[Outside] = []
-        self.addresses: dict[str, str | None] = {"http": None, "grpc": None}
-        """host:port of each that is open."""
+        self.addresses: dict[str, str | None] = {"http": None, "grpc": None, "mqtt": None}
+        """host:port of each that is open; of MQTT, the broker's URL."""
 
     async def start(self) -> None:
         """Raises ListenError, ConfigError, HomeError, ToolMissing."""
@@ -44,6 +44,12 @@ class Doors:
             await self._start(server)
             self._node.link = server.link
             self.addresses["http"] = server.address
+        if settings.mqtt.url:
+            from meshnode.edge.mqtt.bridge import Bridge
+
+            bridge = Bridge(self._node)
+            await self._start(bridge)
+            self.addresses["mqtt"] = bridge.address
 
     async def stop(self) -> None:
         """Close them all."""

@@ -1,0 +1,73 @@
+"""Tells the broker what the mesh is: the shell around `state`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from meshnode.edge import documents
+from meshnode.edge.mqtt import state
+from meshnode.edge.mqtt.connection import Connection
+from meshnode.edge.mqtt.topics import SHORT, Topics
+from meshnode.edge.node import Node
+from meshnode.wire.messages import NodeId
+
+log = logging.getLogger(__name__)
+LOOK_S = 1.0
+"""How soon a node that comes or goes is told."""
+
+
+@dataclass(slots=True)
+class Reporting:
+    """See the module's docstring."""
+
+    node: Node
+    topics: Topics
+    bridges: set[str] = field(default_factory=set)
+    """Who publishes itself, by the broker's word; short ids."""
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def heard(self, bridge: str, payload: bytes) -> None:
+        """The availability of a node."""
+        before = set(self.bridges)
+        (self.bridges.add if payload == state.ONLINE else self.bridges.discard)(bridge)
+        if before != self.bridges:
+            self._changed.set()
+
+    async def run(self, connection: Connection) -> None:
+        """Publish what changed, until cancelled. Raises MqttError."""
+        me = self.node.keeper.id
+        await connection.send(self.topics.availability(me), state.ONLINE, retain=True)
+        published: state.Documents = {}
+        nodes: set[NodeId] = set()
+        clock = asyncio.get_running_loop().time
+        seen, due = None, 0.0
+        while True:
+            look = self._look()
+            if look != seen or clock() >= due:
+                seen, due = look, clock() + self.node.settings.mqtt.state_s
+                status = await documents.status(self.node)
+                now = {NodeId(row["id"]) for row in status["nodes"]}
+                fresh = state.documents(self.topics, status, self.bridges - self._absent() - {me[:SHORT]})
+                fresh |= state.gone(self.topics, nodes - now)
+                nodes = now
+                for topic, payload in fresh.items():
+                    if published.get(topic) != payload:
+                        await connection.send(topic, payload, retain=True)
+                        published[topic] = payload
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._changed.wait()
+            self._changed.clear()
+
+    def _look(self) -> Any:
+        view = self.node.membership.view()
+        rows = tuple((m.id, m.state, m.usable, m.advert.paused if m.advert else "") for m in view)
+        return rows, frozenset(self.bridges)
+
+    def _absent(self) -> set[str]:
+        """Nodes that are dead in the mesh publish nothing, whatever the broker still says."""
+        return {m.id[:SHORT] for m in self.node.membership.view() if m.state in ("dead", "left")}
