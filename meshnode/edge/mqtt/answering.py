@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import aiomqtt
 
@@ -31,14 +31,16 @@ from meshnode.wire.messages import NodeId
 from meshnode.wire.tensors import Array
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 UNHEARD_S = 30.0
 """An answer that nobody listens for is offered so long: whoever asked may be about to come back."""
 UNHEARD_PAUSE_S, UNHEARD_PAUSE_MAX_S = 0.25, 4.0
 BREAKS_MAX = 3
 """An answer at which the connection broke so often is not tried again: the broker does not want it."""
-EXCESS = 4
-"""Messages in hand beyond `tasks_max` times this are refused: a broker that keeps to its word never sends them."""
+HELD_MAX = 4096
+"""Messages in hand; their bytes are bounded too, by as many of the largest as are taken at once. Beyond either a task
+is refused. A broker that keeps to what it was told never sends them; mosquitto 2.0.11 does not quite keep to it."""
 
 
 @dataclass(slots=True)
@@ -82,9 +84,14 @@ class Answering:
     tell: Callable[[Taken | Again], None]
     ledger: Ledger = field(default_factory=Ledger)
     counts: Counter[str] = field(default_factory=Counter)
+    _held: int = 0
+    _turns: asyncio.Semaphore = field(init=False)
     _works: set[asyncio.Task[None]] = field(default_factory=set)
     _ends: dict[str, asyncio.Event] = field(default_factory=dict)
     _pokes: dict[str, asyncio.Event] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._turns = asyncio.Semaphore(self.node.settings.mqtt.tasks_max)
 
     @property
     def busy(self) -> int:
@@ -97,10 +104,11 @@ class Answering:
 
     def asked_again(self, task: str) -> None:
         """Another node was sent a message that this one has in hand, or had."""
-        if self.ledger.arrived(time.monotonic(), task, again=False, session=self.uplink.session) is Turn.RUN:
+        turn = self.ledger.arrived(time.monotonic(), task, again=False, session=self.uplink.session)
+        if turn is Turn.RUN:
             self.ledger.given_up(task)  # it is not known here any more, nor is what it asked
-        elif (given := self.ledger.answer(task)) is not None:
-            self._offer(task, *given)
+        elif turn is Turn.AGAIN:
+            self._offer(task, *self.ledger.answer(task))
 
     def taken(self, task: str, owner: NodeId, seconds: float) -> None:
         """Another node has a task."""
@@ -117,6 +125,13 @@ class Answering:
     # --- one message ---
 
     async def _take(self, message: Incoming, connection: Connection) -> None:
+        self._held += len(message.payload)
+        try:
+            await self._taken(message, connection)
+        finally:
+            self._held -= len(message.payload)
+
+    async def _taken(self, message: Incoming, connection: Connection) -> None:
         try:
             requests.check(self.topics, message)
         except MeshError as error:
@@ -171,8 +186,8 @@ class Answering:
         began = time.monotonic()
         self.counts["tasks"] += 1
         try:
-            if len(self._works) > EXCESS * settings.tasks_max:
-                raise Refused(f"{len(self._works)} messages are in hand here", retry_after_s=1.0)
+            if len(self._works) > HELD_MAX or self._held > settings.tasks_max * settings.message_bytes_max:
+                raise Refused(f"{len(self._works)} messages, {self._held} bytes, are in hand", retry_after_s=1.0)
             asked = requests.parse(
                 self.topics,
                 message,
@@ -181,7 +196,11 @@ class Answering:
                 bytes_max=settings.message_bytes_max,
             )
             self.tell(Taken(task, asked.deadline_s))
-            answer = await self._infer(asked, began)
+            await self._in_time(asked, began, self._turns.acquire())
+            try:
+                answer = await self._infer(asked, began)
+            finally:
+                self._turns.release()
             if len(answer.payload) > settings.message_bytes_max:
                 raise InvalidInput(
                     f"the answer has {len(answer.payload)} bytes; {settings.message_bytes_max} are sent",
@@ -221,12 +240,12 @@ class Answering:
         )
         return requests.answer(asked, submitted, outputs, f"{manifest.name}:{manifest.version}")
 
-    async def _in_time(self, asked: Asked, began: float, opening: Coroutine[Any, Any, Any]) -> Any:
+    async def _in_time(self, asked: Asked, began: float, work: Coroutine[Any, Any, T]) -> T:
         try:
             async with asyncio.timeout(asked.deadline_s - (time.monotonic() - began)):
-                return await opening
+                return await work
         except TimeoutError as error:
-            raise DeadlineExceeded("the message expired while others were opened") from error
+            raise DeadlineExceeded("the message expired while it waited for others") from error
 
     # --- answers ---
 

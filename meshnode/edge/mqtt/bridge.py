@@ -78,6 +78,8 @@ class Bridge:
         self.answering = Answering(
             node, self.topics, self.uplink, Decoding(node.home / "worker" / "decoder"), self._tell
         )
+        self.serving = False
+        """Whether a connection stands and everything is subscribed to."""
         self._work: asyncio.Task[None] | None = None
         self._beside: set[asyncio.Task[None]] = set()
         self._heirs: set[str] = set()
@@ -133,6 +135,7 @@ class Bridge:
             self.uplink.begin(connection)
             log.info("connected with the MQTT broker %s", self.address)
             await self._subscribe(connection)
+            self.serving = True
             parts = [asyncio.ensure_future(_ended(connection))]
             if self._settings.state:
                 parts.append(asyncio.ensure_future(self.reporting.run(connection)))
@@ -143,10 +146,13 @@ class Bridge:
                 for part in done:
                     part.result()
             finally:
+                self.serving = False
                 self.uplink.end()
                 for part in parts:
                     part.cancel()
                 await asyncio.gather(*parts, return_exceptions=True)
+                if connection.broken.done():
+                    connection.broken.exception()  # another part may have noticed first
 
     def _connection(self, short: str, will: str = "") -> Connection:
         it = self._settings
@@ -163,11 +169,13 @@ class Bridge:
     async def _subscribe(self, connection: Connection) -> None:
         wanted: list[tuple[str, tuple[str, ...]]] = []
         if self._settings.tasks:
-            wanted += [("tasks", self.topics.tasks), ("what other nodes have taken", (self.finding.sealing.notes,))]
+            wanted.append(("tasks", self.topics.tasks))
         if self._settings.state:
             wanted.append(("other nodes", (self.topics.bridges,)))
         if self._settings.rendezvous:
             wanted.append(("addresses", (f"{self.finding.sealing.base}/+",)))
+        elif self._settings.tasks:
+            wanted.append(("what other nodes have taken", (self.finding.sealing.notes,)))
         for what, topics in wanted:
             if not await connection.subscribed(topics):
                 log.warning("the MQTT broker %s does not let this node subscribe to %s", self.address, what)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,7 @@ class Connection(aiomqtt.Client):
         """Whether the broker still knew this client."""
         self._arrived = arrived
         self._reasons: dict[int, int] = {}
+        self._thread = threading.get_ident()
         self._client.manual_ack_set(True)
 
     @property
@@ -150,6 +152,24 @@ class Connection(aiomqtt.Client):
     ) -> None:
         self.kept = flags.session_present
         super()._on_connect(client, userdata, flags, reason_code, properties)
+
+    def _on_socket_register_write(self, client: Paho, userdata: Any, sock: Any) -> None:
+        if threading.get_ident() == self._thread:
+            self._watch(sock)
+        else:
+            self._loop.call_soon_threadsafe(self._watch, sock)
+
+    def _watch(self, sock: Any) -> None:
+        """Write when there is room; aiomqtt takes a moment for it, in which the socket may be gone."""
+        if sock.fileno() >= 0:
+            self._loop.add_writer(sock.fileno(), self._write)
+
+    def _write(self) -> None:
+        try:
+            self._client.loop_write()
+        except Exception as error:
+            if not self._disconnected.done():
+                self._disconnected.set_exception(error)
 
     def _on_publish(
         self, client: Paho, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties

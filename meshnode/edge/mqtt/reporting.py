@@ -16,6 +16,8 @@ from meshnode.edge.node import Node
 from meshnode.wire.messages import NodeId
 
 log = logging.getLogger(__name__)
+HEAR_S = 0.3
+"""Who else publishes is known so long after a connection began."""
 LOOK_S = 1.0
 """How soon a node that comes or goes is told."""
 
@@ -44,10 +46,14 @@ class Reporting:
         published: state.Documents = {}
         nodes: set[NodeId] = set()
         clock = asyncio.get_running_loop().time
-        seen, due = None, 0.0
+        seen: tuple[Any, frozenset[str]] | None = None
+        due = 0.0
+        await asyncio.sleep(HEAR_S)
         while True:
             look = self._look()
             if look != seen or clock() >= due:
+                if seen is not None and look[1] != seen[1]:
+                    published = {}  # who came may have published what is this node's to publish
                 seen, due = look, clock() + self.node.settings.mqtt.state_s
                 status = await documents.status(self.node)
                 now = {NodeId(row["id"]) for row in status["nodes"]}
@@ -57,13 +63,13 @@ class Reporting:
                 for topic, payload in fresh.items():
                     if published.get(topic) != payload:
                         await connection.send(topic, payload, retain=True)
-                        published[topic] = payload
+                published = fresh  # what another node publishes meanwhile is not known here
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._changed.wait()
             self._changed.clear()
 
-    def _look(self) -> Any:
+    def _look(self) -> tuple[Any, frozenset[str]]:
         view = self.node.membership.view()
         rows = tuple((m.id, m.state, m.usable, m.advert.paused if m.advert else "") for m in view)
         return rows, frozenset(self.bridges)
