@@ -78,6 +78,8 @@ class Bridge:
         self.answering = Answering(
             node, self.topics, self.uplink, Decoding(node.home / "worker" / "decoder"), self._tell
         )
+        self.trouble = ""
+        """Why there is no connection."""
         self.serving = False
         """Whether a connection stands and everything is subscribed to."""
         self._work: asyncio.Task[None] | None = None
@@ -115,8 +117,9 @@ class Bridge:
             try:
                 await self._live()
             except (aiomqtt.MqttError, OSError, ValueError) as error:
+                self.trouble = _why(error)
                 if not told:
-                    log.warning("the MQTT broker %s: %s; trying again", self.address, _why(error))
+                    log.warning("the MQTT broker %s: %s; trying again", self.address, self.trouble)
                 told = True
             finally:
                 self.uplink.end()
@@ -135,7 +138,7 @@ class Bridge:
             self.uplink.begin(connection)
             log.info("connected with the MQTT broker %s", self.address)
             await self._subscribe(connection)
-            self.serving = True
+            self.serving, self.trouble = True, ""
             parts = [asyncio.ensure_future(_ended(connection))]
             if self._settings.state:
                 parts.append(asyncio.ensure_future(self.reporting.run(connection)))
@@ -199,7 +202,7 @@ class Bridge:
             return
         connection.acknowledge(message)
         if (bridge := self.topics.bridge_of(topic)) is not None:
-            self._bridge(bridge, message.payload)
+            self._bridge(bridge, message)
         elif topic == self.finding.sealing.notes:
             self._note(message)
         elif topic.startswith(f"{self.finding.sealing.base}/"):
@@ -226,9 +229,15 @@ class Bridge:
 
     # --- the session of a node that died ---
 
-    def _bridge(self, bridge: str, payload: bytes) -> None:
-        self.reporting.heard(bridge, payload)
-        if payload == state.OFFLINE and bridge != self._node.keeper.id[:SHORT] and bridge not in self._heirs:
+    def _bridge(self, bridge: str, message: Incoming) -> None:
+        itself = state.BY not in dict(message.properties)
+        self.reporting.heard(bridge, message.payload, itself=itself)
+        if (
+            itself
+            and message.payload == state.OFFLINE
+            and bridge != self._node.keeper.id[:SHORT]
+            and bridge not in self._heirs
+        ):
             self._heirs.add(bridge)
             self._beside_start(self._take_over(bridge))
 

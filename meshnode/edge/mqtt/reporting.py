@@ -31,18 +31,24 @@ class Reporting:
     bridges: set[str] = field(default_factory=set)
     """Who publishes itself, by the broker's word; short ids."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _told_wrong: bool = False
+    """Somebody said of this node what is not so: another that had not heard of it, or the will of its last life."""
 
-    def heard(self, bridge: str, payload: bytes) -> None:
-        """The availability of a node."""
+    def heard(self, bridge: str, payload: bytes, *, itself: bool) -> None:
+        """The availability of a node, as it says itself or as another says of it."""
         before = set(self.bridges)
-        (self.bridges.add if payload == state.ONLINE else self.bridges.discard)(bridge)
-        if before != self.bridges:
+        if bridge == self.node.keeper.id[:SHORT]:
+            self._told_wrong |= not itself or payload != state.ONLINE
+        else:
+            (self.bridges.add if itself and payload == state.ONLINE else self.bridges.discard)(bridge)
+        if before != self.bridges or self._told_wrong:
             self._changed.set()
 
     async def run(self, connection: Connection) -> None:
         """Publish what changed, until cancelled. Raises MqttError."""
         me = self.node.keeper.id
-        await connection.send(self.topics.availability(me), state.ONLINE, retain=True)
+        own = self.topics.availability(me)
+        await connection.send(own, state.ONLINE, retain=True)
         published: state.Documents = {}
         nodes: set[NodeId] = set()
         clock = asyncio.get_running_loop().time
@@ -50,6 +56,9 @@ class Reporting:
         due = 0.0
         await asyncio.sleep(HEAR_S)
         while True:
+            if self._told_wrong:
+                self._told_wrong = False
+                await connection.send(own, state.ONLINE, retain=True)
             look = self._look()
             if look != seen or clock() >= due:
                 if seen is not None and look[1] != seen[1]:
@@ -62,7 +71,8 @@ class Reporting:
                 nodes = now
                 for topic, payload in fresh.items():
                     if published.get(topic) != payload:
-                        await connection.send(topic, payload, retain=True)
+                        by = ((state.BY, me),) if self.topics.bridge_of(topic) else ()
+                        await connection.send(topic, payload, retain=True, properties=by)
                 published = fresh  # what another node publishes meanwhile is not known here
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):

@@ -16,6 +16,8 @@ from meshnode.edge.mqtt.topics import SHORT, Topics
 from meshnode.wire.messages import NodeId
 
 ONLINE, OFFLINE = b"online", b"offline"
+BY = "by"
+"""The user property of an availability that another node publishes: which one."""
 Documents = dict[str, bytes]
 """Payloads by topic, all retained; an empty one clears what is there."""
 

@@ -119,6 +119,8 @@ async def test_a_node_appears_with_its_state(tmp_path: Path, broker: Mosquitto) 
         await until(lambda: topics.device(other) in out.retained(), "bob is there for who comes later")
         seen = out.retained()
         assert all(it.retained for it in out.seen[:4])
+        by = {it.topic: it.properties.get("by") for it in out.seen}
+        assert [None, me] == [by[topics.availability(it)] for it in (me, other)]
         assert [b"online"] * 2 == [seen[topics.availability(it)] for it in (me, other)]
         assert ("ann", "alive", True) == tuple(
             json.loads(seen[topics.node_state(me)])[k] for k in ("name", "state", "usable")
