@@ -1,8 +1,8 @@
 """The MQTT door: keeps a connection to the broker and gives each message to the part that it is for.
 
-The agent starts and works without the broker; a connection that breaks is made again, with pauses that grow from half
-a second to half a minute. Where another node that had the door died, what the broker keeps for it is taken over by the
-first of the others, so that its tasks are not lost with it.
+The agent starts and works without the broker; a connection that breaks is made again, with pauses that grow from a
+fifth of a second to half a minute. Where another node that had the door died, what the broker keeps for it is taken
+over by the first of the others, so that its tasks are not lost with it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from meshnode.wire.messages import NodeId
 
 log = logging.getLogger(__name__)
 
-PAUSE_S, PAUSE_MAX_S = 0.5, 30.0
+PAUSE_S, PAUSE_MAX_S = 0.2, 30.0
 SESSION_S = 300
 """The broker keeps what is undelivered for so long when a connection breaks."""
 TAKE_OVER_S = 2.0

@@ -19,7 +19,7 @@ from meshnode.errors import InvalidInput, MeshError
 from meshnode.wire.messages import NodeId, Submitted
 from meshnode.wire.tensors import DTYPES
 
-TOPICS = Topics("meshnode", "home", "0123456789abcdef" * 4, "homeassistant")
+TOPICS = Topics("meshnode", "lab", "0123456789abcdef" * 4, "homeassistant")
 NODE = NodeId("a" * 52)
 TYPES = ["?", "i1", "<i2", "<i4", "<i8", "u1", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8", "<c8", ">f4", ">i2"]
 SHAPES = st.lists(st.integers(0, 5), max_size=4).map(tuple)
@@ -139,7 +139,7 @@ def test_an_error_has_its_code_and_no_tensor() -> None:
     assert "mesh_error" == dict(answer.properties)["code"]
 
 
-MESSAGE = Incoming("meshnode/home/infer/m", b"x", response="out", correlation=b"c")
+MESSAGE = Incoming("meshnode/lab/infer/m", b"x", response="out", correlation=b"c")
 
 
 @given(st.binary(max_size=8), st.binary(max_size=8), st.text(max_size=8), st.text(max_size=8))
@@ -167,9 +167,9 @@ def test_a_task_is_what_its_message_says(payload: bytes, correlation: bytes, res
         "$SYS/x",
         "a\0b",
         "x" * (TOPIC_BYTES_MAX + 1),
-        "meshnode/home/infer/m",
-        "meshnode/home/answer",
-        "meshnode/home/node/x/availability",
+        "meshnode/lab/infer/m",
+        "meshnode/lab/answer",
+        "meshnode/lab/node/x/availability",
         "meshnode/0123",
         "homeassistant/device/x/config",
         "homeassistant",
@@ -181,7 +181,7 @@ def test_answers_do_not_go_where_this_node_speaks_for_others(topic: str) -> None
         TOPICS.check_answer(topic)
 
 
-@pytest.mark.parametrize("topic", ["out", "clients/1/answers", "meshnode/home/answer/1", "/", "meshnodes/x", "ä/ö"])
+@pytest.mark.parametrize("topic", ["out", "clients/1/answers", "meshnode/lab/answer/1", "/", "meshnodes/x", "ä/ö"])
 def test_answers_go_anywhere_else(topic: str) -> None:
     """Which topics a client may read is the broker's to say."""
     TOPICS.check_answer(topic)
@@ -201,7 +201,7 @@ def test_a_topic_names_a_model_or_none(topic: str) -> None:
     """No topic of a stranger is more than it says."""
     model = TOPICS.model_of(topic)
     assert model is None or topic.endswith(f"/infer/{model}")
-    found = TOPICS.model_of(f"meshnode/home/infer/{topic}")
+    found = TOPICS.model_of(f"meshnode/lab/infer/{topic}")
     assert (found == topic) == (0 < len(topic) <= 128 and "/" not in topic)
     assert "b" * SHORT == TOPICS.bridge_of(TOPICS.availability(NodeId("b" * 52)))
     assert TOPICS.bridge_of(topic) is None

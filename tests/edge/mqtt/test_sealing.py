@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
@@ -18,6 +21,7 @@ SPKI = identity.public_der(KEY)
 NODE = identity.node_id(SPKI)
 HERE = Here((("192.0.2.1", 7433), ("2001:db8::1", 7433)))
 NOW = 1_700_000_000.0
+VECTORS = Path(__file__).resolve().parents[3] / "protocols" / "vectors"
 
 
 def sealing(random: bytes = b"r" * 32, out: bool = False) -> Sealing:
@@ -31,6 +35,27 @@ def sealing(random: bytes = b"r" * 32, out: bool = False) -> Sealing:
 def seal(it: Sealing, topic: str, content: Any = HERE, **more: Any) -> bytes:
     fields = {"boot": 1, "number": 1, "at": NOW, "nonce": b"n" * 12} | more
     return it.seal(topic, content, key=SPKI, sign=KEY.sign, **fields)
+
+
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, id=row["name"]) for row in json.loads((VECTORS / "mqtt.json").read_text())]
+)
+def test_the_golden_records(row: dict[str, Any]) -> None:
+    """Each opens to what it means, or is refused with that code."""
+    means = row["means"]
+    it = sealing(bytes.fromhex(means["random"]))
+    record = bytes.fromhex(row["hex"])
+    if "must_reject" in row:
+        with pytest.raises(MeshError) as caught:
+            it.open(means["topic"], record, means["now"])
+        assert row["must_reject"] == caught.value.code
+        return
+    opened = it.open(means["topic"], record, means["now"])
+    assert (means["node"], means["boot"], means["number"]) == (opened.node, opened.boot, opened.number)
+    assert means["content"] == json.loads(json.dumps(msgspec.to_builtins(opened.content)))
+    assert record == seal(
+        it, means["topic"], opened.content, boot=opened.boot, number=opened.number, at=means["now"], nonce=record[:12]
+    )
 
 
 def test_members_read_what_a_member_wrote() -> None:
