@@ -82,7 +82,8 @@ class Reporting:
     def _look(self) -> tuple[Any, frozenset[str]]:
         view = self.node.membership.view()
         rows = tuple((m.id, m.state, m.usable, m.advert.paused if m.advert else "") for m in view)
-        return rows, frozenset(self.bridges)
+        models = tuple(it.digest for it in self.node.catalog.manifests())
+        return (rows, models), frozenset(self.bridges)
 
     def _absent(self) -> set[str]:
         """Nodes that are dead in the mesh publish nothing, whatever the broker still says."""
