@@ -76,7 +76,11 @@ class Bridge:
         self.finding = Finding.of(node, self._rng)
         self.reporting = Reporting(node, self.topics)
         self.answering = Answering(
-            node, self.topics, self.uplink, Decoding(node.home / "worker" / "decoder"), self._tell
+            node,
+            self.topics,
+            self.uplink,
+            Decoding(node.home / "worker" / "decoder", node.settings.execution.sandbox),
+            self._tell,
         )
         self.trouble = ""
         """Why there is no connection."""

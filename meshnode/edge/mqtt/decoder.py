@@ -1,8 +1,8 @@
 """The process that opens strangers' pictures and archives: confined, short-lived, and nothing is lost with it.
 
-`python -m meshnode.edge.mqtt.decoder FD` reads requests and writes answers on one socket, each a u32 length of JSON,
-the JSON, and the bytes that it announces: {"kind", "tensors", "metadata", "nbytes"} and the file; {"specs"} and the
-tensors as `meshnode.wire.tensors` lays them out, or {"error"}.
+`python -m meshnode.edge.mqtt.decoder FD SETTING` (that of `execution.sandbox`) reads requests and writes answers on
+one socket, each a u32 length of JSON, the JSON, and the bytes that it announces: {"kind", "tensors", "metadata",
+"nbytes"} and the file; {"specs"} and the tensors as `meshnode.wire.tensors` lays them out, or {"error"}.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from meshnode import sandbox
+from meshnode.config import Sandbox
 from meshnode.edge import pictures
 from meshnode.errors import InvalidInput
 from meshnode.sandbox import Profile
@@ -35,12 +36,16 @@ def main() -> None:
 
     fd = int(sys.argv[1])
     Image.init()  # its readers are imported now: later there is no reading of files
-    sandbox.enter(Profile.FULL, readable=[], file_bytes_max=0, files_max=FILES)
+    setting = Sandbox(sys.argv[2])
+    profile = Profile.LIMITS if setting is Sandbox.OFF else Profile.FULL
+    grade = sandbox.enter(profile, readable=[], file_bytes_max=0, files_max=FILES).grade
     while head := _read(fd, LENGTH.size):
         request = msgspec.json.decode(_read(fd, LENGTH.unpack(head)[0]))
         payload = _read(fd, request["nbytes"])
         parts: list[tensors.Buffer] = []
         try:
+            if setting is Sandbox.REQUIRE and grade != sandbox.GRADES[0]:
+                raise InvalidInput(f'sandbox = "require" wants grade A, and what opens pictures has {grade} here')
             specs, parts = tensors.encode(_opened(request, payload))
             said: dict[str, Any] = {"specs": specs}
         except InvalidInput as error:

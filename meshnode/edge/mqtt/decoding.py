@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from meshnode import sandbox
+from meshnode.config import Sandbox
 from meshnode.edge.mqtt.decoder import LENGTH, OUT_BYTES_MAX
 from meshnode.errors import InvalidInput, ProtocolError, Refused
 from meshnode.wire import tensors
@@ -43,10 +44,12 @@ class Decoding:
 
     Args:
         folder: an empty one, for the process to stand in.
+        setting: how tightly it is confined.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, setting: Sandbox) -> None:
         self._folder = folder
+        self._setting = setting
         self._turn = asyncio.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: asyncio.StreamReader | None = None
@@ -94,7 +97,7 @@ class Decoding:
                 self._process = await asyncio.to_thread(
                     sandbox.start,
                     "meshnode.edge.mqtt.decoder",
-                    [str(theirs.fileno())],
+                    [str(theirs.fileno()), self._setting],
                     folder=self._folder,
                     fds=[theirs.fileno()],
                     address_space_bytes=ADDRESS_SPACE_BYTES,
