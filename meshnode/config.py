@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import platformdirs
 
-from meshnode.doors import Grpc, Http
+from meshnode.doors import Grpc, Http, Mqtt
 from meshnode.errors import ConfigError
 from meshnode.ranges import Labels, Printable, Within, apply, contradictions
 from meshnode.telling import Audit, Log, Traces
@@ -306,6 +306,7 @@ class Settings:
     traces: Traces = field(default_factory=Traces)
     http: Http = field(default_factory=Http)
     grpc: Grpc = field(default_factory=Grpc)
+    mqtt: Mqtt = field(default_factory=Mqtt)
 
 
 LAN = Settings()

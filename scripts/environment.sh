@@ -3,6 +3,20 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# Programs of the system that some tests drive: installed where that needs no question, and otherwise those tests are
+# skipped and say so.
+tools() { # tools PACKAGE=COMMAND...
+  local pair missing=()
+  for pair in "$@"; do
+    PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "${pair#*=}" >/dev/null || missing+=("${pair%%=*}")
+  done
+  if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    { apt-get install -y -qq --no-install-recommends "${missing[@]}" ||
+      { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; }; } >/dev/null 2>&1 ||
+      echo "not installed: ${missing[*]}; tests that need them are skipped" >&2
+  fi
+}
+
 environment() { # environment LOCKFILE
   local lock=$1 stamp=.venv/.made-from python candidate
   if [ ! -x .venv/bin/python ]; then

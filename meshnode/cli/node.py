@@ -45,6 +45,9 @@ def up(
         typer.Option(metavar="HOST:PORT", help="Open Inference Protocol, dashboard and metrics, as on 127.0.0.1:8080."),
     ] = "",
     grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="Open Inference Protocol over gRPC.")] = "",
+    mqtt: Annotated[
+        str, typer.Option(metavar="URL", help="A broker for state, tasks and rendezvous: mqtt[s]://[USER@]HOST[:PORT].")
+    ] = "",
     no_mdns: Annotated[bool, typer.Option("--no-mdns", help="No multicast discovery.")] = False,
 ) -> None:
     """Run this machine's agent; the first start makes keys and a mesh of one, or joins with TOKEN."""
@@ -60,6 +63,8 @@ def up(
     for key, text in (("http", http), ("grpc", grpc)):
         if text:
             overrides[key] = {"listen": text}
+    if mqtt:
+        overrides["mqtt"] = {"url": mqtt}
     for address in (listen, http, grpc, *seed):
         if address:
             config.host_port(address, default_port=7433)
@@ -100,6 +105,8 @@ def _announce(event: dict[str, Any]) -> None:
     for key, what in (("http", "HTTP"), ("grpc", "gRPC")):
         if event[key]:
             typer.echo(f"{what} on {event[key]}; the token is the content of {context.current.home / 'http.token'}")
+    if event["mqtt"]:
+        typer.echo(f"MQTT at {event['mqtt']}")
     typer.echo("to add a machine: `meshnode invite` here, then `meshnode up TOKEN` there")
 
 

@@ -10,6 +10,7 @@ from meshnode.edge.node import Node
 from meshnode.errors import MeshError
 from meshnode.links.address import Address, plain
 from meshnode.links.link import Link
+from meshnode.membership.candidates import ANNOUNCED
 from meshnode.membership.chores import Chores
 from meshnode.membership.interfaces import Network
 from meshnode.membership.view import FoundBy
@@ -44,7 +45,11 @@ class Meeting:
         member = node.membership.member(peer) if peer is not None else None
         if member is not None and member.state == "left" and node.pool.machine.now() - member.since < LEAVING_S:
             return False  # it drains and still listens: a link now would only be cut
-        if found_by == "mdns" and linked and any(m.usable and address in m.addresses for m in node.membership.view()):
+        if (
+            found_by in ANNOUNCED
+            and linked
+            and any(m.usable and address in m.addresses for m in node.membership.view())
+        ):
             return True  # a member that needs no finding
         self._finding[address] = found_by
         try:

@@ -31,8 +31,8 @@ class Doors:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._open: list[Outside] = []
-        self.addresses: dict[str, str | None] = {"http": None, "grpc": None}
-        """host:port of each that is open."""
+        self.addresses: dict[str, str | None] = {"http": None, "grpc": None, "mqtt": None}
+        """host:port of each that is open; of MQTT, the broker's URL."""
 
     async def start(self) -> None:
         """Raises ListenError, ConfigError, HomeError, ToolMissing."""
@@ -60,6 +60,12 @@ class Doors:
                     hint='pip install "meshnode[traces]", or take the setting out of config.toml',
                 ) from error
             await self._start(Otlp(self._node))
+        if settings.mqtt.url:
+            from meshnode.edge.mqtt.bridge import Bridge
+
+            bridge = Bridge(self._node)
+            await self._start(bridge)
+            self.addresses["mqtt"] = bridge.address
 
     async def stop(self) -> None:
         """Close them all."""

@@ -1,4 +1,4 @@
-"""Which address to try when: seeds, remembered peers, announced services. A core.
+"""Which address to try when: seeds, remembered peers, those that were announced. A core.
 
 One idea for all: a *target* is a few addresses that may answer, and it is tried again and again, with pauses that grow
 from 1 s to a minute, drawn at random from all of the pause (full jitter: a thousand nodes that lose their switch must
@@ -38,12 +38,17 @@ Key = tuple[FoundBy, str]
 Row = tuple[NodeId, tuple[Address, ...]]
 
 
+ANNOUNCED: frozenset[FoundBy] = frozenset({"mdns", "rendezvous"})
+
+
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A service of this mesh was announced."""
+    """A service of this mesh was announced; `node` says whose it is, where that is proven."""
 
     label: str
     addresses: tuple[Address, ...]
+    found_by: FoundBy = "mdns"
+    node: NodeId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +263,7 @@ class Candidates:
         if target is None:
             if len(self._heard) >= HEARD_MAX:
                 self._heard.pop(self._rng.sample([*self._heard], 1)[0])
-            target = self._heard[event.label] = Target(("mdns", event.label), addresses, None, None)
+            target = self._heard[event.label] = Target((event.found_by, event.label), addresses, event.node, None)
         target.until = now + HEARD_S
         if target.taken or (target.due is not None and target.addresses == addresses):
             return  # its try stands; shouting louder changes nothing
@@ -279,14 +284,14 @@ class Candidates:
         target = next((t for t in self._targets() if t.key == event.key), None)
         if target is None or not target.taken:
             return
-        self._budgets[target.found_by == "mdns"].settle(event.dials - target.taken)
+        self._budgets[target.found_by in ANNOUNCED].settle(event.dials - target.taken)
         target.taken = 0
         target.failures = 0 if event.answered else target.failures + 1
         match target.found_by:
             case "seed":
                 well = event.answered or not self._alone
                 target.due = now + (self._healthy() if well else self._pause(target.failures))
-            case "mdns":
+            case "mdns" | "rendezvous":
                 more = not event.answered and (self._alone or target.failures < TRIES_JOINED) and now < target.until
                 target.due = now + self._pause(target.failures) if more else None
             case _:
@@ -318,9 +323,9 @@ class Candidates:
         if target.found_by == "seed":
             fresh = target.addresses  # its pause is its own
         if not fresh:
-            target.due = now + AGAIN_S if target.found_by == "mdns" else None
+            target.due = now + AGAIN_S if target.found_by in ANNOUNCED else None
             return []
-        wait = self._budgets[target.found_by == "mdns"].take(now, len(fresh))
+        wait = self._budgets[target.found_by in ANNOUNCED].take(now, len(fresh))
         if wait > 0:
             target.due = now + wait
             return []

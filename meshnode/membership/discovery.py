@@ -190,6 +190,10 @@ class Discovery:
             self._file.soon()
         self._tell(Introduced(tuple(peers), "token"))
 
+    def announced(self, heard: Heard) -> None:
+        """Another way than multicast announced a node."""
+        self._tell(heard)
+
     def remember(self, view: Sequence[Member]) -> None:
         """Who is there now: kept for the next start."""
         self._there = {m.id: None for m in view if m.usable and m.path != "self"}
@@ -224,7 +228,7 @@ class Discovery:
                 case Ask() if self.multicast is not None:
                     self.multicast.ask()
                     self.multicast.announce()
-        if event is None or isinstance(event, Heard | Gone | Links):
+        if event is None or isinstance(event, Gone | Links) or (isinstance(event, Heard) and event.found_by == "mdns"):
             self._tell_crowd(event)
         self._arm()
 

@@ -12,7 +12,7 @@ from meshnode.membership.roster import Row, State
 from meshnode.membership.updates import Alive
 from meshnode.wire.messages import NodeId
 
-FoundBy = Literal["self", "mdns", "seed", "token", "remembered", "gossip", "inbound"]
+FoundBy = Literal["self", "mdns", "seed", "token", "remembered", "rendezvous", "gossip", "inbound"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -341,3 +341,18 @@ def test_no_story_breaks_the_bounds(story: list[tuple[Event, float]], seed: int,
     for at, dial in drive.dials:
         assert at - last.get(dial.key, float("-inf")) >= min(DIAL_S, at) - 1e-6 or dial.found_by != "seed"
         last[dial.key] = at
+
+
+def test_what_a_broker_announces_is_treated_as_what_multicast_does() -> None:
+    """Dialled as the node that it is proven to be, under the bound of what is announced, and not for ever."""
+    drive = Drive()
+    node = NodeId("a" * 52)
+    drive.tell(Heard("topic", place(1), "rendezvous", node))
+    drive.run(1.0)
+    first = drive.dials[0][1]
+    assert ("rendezvous", node, place(1)) == (first.found_by, first.node, first.addresses)
+    drive.tell(Links(any=True))
+    for i in range(300):
+        drive.tell(Heard(f"t{i}", place(i), "rendezvous", node))
+    drive.run(60.0)
+    assert candidates.HEARD_BURST + candidates.HEARD_A_MINUTE + 1 >= len(drive.dials)
