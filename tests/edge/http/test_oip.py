@@ -394,7 +394,7 @@ async def test_a_client_that_leaves_stops_the_worker(tmp_path: Path) -> None:
             await until(lambda: agent.node.execution.vitals()[0] == 1, "it runs")
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
-            await until(lambda: agent.node.execution.vitals()[0] == 0, "the worker stops", within_s=15)
+            await until(lambda: agent.node.execution.vitals()[0] == 0, "the worker stops")
             assert 0 == agent.node.dispatcher.open
             rows[1]["data"] = [1]
             async with web.post(url, json={"inputs": rows}) as answer:
