@@ -83,6 +83,7 @@ class HttpServer:
             max_line_size=HEADER_BYTES_MAX,
             max_field_size=HEADER_BYTES_MAX,
             shutdown_timeout=CLOSE_S,
+            lingering_time=CLOSE_S,  # what still comes after a refusal is read for so long, that it may be seen
         )
         await self._runner.setup()
         try:

@@ -79,7 +79,7 @@ def test_tensors_in_their_own_fields(datatype: str, field: str, values: list[Any
         ("FP32", [2], {"fp32_contents": [1]}, "has 1 elements"),
         ("FP32", [1], {"fp64_contents": [1]}, "fp64_contents instead of fp32_contents"),
         ("FP32", [1], {"fp32_contents": [1], "bool_contents": [True]}, "bool_contents instead"),
-        ("INT8", [1], {"int_contents": [128]}, "out of bounds"),
+        ("INT8", [1], {"int_contents": [128]}, "does not fit INT8"),
         ("FP16", [1], {"fp32_contents": [1]}, "no contents"),
         ("NONE", [1], {"fp32_contents": [1]}, "unknown datatype"),
         ("FP32", [-1], {"fp32_contents": [1]}, "no size"),
