@@ -70,8 +70,15 @@ def install(
             config.host_port(address, default_port=7433)
     settings = with_settings(_config(home), changes)
     _check_settings(settings)
+    reads = made_of()
     service = Service(
-        _program(), home, system=system, user=user if system else "", before=before, own_tmp=_socket_in(home)
+        _program(),
+        home,
+        system=system,
+        user=user if system else "",
+        before=before,
+        own_tmp=_socket_in(home) and not any(it.is_relative_to(tempfile.gettempdir()) for it in (home, *reads)),
+        reads=reads,
     )
     kind = kind or _kind()
     if printed:
@@ -92,7 +99,7 @@ def install(
     if token is not None:
         _join(home, read_token(token))
     if system:
-        managers.account(home, service.program[0])
+        managers.account(home, reads)
     manager.install(service)
     context.show(
         {"installed": str(manager.path), "home": str(home)},
@@ -163,11 +170,19 @@ def _program() -> tuple[str, ...]:
     return (str(beside),) if beside.is_file() else (sys.executable, "-m", "meshnode.cli.main")
 
 
+def made_of() -> tuple[Path, ...]:
+    """The folders that the agent is read from: the environment, Python itself, this package."""
+    import meshnode
+
+    found = (Path(sys.prefix), Path(sys.base_prefix).resolve(), Path(meshnode.__file__).parent)
+    return tuple(dict.fromkeys(found))
+
+
 def _socket_in(home: Path) -> bool:
-    """Whether the socket for local programs is in the home, as its path is short enough, and that not in /tmp."""
+    """Whether the socket for local programs is in the home, as its path is short enough."""
     from meshnode.links.local import socket_path
 
-    return socket_path(home).is_relative_to(home) and not home.is_relative_to(tempfile.gettempdir())
+    return socket_path(home).is_relative_to(home)
 
 
 def _config(home: Path) -> str:
