@@ -15,9 +15,10 @@ from typing import Annotated, Any
 import typer
 
 from meshnode import config
+from meshnode.blocking import Client
 from meshnode.cli import context, upgrading
 from meshnode.cli.node import read_token
-from meshnode.errors import ConfigError, HomeError
+from meshnode.errors import AgentUnavailable, ConfigError, HomeError
 from meshnode.service import texts
 from meshnode.service.settings import with_settings
 from meshnode.service.texts import Service
@@ -93,6 +94,7 @@ def install(
 
     manager = _manager(kind, home, system)
     manager.check()
+    _check_free(home, manager)
     _make_home(home)
     if changes:
         (home / "config.toml").write_text(settings, "utf-8")
@@ -205,6 +207,18 @@ def _make_home(home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise HomeError(f"the home {home} cannot be made: {error.strerror}") from error
+
+
+def _check_free(home: Path, manager: Any) -> None:
+    """Raises ConfigError when somebody runs an agent on the home by hand: the service could not start beside it."""
+    if manager.status()["pid"] is not None:
+        return
+    try:
+        with Client(home) as client:
+            client.ask("version")
+    except AgentUnavailable:
+        return
+    raise ConfigError(f"an agent runs on {home} already, and not as a service", hint="end it with Ctrl-C first")
 
 
 def _join(home: Path, token: str) -> None:

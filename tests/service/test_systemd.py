@@ -116,6 +116,8 @@ def test_it_is_installed_joined_watched_and_removed(machine: Machine, tmp_path: 
         founder = mesh.start("founder")
         founder.command("model", "add", str(MODELS / "echo" / "model.onnx"), "--name", "echo")
         token = founder.command("invite").stdout
+        by_hand = machine.run(*COMMAND, "--json", "--home", str(founder.home), "service", "install", check=2)
+        assert "runs on" in json.loads(by_hand)["message"]
         drop = Path(machine.environment["XDG_CONFIG_HOME"]) / "systemd" / "user" / "meshnode.service.d"
         drop.mkdir(parents=True)
         (drop / "sooner.conf").write_text("[Service]\nWatchdogSec=3\n")
