@@ -79,7 +79,7 @@ def test_one_that_joins_another_mesh_says_that_it_begins_anew(mesh_rig: Rig, tmp
     agent = mesh_rig.start("ann", environment=manager.environment)
     token = other.command("invite").stdout.strip()
     agent.command("join", token)
-    wait_for(lambda: manager.count("READY=1") == 2, within_s=20, why="it is up again")
+    wait_for(lambda: manager.count("READY=1") == 2, within_s=60, why="it is up again")
     lines = manager.lines()
     assert lines.index("READY=1") < lines.index("RELOADING=1") < len(lines) - lines[::-1].index("READY=1")
     assert any(line.startswith("MONOTONIC_USEC=") for line in lines)
