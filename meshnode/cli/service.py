@@ -15,9 +15,10 @@ from typing import Annotated, Any
 import typer
 
 from meshnode import config
+from meshnode.blocking import Client
 from meshnode.cli import context, upgrading
 from meshnode.cli.node import read_token
-from meshnode.errors import ConfigError, HomeError
+from meshnode.errors import AgentUnavailable, ConfigError, HomeError
 from meshnode.service import texts
 from meshnode.service.settings import with_settings
 from meshnode.service.texts import Service
@@ -70,8 +71,15 @@ def install(
             config.host_port(address, default_port=7433)
     settings = with_settings(_config(home), changes)
     _check_settings(settings)
+    reads = made_of()
     service = Service(
-        _program(), home, system=system, user=user if system else "", before=before, own_tmp=_socket_in(home)
+        _program(),
+        home,
+        system=system,
+        user=user if system else "",
+        before=before,
+        own_tmp=_socket_in(home) and not any(it.is_relative_to(tempfile.gettempdir()) for it in (home, *reads)),
+        reads=reads,
     )
     kind = kind or _kind()
     if printed:
@@ -86,13 +94,14 @@ def install(
 
     manager = _manager(kind, home, system)
     manager.check()
+    _check_free(home, manager)
     _make_home(home)
     if changes:
         (home / "config.toml").write_text(settings, "utf-8")
     if token is not None:
         _join(home, read_token(token))
     if system:
-        managers.account(home, service.program[0])
+        managers.account(home, reads)
     manager.install(service)
     context.show(
         {"installed": str(manager.path), "home": str(home)},
@@ -163,11 +172,19 @@ def _program() -> tuple[str, ...]:
     return (str(beside),) if beside.is_file() else (sys.executable, "-m", "meshnode.cli.main")
 
 
+def made_of() -> tuple[Path, ...]:
+    """The folders that the agent is read from: the environment, Python itself, this package."""
+    import meshnode
+
+    found = (Path(sys.prefix), Path(sys.base_prefix).resolve(), Path(meshnode.__file__).parent)
+    return tuple(dict.fromkeys(found))
+
+
 def _socket_in(home: Path) -> bool:
-    """Whether the socket for local programs is in the home, as its path is short enough, and that not in /tmp."""
+    """Whether the socket for local programs is in the home, as its path is short enough."""
     from meshnode.links.local import socket_path
 
-    return socket_path(home).is_relative_to(home) and not home.is_relative_to(tempfile.gettempdir())
+    return socket_path(home).is_relative_to(home)
 
 
 def _config(home: Path) -> str:
@@ -190,6 +207,18 @@ def _make_home(home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise HomeError(f"the home {home} cannot be made: {error.strerror}") from error
+
+
+def _check_free(home: Path, manager: Any) -> None:
+    """Raises ConfigError when somebody runs an agent on the home by hand: the service could not start beside it."""
+    if manager.status()["pid"] is not None:
+        return
+    try:
+        with Client(home) as client:
+            client.ask("version")
+    except AgentUnavailable:
+        return
+    raise ConfigError(f"an agent runs on {home} already, and not as a service", hint="end it with Ctrl-C first")
 
 
 def _join(home: Path, token: str) -> None:

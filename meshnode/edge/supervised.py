@@ -20,6 +20,7 @@ BEATS = 3
 """So often within the time after which the manager would take us for hung."""
 STARTING_S = 10.0
 """While it starts, joining perhaps, it asks for so much more time, again and again."""
+AGAIN_S = 0.05
 
 
 class Manager:
@@ -34,6 +35,7 @@ class Manager:
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self._watchdog_s = watchdog_s
         self._up = False
+        self._unsaid: list[str] = []
 
     @classmethod
     def of(cls, environment: MutableMapping[str, str]) -> Manager:
@@ -68,19 +70,34 @@ class Manager:
             if self._up and not self._watchdog_s:
                 pause_s = STARTING_S
             elif self._up:
-                self._tell("WATCHDOG=1")
+                self._beat("WATCHDOG=1")
                 pause_s = self._watchdog_s / BEATS
             else:
-                self._tell(f"WATCHDOG=1\nEXTEND_TIMEOUT_USEC={round(STARTING_S * 1e6)}")
+                self._beat(f"WATCHDOG=1\nEXTEND_TIMEOUT_USEC={round(STARTING_S * 1e6)}")
                 pause_s = min(STARTING_S, self._watchdog_s or STARTING_S) / BEATS
             await asyncio.sleep(pause_s)
 
+    def _beat(self, lines: str) -> None:
+        """One that does not get through is followed by the next."""
+        if not self._unsaid:
+            self._tell(lines)
+
     def _tell(self, lines: str) -> None:
-        if not self._address:
-            return
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as door:
-                door.setblocking(False)
-                door.sendto(lines.encode(), self._address)
-        except OSError as error:
-            log.warning("the service manager was not told %s: %s", lines.partition("\n")[0], error)
+        """Now, or as soon as the manager reads again: its queue may hold ten of these, and READY must not be lost."""
+        if self._address:
+            self._unsaid.append(lines)
+            if len(self._unsaid) == 1:
+                self._say()
+
+    def _say(self) -> None:
+        while self._unsaid:
+            try:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as door:
+                    door.setblocking(False)
+                    door.sendto(self._unsaid[0].encode(), self._address)
+            except BlockingIOError:
+                asyncio.get_running_loop().call_later(AGAIN_S, self._say)
+                return
+            except OSError as error:
+                log.warning("the service manager was not told %s: %s", self._unsaid[0].partition("\n")[0], error)
+            del self._unsaid[0]

@@ -7,7 +7,7 @@ import pwd
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -174,17 +174,18 @@ class Launchd:
         return ["tail", "-n", str(lines), *(["-F"] if follow else []), str(self._log)]
 
 
-def account(home: Path, program: str) -> None:
+def account(home: Path, reads: Iterable[Path]) -> None:
     """The user of the machine's service, made when there is none, and the home, which is that user's.
 
-    Raises ConfigError when that user could not start the program.
+    Raises ConfigError when that user could not read what the agent is made of.
     """
-    closed = next((it for it in Path(program).resolve().parents if not it.stat().st_mode & 0o001), None)
-    if closed is not None:
-        raise ConfigError(
-            f"{program} lies in {closed}, which the user {USER} may not enter",
-            hint="install meshnode where all may read it: python3 -m venv /opt/meshnode",
-        )
+    for path in reads:
+        closed = next((it for it in (path, *path.parents) if not it.stat().st_mode & 0o001), None)
+        if closed is not None:
+            raise ConfigError(
+                f"{path} is needed, and the user {USER} may not enter {closed}",
+                hint="install meshnode, with a Python for all, where all may read it: python3 -m venv /opt/meshnode",
+            )
     try:
         pwd.getpwnam(USER)
     except KeyError:

@@ -61,7 +61,8 @@ class Service:
         system: of the machine, or else of the user who is logged in.
         user: under which the system runs it.
         before: a program that must end well before each start.
-        own_tmp: it may have a /tmp of its own. Not when its socket lies in the common one.
+        own_tmp: it may have a /tmp of its own. Not when its socket, or what it is made of, lies in the common one.
+        reads: where what it is made of lies beside the program: Python, packages.
     """
 
     program: tuple[str, ...]
@@ -70,6 +71,7 @@ class Service:
     user: str = ""
     before: str = ""
     own_tmp: bool = True
+    reads: tuple[PurePath, ...] = ()
 
 
 def systemd(it: Service) -> str:
@@ -98,7 +100,8 @@ def systemd(it: Service) -> str:
         _ALL_USERS,
     ]
     if it.system:
-        inside = any(it.home.is_relative_to(top) or it.program[0].startswith(f"{top}/") for top in HOMES)
+        paths = (it.home, PurePath(it.program[0]), *it.reads)
+        inside = any(path.is_relative_to(top) for path in paths for top in HOMES)
         homes = "read-only" if inside else "yes"
         service += [_SYSTEM.format(tmp="yes" if it.own_tmp else "no", homes=homes)]
     else:

@@ -77,6 +77,13 @@ def test_a_home_among_the_users_homes_can_be_written(home: str) -> None:
     assert f"ReadWritePaths={home}" in lines
 
 
+def test_a_python_among_the_users_homes_can_be_read() -> None:
+    """The program may be elsewhere, and what it is made of there."""
+    made_of = (PurePosixPath(f"{HOMES[0]}/ann/python"),)
+    text = systemd(Service(("/opt/m/bin/meshnode",), PurePosixPath("/srv/mesh"), system=True, user="m", reads=made_of))
+    assert "ProtectHome=read-only" in text.splitlines()
+
+
 def test_launchd_gets_a_property_list_with_the_words_as_they_are() -> None:
     """It is started at login, and again whenever it ends."""
     document = plistlib.loads(launchd(ODD).encode())
