@@ -236,7 +236,7 @@ class Answering:
         if left_s <= 0:
             raise DeadlineExceeded("the message expired before it was begun")
         submitted, outputs = await submitting.infer(
-            self.node, asked.model, inputs, timeout_s=left_s, task=asked.task, **asked.options
+            self.node, asked.model, inputs, timeout_s=left_s, task=asked.task, trace=asked.trace, **asked.options
         )
         return requests.answer(asked, submitted, outputs, f"{manifest.name}:{manifest.version}")
 

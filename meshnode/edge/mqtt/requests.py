@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from meshnode.edge import tracing
 from meshnode.edge.mqtt.topics import Topics
 from meshnode.errors import DeadlineExceeded, InvalidInput, MeshError
 from meshnode.wire.messages import Submitted
@@ -87,6 +88,8 @@ class Asked:
     """npy, json, jpg, png or npz."""
     accept: str
     options: Mapping[str, str] = field(default_factory=dict)
+    trace: str = ""
+    """The context of its sender's trace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,7 @@ def parse(topics: Topics, message: Incoming, task: str, *, default_s: float, byt
         kind=kind,
         accept=accept,
         options={key: given[key] for key in OPTIONS if key in given},
+        trace=tracing.parent(message.properties),
     )
 
 

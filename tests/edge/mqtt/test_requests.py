@@ -158,6 +158,17 @@ def test_a_task_is_what_its_message_says(payload: bytes, correlation: bytes, res
         assert requests.task_id(it) != requests.task_id(other)
 
 
+def test_user_properties_are_options_and_the_context_of_a_trace() -> None:
+    """Those that are known; a context that is none is left out."""
+    context = f"00-{'a' * 32}-{'b' * 16}-01"
+    message = Incoming("meshnode/lab/infer/digits", b"{}", response="out")
+    properties = (("priority", "high"), ("once", "yes"), ("traceparent", context))
+    asked = requests.parse(TOPICS, replace(message, properties=properties), "0" * 32, default_s=1.0, bytes_max=9)
+    assert ({"priority": "high"}, context) == (asked.options, asked.trace)
+    broken = replace(message, properties=(("traceparent", "00-1"),))
+    assert "" == requests.parse(TOPICS, broken, "0" * 32, default_s=1.0, bytes_max=9).trace
+
+
 @pytest.mark.parametrize(
     "topic",
     [
