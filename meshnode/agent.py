@@ -159,7 +159,6 @@ class Agent:
             rng,
             execution,
         )
-        listen_host, _ = host_port(settings.listen)
         self.node = Node(
             home=home,
             settings=settings,
@@ -181,7 +180,7 @@ class Agent:
             trust=TrustKeeping(keeper, pool.links, self._learnt),
             inviter=Inviter(
                 keeper,
-                host=listen_host,
+                host=host_port(settings.listen)[0],
                 hints=lambda: list(self.node.discovery.addresses[: invites.HINTS_MAX]),
                 peers=lambda: [(keeper.id, self.node.addresses()), *peers_of(membership.view())],
                 joined=self._admitted,
@@ -193,6 +192,7 @@ class Agent:
             giver=Giver(store, settings.catalog, rng),
             dispatcher=tasks.dispatcher,
             serving=tasks.serving,
+            lately=tasks.lately,
             owner=owner,
             fleet=steward(keeper.id, lambda: self.node, lambda: self._advertiser.soon()),
             policing=policing,

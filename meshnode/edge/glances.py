@@ -1,4 +1,4 @@
-"""Short looks that a person takes: which models are in memory here, and how far another node is."""
+"""Short looks that a person takes: which models are in memory here, how far another node is, and the dashboard."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 
+from meshnode.edge.http.guard import CODE_S
 from meshnode.edge.node import Node
+from meshnode.errors import ConfigError
 from meshnode.tasks.finding import find_member
 from meshnode.wire.messages import StreamPing
 
@@ -73,7 +75,18 @@ async def _ping(node: Node, args: PingNode) -> JSON:
     return rows
 
 
+async def _dashboard(node: Node, _: Nothing) -> JSON:
+    """A link that opens the dashboard, once and soon."""
+    if node.link is None:
+        raise ConfigError(
+            "this agent has no dashboard: its HTTP door is closed",
+            hint="start it with `meshnode up --http 127.0.0.1:8080`, or set http.listen in config.toml",
+        )
+    return {"link": node.link("/dashboard/"), "within_s": CODE_S}
+
+
 VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "ps": (Nothing, _ps),
     "ping": (PingNode, _ping),
+    "dashboard": (Nothing, _dashboard),
 }

@@ -145,7 +145,7 @@ class Serving:
 
     async def infer(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
         """Run the task here and answer with its tensors; its end is noted, whichever it is. Raises as `_infer`."""
-        began, outcome, run_s, output_bytes = self.now(), "cancelled", 0.0, 0
+        began, outcome, run_s, output_bytes, detail = self.now(), "cancelled", 0.0, 0, ""
         ticket: Ticket | None = None
         compute_s: float | None = None
         try:
@@ -160,14 +160,15 @@ class Serving:
             output_bytes = sum(len(part) for part in reply.body)
             return reply
         except MeshError as error:
-            outcome = error.code
+            outcome, detail = error.code, str(error)
             raise
         finally:
             if ticket is not None:
                 self.quotas.left(ticket, compute_s)
             task, model = TaskId(message.task), Digest(message.model)
             took_s = self.now() - began
-            it = Served(task, model, submitter, message.zone, outcome, took_s, run_s, len(body), output_bytes)
+            size = len(body)
+            it = Served(task, model, submitter, message.zone, outcome, took_s, run_s, size, output_bytes, detail)
             self.tallies.note(it)
             self.served(it)
 

@@ -37,16 +37,34 @@ class Guard:
     Args:
         token: what `Authorization: Bearer` must carry.
         names: by which this door is reached, beside its addresses.
+        cookie: its name. Browsers tell no ports apart: two agents on one machine need two.
     """
 
     token: str
     names: Collection[str]
+    cookie: str = COOKIE
     now: Callable[[], float] = time.monotonic
     _codes: dict[str, float] = field(default_factory=dict)
     _sessions: dict[str, float] = field(default_factory=dict)
 
     def check(self, method: str, headers: Mapping[str, str], cookies: Mapping[str, str], scheme: str) -> None:
         """Raises PermissionDenied, NoToken."""
+        self.check_page(headers, scheme)
+        origin = headers.get("Origin")
+        kind, _, given = headers.get("Authorization", "").partition(" ")
+        if kind.lower() == "bearer" and self._is_token(given.strip()):
+            return
+        # A browser sends the cookie by itself: it opens nothing but what the page itself asked for.
+        if (session := cookies.get(self.cookie)) is not None and self._is_session(session):
+            if method in ("GET", "HEAD") or origin is not None:
+                return
+            raise PermissionDenied("a request that changes something must say where it comes from")
+        raise NoToken(
+            "the token is missing or wrong", hint="send `Authorization: Bearer` with the content of http.token"
+        )
+
+    def check_page(self, headers: Mapping[str, str], scheme: str) -> None:
+        """Raises PermissionDenied for what a page of another origin asks, or one that came by another name."""
         host = headers.get("Host", "")
         self.check_host(host)
         origin = headers.get("Origin")
@@ -54,17 +72,6 @@ class Guard:
             raise PermissionDenied(f"requests from pages of {origin[:100]!r} are not taken")
         if headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             raise PermissionDenied("requests from pages of another site are not taken")
-        kind, _, given = headers.get("Authorization", "").partition(" ")
-        if kind.lower() == "bearer" and self._is_token(given.strip()):
-            return
-        # A browser sends the cookie by itself: it opens nothing but what the page itself asked for.
-        if (session := cookies.get(COOKIE)) is not None and self._is_session(session):
-            if method in ("GET", "HEAD") or origin is not None:
-                return
-            raise PermissionDenied("a request that changes something must say where it comes from")
-        raise NoToken(
-            "the token is missing or wrong", hint="send `Authorization: Bearer` with the content of http.token"
-        )
 
     def check_host(self, host: str) -> None:
         """Raises PermissionDenied for a name that is not this door's."""

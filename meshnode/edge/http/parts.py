@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from meshnode.edge.dashboard import routes as dashboard
 from meshnode.edge.http.server import Part
 
-PARTS: tuple[Part, ...] = ()
+PARTS: tuple[Part, ...] = (dashboard.routes,)

@@ -23,7 +23,7 @@ class Clock:
 
 
 def a_guard(clock: Clock | None = None) -> Guard:
-    return Guard(TOKEN, frozenset({"localhost", "till-7"}), clock or Clock())
+    return Guard(TOKEN, frozenset({"localhost", "till-7"}), now=clock or Clock())
 
 
 @pytest.mark.parametrize(
