@@ -73,7 +73,10 @@ class Notable:
     def _note(self, now: float, kind: Kind, it: Ended | Served, reason: str, tried: tuple[Attempt, ...]) -> None:
         steps = tried if len(tried) <= STEPS_MAX else (*tried[: STEPS_MAX - 1], tried[-1])
         by = it.submitter if isinstance(it, Served) else None
-        key: Key = (kind, it.model, it.outcome, tuple((step.node, step.outcome) for step in steps) or ((by or "", ""),))
+        # Who did it in the end does not matter, nor where it failed for good: a wrong input is wrong everywhere.
+        way = [("" if kind == "failed" else step.node, step.outcome) for step in steps if step.outcome != "ok"]
+        way = way or [(by or "", "")]
+        key: Key = (kind, it.model, it.outcome, tuple(way))
         known = self._stories.pop(key, None)
         self._number += 1
         self._stories[key] = Story(

@@ -5,7 +5,7 @@ import { ms, nice, rate } from "./format.js";
 import { SECONDS, series } from "./flow.js";
 
 const HUES = 7;
-const LEFT = 44;
+const LEFT = 50;
 const BOTTOM = 18;
 
 /** A colour for each node that gets work, kept as long as the page is open: the busiest that came first. */
@@ -27,10 +27,11 @@ class Frame {
       return it;
     });
     this.paths = root.appendChild(svg("g"));
+    this.nothing = root.appendChild(svg("text", { class: "nothing" }));
   }
 
-  /** Where a value stands, for `most` at the top. */
-  scale(most) {
+  /** Where a value stands, for `most` at the top; nothing is written across when there is none. */
+  scale(most, some) {
     const { width, height } = this.root.getBoundingClientRect();
     if (!width) return null;
     mark(this.root, "viewBox", `0 0 ${width.toFixed(0)} ${height.toFixed(0)}`);
@@ -45,6 +46,9 @@ class Frame {
       mark(this.times[i], "x", x.toFixed(0));
       mark(this.times[i], "y", (height - 3).toFixed(0));
     });
+    mark(this.nothing, "x", ((LEFT + right) / 2).toFixed(0));
+    mark(this.nothing, "y", (y(most / 4) + 4).toFixed(0));
+    put(this.nothing, some ? "" : "no task in this time");
     return { x: (i) => LEFT + ((right - LEFT) * i) / (SECONDS - 1), y };
   }
 }
@@ -92,7 +96,7 @@ export class Charts {
     if (rest.length) stacks.push(["others", 0, (row) => rest.reduce((sum, id) => sum + (row?.went?.[id] ?? 0), 0)]);
     const sums = rows.map((row) => Object.values(row?.went ?? {}).reduce((sum, n) => sum + n, 0));
     const most = Math.max(...sums);
-    const scale = this.rate.scale(nice(Math.max(1, most)));
+    const scale = this.rate.scale(nice(Math.max(1, most)), most > 0);
     if (!scale) return;
     let floor = rows.map(() => 0);
     const areas = [];
@@ -111,7 +115,7 @@ export class Charts {
 
   drawLatency(rows) {
     const most = Math.max(...rows.map((row) => row?.p99_ms ?? 0));
-    const scale = this.latency.scale(nice(Math.max(0.1, most)));
+    const scale = this.latency.scale(nice(Math.max(0.1, most)), most > 0);
     if (!scale) return;
     const line = (of) => {
       let path = "";
@@ -139,6 +143,6 @@ export class Charts {
 /** The small line beside a figure: the last minute. */
 export function spark(values, width, height) {
   const most = Math.max(...values);
-  if (!(most > 0)) return `M0 ${height - 1}H${width}`;
+  if (!(most > 0)) return "M0 0";
   return `M${values.map((v, i) => `${((width * i) / (values.length - 1)).toFixed(1)} ${(height - 1 - (height - 2.5) * (v / most)).toFixed(1)}`).join("L")}`;
 }

@@ -5,6 +5,7 @@ const known = (value) => typeof value === "number" && Number.isFinite(value);
 
 export function ms(value) {
   if (!known(value)) return NOTHING;
+  if (value === 0) return "0 ms";
   if (value >= 59_500) return `${(value / 60_000).toFixed(1)} min`;
   if (value >= 999.5) return `${(value / 1000).toFixed(value >= 9_995 ? 0 : 1)} s`;
   if (value >= 9.95) return `${Math.round(value)} ms`;
@@ -47,11 +48,11 @@ export function span(seconds) {
 export const ago = (seconds) => (seconds < 1.5 ? "just now" : `${span(seconds)} ago`);
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
 
-/** The smallest of 1, 2, 5 times a power of ten that is not below. */
+/** The smallest round number that is not below. */
 export function nice(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((it) => it * power).find((it) => it >= value * 0.999999);
+  return [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10].map((it) => it * power).find((it) => it >= value * 0.999999);
 }
 
 /** What a node is, in a word that people sort by. */

@@ -13,10 +13,11 @@ export class Mesh {
     this.root = byId("map-svg");
     this.chosen = chosen;
     this.ways = new Map();
-    const layer = (name) => this.root.appendChild(svg("g", { class: name }));
-    this.arcs = new Keyed(layer("arcs"), () => this.arc());
-    this.links = new Keyed(layer("links"), () => this.link());
-    this.nodes = new Keyed(layer("nodes"), (id) => this.node(id));
+    const layer = (name, root) => root.appendChild(svg("g", { class: name }));
+    this.below = byId("map-links");
+    this.arcs = new Keyed(layer("arcs", this.below), () => this.arc());
+    this.links = new Keyed(layer("links", this.below), () => this.link());
+    this.nodes = new Keyed(layer("nodes", this.root), (id) => this.node(id));
     this.names = true;
     new ResizeObserver(() => this.draw(this.document)).observe(this.box);
   }
@@ -29,7 +30,6 @@ export class Mesh {
       mark(path, "d", it.path);
       mark(text, "x", it.x.toFixed(1));
       mark(text, "y", it.y.toFixed(1));
-      mark(text, "text-anchor", it.anchor);
       put(text, short(it.zone || "no zone", 22));
     };
     return { node, set };
@@ -56,7 +56,7 @@ export class Mesh {
     const name = node.appendChild(svg("text", { class: "name" }));
     const sub = node.appendChild(svg("text", { class: "sub" }));
     node.addEventListener("click", () => this.chosen(id));
-    const set = ({ it, place, me, names, word, kind, text }) => {
+    const set = ({ it, place, me, names, terse, word, kind, text }) => {
       node.style.transform = xy(place.x, place.y);
       mark(node, "class", `node ${kind}${me ? " me" : ""}${names || me ? "" : " bare"}`);
       put(title, `${it.name}: ${word}${text ? `, ${text}` : ""}${it.reason ? `. ${it.reason}` : ""}`);
@@ -69,13 +69,12 @@ export class Mesh {
       mark(arc, "stroke-width", r > 7 ? 3 : 2);
       const load = Math.min(1, it.load ?? 0) * 100;
       mark(arc, "stroke-dasharray", `${load.toFixed(0)} 100`);
-      mark(arc, "class", `arc${load > 85 ? " high" : ""}`);
       const c = r * 0.32;
       mark(cross, "d", kind === "bad" ? `M${-c} ${-c}L${c} ${c}M${c} ${-c}L${-c} ${c}` : "M0 0");
       mark(name, "y", r + 15);
       mark(sub, "y", r + 28);
       put(name, names || me ? short(it.name, 16) : "");
-      put(sub, names || me ? text : "");
+      put(sub, me || (names && (!terse || kind !== "ok")) ? text : "");
     };
     return { node, set };
   }
@@ -85,19 +84,21 @@ export class Mesh {
     this.document = document;
     const { width, height } = this.box.getBoundingClientRect();
     if (!width || !height) return;
-    mark(this.root, "viewBox", `0 0 ${width.toFixed(0)} ${height.toFixed(0)}`);
+    for (const root of [this.root, this.below]) mark(root, "viewBox", `0 0 ${width.toFixed(0)} ${height.toFixed(0)}`);
     const me = document.self;
     const nodes = Object.entries(document.nodes).map(([id, it]) => ({ ...it, id }));
     const plan = layout(nodes, me, width, height);
     const centre = plan.places.get(me);
+    mark(this.below, "class", plan.crowded ? "crowded" : null);
     const done = document.work?.nodes ?? {};
     const [links, bodies] = [[], []];
     this.ways = new Map();
     for (const it of nodes) {
       const place = plan.places.get(it.id);
       const [word, kind] = condition(it);
-      const text = it.id === me ? "this node" : [done[it.id]?.per_s ? `${rate(done[it.id].per_s)}/s` : "", it.rtt_ms === undefined ? "" : ms(it.rtt_ms)].filter(Boolean).join(" · ") || (kind === "ok" ? "" : word);
-      bodies.push([it.id, { it, place, me: it.id === me, names: plan.names, word, kind, text }]);
+      const figures = [done[it.id]?.per_s ? `${rate(done[it.id].per_s)}/s` : "", it.rtt_ms === undefined ? "" : ms(it.rtt_ms)];
+      const text = it.id === me ? "this node" : kind === "ok" ? figures.filter(Boolean).join(" · ") : word;
+      bodies.push([it.id, { it, place, me: it.id === me, names: plan.names, terse: plan.terse, word, kind, text }]);
       if (it.id === me) continue;
       const via = it.via && plan.places.get(it.via);
       const way = via ? [centre, bend(via, plan.radius), place] : [centre, place];

@@ -30,7 +30,7 @@ function meter(kind) {
   const node = el("div", { class: `meter ${kind}` }, el("span", { class: "track", "aria-hidden": "true" }, fill), text);
   const set = (share) => {
     fill.style.width = share < 0 ? "0" : `${Math.min(100, share * 100).toFixed(0)}%`;
-    mark(fill, "class", share > 0.85 ? "fill high" : "fill");
+    mark(fill, "class", share > 0.9 ? "fill high" : "fill");
     put(text, share < 0 ? NOTHING : percent(share));
   };
   return { node, set };
