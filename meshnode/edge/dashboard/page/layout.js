@@ -15,7 +15,7 @@ export function layout(nodes, self, width, height) {
   const cx = width / 2;
   const cy = height / 2 - (names ? 4 : 0);
   const rx = cx - (names ? (narrow ? 46 : 66) : 22) - (outside ? (narrow ? 14 : 34) : 0);
-  const ry = height / 2 - (names ? 46 : 22) - (outside ? (names ? 14 : 18) : 0);
+  const ry = height / 2 - (names ? 46 : 22) - (outside ? (names ? 22 : 18) : 0);
   const at = (i, scale) => {
     const angle = n === 1 ? 0 : -Math.PI / 2 + (2 * Math.PI * (i + 0.5)) / n;
     return { angle, x: cx + Math.cos(angle) * rx * scale, y: cy + Math.sin(angle) * ry * scale };
@@ -24,7 +24,7 @@ export function layout(nodes, self, width, height) {
   others.forEach((node, i) => {
     places.set(node.id, { ...at(i, ringed(i, scales)), r: radius });
   });
-  const arcs = outside && n > 1 ? zones.map((it) => arc(it, n, cx, cy + (names ? 8 : 0), Math.min(cx - 16, rx + radius + (names ? 46 : 14)), ry + radius + (names ? 26 : 14), width)) : [];
+  const arcs = outside && n > 1 ? zones.map((it) => arc(it, n, cx, cy + (names ? 8 : 0), Math.min(cx - 16, rx + radius + (names ? 46 : 14)), ry + radius + (names ? 37 : 14), width)) : [];
   return { places, arcs, names, radius, crowded: n > 60, terse: n > 10 };
 }
 

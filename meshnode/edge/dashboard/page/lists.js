@@ -146,7 +146,7 @@ export class Events {
 export class Invites {
   constructor() {
     this.rows = new Keyed(byId("invites-rows"), (id) => {
-      const cells = ["", "", "low", "low", "", "low"].map((kind) => el("td", { class: kind }));
+      const cells = ["low", "", "low", "low", "", "low"].map((kind) => el("td", { class: kind }));
       const until = el("time");
       const head = el("th", { scope: "row" }, el("code", {}, id));
       const node = el("tr", {}, head, ...cells);
