@@ -26,8 +26,9 @@ class Second:
 
     def took(self, seconds: float) -> None:
         """One task's time."""
-        number = round(math.log2(max(seconds, FASTEST_S)) * PER_OCTAVE)
-        self._classes[number] = self._classes.get(number, 0) + 1
+        number = round(math.log2(seconds if seconds > FASTEST_S else FASTEST_S) * PER_OCTAVE)
+        classes = self._classes
+        classes[number] = classes.get(number, 0) + 1
 
     def percentile_s(self, share: float) -> float | None:
         """The time within which that share was answered."""
@@ -58,6 +59,7 @@ class Flow:
 
     _kept: dict[int, Second] = field(default_factory=dict)
     _newest: int = -1
+    _last: Second = field(default_factory=Second)
 
     def answered(self, now: float, node: NodeId, seconds: float) -> None:
         """A task of this agent brought a result, from that node."""
@@ -80,14 +82,14 @@ class Flow:
         return ((number, it) for number, it in self._kept.items() if current - SECONDS <= number < current)
 
     def _at(self, now: float) -> Second:
-        number = math.floor(now)
-        if number <= self._newest:  # of two threads of time none goes back: a clock that does is the same second
-            return self._kept[self._newest]
+        number = int(now)
+        if number <= self._newest:  # a clock that goes back is in the same second
+            return self._last
         for old in [it for it in self._kept if it < number - SECONDS]:
             del self._kept[old]
         self._newest = number
-        it = self._kept[number] = Second()
-        return it
+        self._last = self._kept[number] = Second()
+        return self._last
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -38,7 +38,7 @@ def at_a_desk(monkeypatch: pytest.MonkeyPatch, browser: Browser) -> None:
 def test_a_browser_opens_it_through_a_file_of_the_owner(
     meshnode: Command, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The code stands neither on the browser's command line nor on the terminal, and the file is for its owner alone."""
+    """The code stands neither on the browser's command line nor on the terminal; the file is for its owner alone."""
     browser = Browser()
     at_a_desk(monkeypatch, browser)
     code, out, _ = meshnode("dashboard")
