@@ -24,6 +24,19 @@ DRAWN = """() => {
   return it.width > 0 && it.getContext('2d').getImageData(0, 0, it.width, it.height).data.some((byte) => byte);
 }"""
 
+FRAMES = """(wanted) => new Promise((done) => {
+  const began = performance.now();
+  let frames = 0;
+  const step = (now) => {
+    frames++;
+    const seconds = (now - began) / 1000;
+    if (seconds < wanted) requestAnimationFrame(step);
+    else done([frames / seconds, seconds]);
+  };
+  requestAnimationFrame(step);
+})"""
+"""Frames a second, over so many."""
+
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
 
@@ -125,6 +138,12 @@ def test_work_is_seen_as_it_flows(browser: Browser, mesh: Rig, tmp_path: Path) -
         it.until("() => document.querySelectorAll('#chart-rate .area').length > 0")
         assert "ms" in it.page.locator("#f-p99").inner_text()
         assert "now" in str(it.page.locator("#chart-rate").get_attribute("aria-label"))
+        box = it.page.locator("#chart-latency").bounding_box()
+        assert box is not None
+        it.page.mouse.move(box["x"] + box["width"] - 4, box["y"] + 20)
+        it.until(
+            "() => / s ago: \\d+ tasks?, p50 .* ms, p99 .* ms/.test(document.getElementById('work-hint').textContent)"
+        )
         it.shoot("work")
         with opened(browser, first, tmp_path, reduced_motion="reduce") as calm:
             calm.until(flowing)
@@ -207,38 +226,30 @@ def test_a_narrow_screen_scrolls_one_way_only(browser: Browser, mesh: Rig, tmp_p
 
 
 def test_two_hundred_nodes_stay_smooth(browser: Browser, mesh: Rig, tmp_path: Path) -> None:
-    """All of them change twice a second and work flows to each; the page has time to spare."""
+    """All of them change twice a second and work flows to each; the page has time to spare.
+
+    Frames are compared with those of an empty page at the same moment, and time is the processor's: others may use
+    this machine too.
+    """
     with eyes(browser, tmp_path) as it:
+        possible, _ = it.page.evaluate(FRAMES, 2)
         it.page.add_init_script(CROWD)
         it.page.goto(link(mesh.agents[0]))
-        it.until("() => document.querySelectorAll('#nodes-table tbody').length === 200 && updates > 1")
+        it.until("() => document.querySelectorAll('#nodes-table tbody').length === 200 && updates > 1", within_s=60)
         session = it.page.context.new_cdp_session(it.page)
         session.send("Performance.enable")
 
-        def busy_s() -> float:
+        def spent_s() -> float:
             metrics = session.send("Performance.getMetrics")["metrics"]
-            return float(next(row["value"] for row in metrics if row["name"] == "TaskDuration"))
+            return float(next(row["value"] for row in metrics if row["name"] == "ProcessTime"))
 
-        before = busy_s()
-        frames, seconds, longest_ms = it.page.evaluate(
-            """() => new Promise((done) => {
-              const began = performance.now();
-              let [frames, last, longest] = [0, began, 0];
-              const step = (now) => {
-                frames++;
-                longest = Math.max(longest, now - last);
-                last = now;
-                if (now - began < 5000) requestAnimationFrame(step);
-                else done([frames, (now - began) / 1000, longest]);
-              };
-              requestAnimationFrame(step);
-            })"""
-        )
-        share = (busy_s() - before) / seconds
-        print(f"{frames / seconds:.0f} frames a second, longest {longest_ms:.0f} ms, {share:.0%} of the page's time")
+        before = spent_s()
+        frames, seconds = it.page.evaluate(FRAMES, 5)
+        share = (spent_s() - before) / seconds
+        print(f"{frames:.0f} frames a second of {possible:.0f}, {share:.0%} of a core in the page's process")
         it.shoot("crowd")
-        assert frames / seconds > 15
-        assert share < 0.85
+        assert frames > 0.2 * possible
+        assert share < 0.9
         assert 200 == it.page.locator("#map-svg .node").count()
 
 

@@ -16,11 +16,11 @@ from aiohttp import web
 
 from meshnode.edge.dashboard.feed import Feed
 from meshnode.edge.dashboard.looking import Looking
+from meshnode.edge.http.guard import PAGES as PATH
 from meshnode.edge.http.guard import SESSION_S
 from meshnode.edge.http.server import Door, Handler, open_to_all
 from meshnode.errors import InvalidInput
 
-PATH = "/dashboard"
 KINDS = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",

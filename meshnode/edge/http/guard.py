@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from meshnode.errors import PermissionDenied
 
 COOKIE = "meshnode"
+PAGES = "/dashboard"
+"""All that the cookie opens, for reading."""
 CODE_S = 60.0
 """How long the link that `meshnode dashboard` opens may be used, once."""
 SESSION_S = 12 * 3600.0
@@ -47,18 +49,21 @@ class Guard:
     _codes: dict[str, float] = field(default_factory=dict)
     _sessions: dict[str, float] = field(default_factory=dict)
 
-    def check(self, method: str, headers: Mapping[str, str], cookies: Mapping[str, str], scheme: str) -> None:
+    def check(
+        self, method: str, headers: Mapping[str, str], cookies: Mapping[str, str], scheme: str, path: str = "/"
+    ) -> None:
         """Raises PermissionDenied, NoToken."""
         self.check_page(headers, scheme)
-        origin = headers.get("Origin")
         kind, _, given = headers.get("Authorization", "").partition(" ")
         if kind.lower() == "bearer" and self._is_token(given.strip()):
             return
-        # A browser sends the cookie by itself: it opens nothing but what the page itself asked for.
-        if (session := cookies.get(self.cookie)) is not None and self._is_session(session):
-            if method in ("GET", "HEAD") or origin is not None:
-                return
-            raise PermissionDenied("a request that changes something must say where it comes from")
+        # A browser sends the cookie by itself, and to every port of this machine: it opens the page and nothing more.
+        if (
+            method in ("GET", "HEAD")
+            and path.startswith(f"{PAGES}/")
+            and self._is_session(cookies.get(self.cookie, ""))
+        ):
+            return
         raise NoToken(
             "the token is missing or wrong", hint="send `Authorization: Bearer` with the content of http.token"
         )

@@ -126,7 +126,7 @@ class HttpServer:
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             if not getattr(handler, "open_to_all", False):
-                self.door.guard.check(request.method, request.headers, request.cookies, request.scheme)
+                self.door.guard.check(request.method, request.headers, request.cookies, request.scheme, request.path)
             else:
                 self.door.guard.check_host(request.headers.get("Host", ""))
             return await handler(request)

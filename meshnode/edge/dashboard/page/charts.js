@@ -1,7 +1,7 @@
 // Lines and areas over the last two minutes, as SVG paths.
 
 import { byId, el, Keyed, mark, put, svg } from "./dom.js";
-import { ms, nice, rate } from "./format.js";
+import { ms, nice, plural, rate } from "./format.js";
 import { SECONDS, series } from "./flow.js";
 
 const HUES = 7;
@@ -27,6 +27,7 @@ class Frame {
       return it;
     });
     this.paths = root.appendChild(svg("g"));
+    this.cursor = root.appendChild(svg("path", { class: "cursor" }));
     this.nothing = root.appendChild(svg("text", { class: "nothing" }));
   }
 
@@ -46,6 +47,7 @@ class Frame {
       mark(this.times[i], "x", x.toFixed(0));
       mark(this.times[i], "y", (height - 3).toFixed(0));
     });
+    Object.assign(this, { right, floor, top });
     mark(this.nothing, "x", ((LEFT + right) / 2).toFixed(0));
     mark(this.nothing, "y", (y(most / 4) + 4).toFixed(0));
     put(this.nothing, some ? "" : "no task in this time");
@@ -55,6 +57,7 @@ class Frame {
 
 export class Charts {
   constructor() {
+    this.asked = null;
     this.rate = new Frame(byId("chart-rate"), rate);
     this.latency = new Frame(byId("chart-latency"), (value) => ms(value).replace(/\.0(?= )/, ""));
     const path = () => {
@@ -65,6 +68,18 @@ export class Charts {
       };
       return { node, set };
     };
+    for (const frame of [this.rate, this.latency]) {
+      frame.root.addEventListener("pointermove", (event) => {
+        const x = event.clientX - frame.root.getBoundingClientRect().left;
+        const share = (x - LEFT) / (frame.right - LEFT);
+        this.asked = share >= 0 && share <= 1 ? Math.round(share * (SECONDS - 1)) : null;
+        this.read();
+      });
+      frame.root.addEventListener("pointerleave", () => {
+        this.asked = null;
+        this.read();
+      });
+    }
     this.areas = new Keyed(this.rate.paths, path);
     this.lines = new Keyed(this.latency.paths, path);
     this.key = new Keyed(byId("chart-key"), () => {
@@ -81,8 +96,23 @@ export class Charts {
 
   draw(document, now) {
     const { rows } = series(document.flow, now);
+    this.rows = rows;
     this.drawRate(document, rows);
     this.drawLatency(rows);
+    this.read();
+  }
+
+  /** What the second under the pointer was. */
+  read() {
+    const i = this.asked;
+    const x = i === null ? 0 : LEFT + ((this.rate.right - LEFT) * i) / (SECONDS - 1);
+    for (const it of [this.rate, this.latency]) mark(it.cursor, "d", i === null ? "M0 0" : `M${x.toFixed(1)} ${it.top}V${it.floor}`);
+    if (i === null || !this.rows) return put(byId("work-hint"), "last two minutes");
+    const row = this.rows[i];
+    const n = Object.values(row?.went ?? {}).reduce((sum, it) => sum + it, 0);
+    const failed = row?.failed ? `, ${row.failed} failed` : "";
+    const took = n ? `, p50 ${ms(row.p50_ms)}, p99 ${ms(row.p99_ms)}` : "";
+    put(byId("work-hint"), `${SECONDS - i} s ago: ${plural(n, "task")}${failed}${took}`);
   }
 
   drawRate(document, rows) {
