@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -228,9 +229,10 @@ def test_a_narrow_screen_scrolls_one_way_only(browser: Browser, mesh: Rig, tmp_p
 def test_two_hundred_nodes_stay_smooth(browser: Browser, mesh: Rig, tmp_path: Path) -> None:
     """All of them change twice a second and work flows to each; the page has time to spare.
 
-    Frames are compared with those of an empty page at the same moment, and time is the processor's: others may use
-    this machine too.
+    What it takes of the processor holds anywhere. How many frames are drawn is asked only of a machine that has nothing
+    else to do: here they are painted without a graphics card, and painting is what waits when others compute.
     """
+    free = os.getloadavg()[0] < (os.cpu_count() or 1)
     with eyes(browser, tmp_path) as it:
         possible, _ = it.page.evaluate(FRAMES, 2)
         it.page.add_init_script(CROWD)
@@ -248,8 +250,8 @@ def test_two_hundred_nodes_stay_smooth(browser: Browser, mesh: Rig, tmp_path: Pa
         share = (spent_s() - before) / seconds
         print(f"{frames:.0f} frames a second of {possible:.0f}, {share:.0%} of a core in the page's process")
         it.shoot("crowd")
-        assert frames > 0.2 * possible
         assert share < 0.9
+        assert not free or frames > 0.3 * possible
         assert 200 == it.page.locator("#map-svg .node").count()
 
 
