@@ -2,9 +2,15 @@
 
 export const SECONDS = 120;
 
+/** The newest second that is over; one before it while that may still be under way to here. */
+function newest(flow, now) {
+  const end = Math.floor(now) - 1;
+  return flow?.[end] ? end : end - 1;
+}
+
 /** The last two minutes as arrays, oldest first; the last one is the newest second that is over. */
 export function series(flow, now) {
-  const end = Math.floor(now) - 1;
+  const end = newest(flow, now);
   const rows = Array.from({ length: SECONDS }, (_, i) => flow?.[end - SECONDS + 1 + i] ?? null);
   return { end, rows };
 }
@@ -12,9 +18,7 @@ export function series(flow, now) {
 /** By node, in tasks a second over the last three: [to it, from it]. */
 export function rates(flow, now) {
   const found = new Map();
-  const end = Math.floor(now) - 1;
-  // The newest second may be under way to here still: three of those that are there.
-  const last = flow?.[end] ? end : end - 1;
+  const last = newest(flow, now);
   for (let at = last; at > last - 3; at--) {
     const second = flow?.[at];
     if (!second) continue;
