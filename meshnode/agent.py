@@ -21,6 +21,7 @@ from meshnode.catalog.store import Store
 from meshnode.config import Manners, Settings, host_port
 from meshnode.edge import auditing, carrying, zoning
 from meshnode.edge.advertising import Advertiser, content
+from meshnode.edge.documents import ready
 from meshnode.edge.events import Events
 from meshnode.edge.flagging import checked, harmless, report, unflagged
 from meshnode.edge.fleet import steward
@@ -192,6 +193,7 @@ class Agent:
             giver=Giver(store, settings.catalog, rng),
             dispatcher=tasks.dispatcher,
             serving=tasks.serving,
+            lately=tasks.lately,
             owner=owner,
             fleet=steward(keeper.id, lambda: self.node, lambda: self._advertiser.soon()),
             policing=policing,
@@ -287,17 +289,7 @@ class Agent:
 
     def ready(self) -> dict[str, Any]:
         """The first thing that is announced."""
-        host, port = self.node.address
-        return {
-            "event": "ready",
-            "id": self._keeper.id,
-            "name": node_name(self._settings),
-            "mesh": self._keeper.statements.mesh_id,
-            "mesh_name": self._keeper.statements.mesh_name,
-            "listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-            **self._doors.addresses,
-            "quarantine": self._keeper.quarantine or None,
-        }
+        return ready(self.node, node_name(self._settings), self._doors.addresses)
 
     async def _listen(self) -> Address:
         """TCP and UDP on one port; when any port will do, one that is free for both."""

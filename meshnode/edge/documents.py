@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -18,6 +19,21 @@ STATUS_SCHEMA = 1
 VITALS_TIMEOUT_S = 0.5
 VITALS_NODES_MAX = 64
 """Of larger meshes only so many nodes are asked for their load; the others' is shown as unknown."""
+
+
+def ready(node: Node, name: str, doors: Mapping[str, str | None]) -> dict[str, Any]:
+    """The first thing that an agent announces; `doors` are the addresses of those that are open."""
+    host, port = node.address
+    return {
+        "event": "ready",
+        "id": node.keeper.id,
+        "name": name,
+        "mesh": node.keeper.statements.mesh_id,
+        "mesh_name": node.keeper.statements.mesh_name,
+        "listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        **doors,
+        "quarantine": node.keeper.quarantine or None,
+    }
 
 
 async def status(node: Node) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Short looks that a person takes: which models are in memory here, and how far another node is."""
+"""Short looks that a person takes: which models are in memory here, how far another node is, and the dashboard."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 
+from meshnode.edge.http.guard import CODE_S
 from meshnode.edge.node import Node
-from meshnode.errors import MeshError
+from meshnode.errors import ConfigError, MeshError
 from meshnode.membership.view import Member
 from meshnode.tasks.finding import find_member
 from meshnode.wire.messages import FEATURES, PROTOCOL_VERSION, StreamPing
@@ -97,8 +98,19 @@ async def _spoken(node: Node, member: Member) -> JSON:
     return row | {"software": peer.software, "versions": list(peer.versions), "features": sorted(peer.features)}
 
 
+async def _dashboard(node: Node, _: Nothing) -> JSON:
+    """A link that opens the dashboard, once and soon."""
+    if node.link is None:
+        raise ConfigError(
+            "this agent has no dashboard: its HTTP door is closed",
+            hint="start it with `meshnode up --http 127.0.0.1:8080`, or set http.listen in config.toml",
+        )
+    return {"link": node.link("/dashboard/"), "within_s": CODE_S}
+
+
 VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "ps": (Nothing, _ps),
     "ping": (PingNode, _ping),
     "speaks": (Nothing, _speaks),
+    "dashboard": (Nothing, _dashboard),
 }

@@ -11,6 +11,7 @@ Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and a
     policy.show {} · policy.check {text} · policy.set {text}
     publisher.add {name, key} · publisher.remove {name} · publisher.list {}
     doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {} · drain {} · why {task?} · work {}
+    dashboard {}
 
 Arguments are checked by type before anything happens.
 """

@@ -27,6 +27,7 @@ from meshnode.membership.gossip import Membership
 from meshnode.membership.trustsync import TrustKeeping
 from meshnode.owner.watch import Watch
 from meshnode.tasks.dispatcher import Dispatcher
+from meshnode.tasks.lately import Lately
 from meshnode.tasks.serving import Serving
 from meshnode.trust.joining import Inviter
 from meshnode.trust.keeper import Keeper
@@ -69,6 +70,7 @@ class Node:
     giver: Giver
     dispatcher: Dispatcher
     serving: Serving
+    lately: Lately
     owner: Watch
     fleet: Steward
     policing: Policing

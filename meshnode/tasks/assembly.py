@@ -20,6 +20,7 @@ from meshnode.tasks.dispatcher import Dispatcher
 from meshnode.tasks.explaining import Explaining
 from meshnode.tasks.finding import find_member
 from meshnode.tasks.knowing import Knowing
+from meshnode.tasks.lately import Lately
 from meshnode.tasks.outcomes import Ended, Served
 from meshnode.tasks.permits import Permits
 from meshnode.tasks.pursuit import Means
@@ -82,10 +83,12 @@ class Tasks:
     dispatcher: Dispatcher
     serving: Serving
     estimates: Estimates
+    lately: Lately
 
 
 def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -> Tasks:
     """The parts that know each other."""
+    lately = Lately(world.self_id, world.now, world.ended, world.served)
     estimates = Estimates(settings.routing, rng)
     knowing = Knowing(
         world.self_id,
@@ -118,7 +121,7 @@ def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -
         willing=world.willing,
         warming=warming,
         onward=lambda message, reply, of, deadline, stay: stages.onward(message, reply, of, deadline, stay=stay),
-        served=world.served,
+        served=lately.served,
         permits=world.permits,
         now=world.now,
     )
@@ -138,5 +141,5 @@ def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -
     )
     means = Means(world.self_id, chooser, world.link, serving.infer_here, world.failed, world.now)
     stages = Stages(means, settings, rng, world.manifest, world.bound, world.permits)
-    dispatcher = Dispatcher(means, stages, settings, rng, world.resolve, world.set_aside, world.ended, world.permits)
-    return Tasks(dispatcher, serving, estimates)
+    dispatcher = Dispatcher(means, stages, settings, rng, world.resolve, world.set_aside, lately.ended, world.permits)
+    return Tasks(dispatcher, serving, estimates, lately)

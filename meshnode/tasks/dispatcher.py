@@ -143,15 +143,19 @@ class Dispatcher:
         return manifest
 
     def _ended(self, wanted: Wanted, began: float, how: Submitted | BaseException, span: Span | None) -> None:
-        node, outcome, attempts = None, "cancelled", 0
+        node, outcome, attempts, detail = None, "cancelled", 0, ""
+        tried: tuple[Attempt, ...] = ()
         if isinstance(how, Submitted):
             node, outcome, attempts = NodeId(how.node), "ok", len(how.attempts)
+            if attempts > 1:
+                tried = tuple(Attempt(*row) for row in how.attempts)
         elif isinstance(how, MeshError):
-            outcome, attempts = how.code, len(how.attempts)
+            outcome, attempts, tried, detail = how.code, len(how.attempts), how.attempts, str(how)
         seconds = self.means.now() - began
         digest = wanted.manifest.digest
         task = TaskId(wanted.task)
-        self.ended(Ended(task, digest, wanted.zone, node, outcome, attempts, seconds, wanted.input_bytes))
+        size = wanted.input_bytes
+        self.ended(Ended(task, digest, wanted.zone, node, outcome, attempts, seconds, size, tried, detail))
         if span is not None:
             span.end(outcome, **{} if node is None else {"node": node}, attempts=attempts)
 

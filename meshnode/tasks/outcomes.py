@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from meshnode.errors import Attempt
 from meshnode.wire.messages import Digest, NodeId, TaskId
 
 
@@ -20,6 +21,8 @@ class Served:
     run_s: float
     input_bytes: int
     output_bytes: int
+    detail: str = ""
+    """The error's text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +37,7 @@ class Ended:
     attempts: int
     seconds: float
     input_bytes: int
+    tried: tuple[Attempt, ...] = ()
+    """Every attempt, where there was more than one or none ended well."""
+    detail: str = ""
+    """The error's text."""

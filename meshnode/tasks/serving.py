@@ -159,7 +159,7 @@ class Serving:
 
     async def infer(self, message: Infer, body: memoryview, submitter: NodeId) -> Reply:
         """Run the task here and answer with its tensors; its end is noted, whichever it is. Raises as `_infer`."""
-        began, outcome, run_s, output_bytes = self.now(), "cancelled", 0.0, 0
+        began, outcome, run_s, output_bytes, detail = self.now(), "cancelled", 0.0, 0, ""
         done: Inferred | None = None
         before = TASK.set(message.task)
         ticket: Ticket | None = None
@@ -176,7 +176,7 @@ class Serving:
             output_bytes = sum(len(part) for part in reply.body)
             return reply
         except MeshError as error:
-            outcome = error.code
+            outcome, detail = error.code, str(error)
             log.debug("not run for %s: %s", submitter[:8], error)
             raise
         finally:
@@ -184,7 +184,8 @@ class Serving:
                 self.quotas.left(ticket, compute_s)
             task, model = TaskId(message.task), Digest(message.model)
             took_s = self.now() - began
-            it = Served(task, model, submitter, message.zone, outcome, took_s, run_s, len(body), output_bytes)
+            size = len(body)
+            it = Served(task, model, submitter, message.zone, outcome, took_s, run_s, size, output_bytes, detail)
             self.tallies.note(it)
             self.served(it)
             if self.spans is not None and message.trace:

@@ -113,6 +113,8 @@ class Door:
                 return _document([MODEL])
             case Ask(verb="version"):
                 return _document({"version": "1", "id": NODE, "pid": os.getpid()})
+            case Ask(verb="dashboard"):
+                return _document({"link": "http://127.0.0.1:8080/dashboard/#the-code", "within_s": 60.0})
             case Ask(verb=verb):
                 raise ModelNotFound(f"no {verb}", hint="there is double")
         raise InvalidInput("unknown")

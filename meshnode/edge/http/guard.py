@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from meshnode.errors import PermissionDenied
 
 COOKIE = "meshnode"
+PAGES = "/dashboard"
+"""All that the cookie opens, for reading."""
 CODE_S = 60.0
 """How long the link that `meshnode dashboard` opens may be used, once."""
 SESSION_S = 12 * 3600.0
@@ -38,16 +40,39 @@ class Guard:
     Args:
         token: what `Authorization: Bearer` must carry.
         names: by which this door is reached, beside its addresses.
+        cookie: its name. Browsers tell no ports apart: two agents on one machine need two.
     """
 
     token: str
     names: Collection[str]
+    cookie: str = COOKIE
     now: Callable[[], float] = time.monotonic
     _codes: dict[str, float] = field(default_factory=dict)
     _sessions: dict[str, float] = field(default_factory=dict)
 
-    def check(self, method: str, headers: Mapping[str, str], cookies: Mapping[str, str], scheme: str) -> None:
+    def check(
+        self, method: str, headers: Mapping[str, str], cookies: Mapping[str, str], scheme: str, path: str = "/"
+    ) -> None:
         """Raises PermissionDenied, NoToken."""
+        self.check_page(headers, scheme)
+        if self.has_token(headers.get("Authorization", "")):
+            return
+        # A browser sends the cookie by itself, and to every port of this machine: it opens the page and nothing more.
+        if (
+            method in ("GET", "HEAD")
+            and path.startswith(f"{PAGES}/")
+            and self._is_session(cookies.get(self.cookie, ""))
+        ):
+            return
+        raise no_token()
+
+    def has_token(self, authorization: str) -> bool:
+        """Whether the value of an `Authorization` is this door's token."""
+        kind, _, given = authorization.partition(" ")
+        return kind.lower() == "bearer" and self._is_token(given.strip())
+
+    def check_page(self, headers: Mapping[str, str], scheme: str) -> None:
+        """Raises PermissionDenied for what a page of another origin asks, or one that came by another name."""
         host = headers.get("Host", "")
         self.check_host(host)
         origin = headers.get("Origin")
@@ -55,19 +80,6 @@ class Guard:
             raise PermissionDenied(f"requests from pages of {origin[:100]!r} are not taken")
         if headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             raise PermissionDenied("requests from pages of another site are not taken")
-        if self.has_token(headers.get("Authorization", "")):
-            return
-        # A browser sends the cookie by itself: it opens nothing but what the page itself asked for.
-        if (session := cookies.get(COOKIE)) is not None and self._is_session(session):
-            if method in ("GET", "HEAD") or origin is not None:
-                return
-            raise PermissionDenied("a request that changes something must say where it comes from")
-        raise no_token()
-
-    def has_token(self, authorization: str) -> bool:
-        """Whether the value of an `Authorization` is this door's token."""
-        kind, _, given = authorization.partition(" ")
-        return kind.lower() == "bearer" and self._is_token(given.strip())
 
     def check_host(self, host: str) -> None:
         """Raises PermissionDenied for a name that is not this door's."""

@@ -21,7 +21,7 @@ from aiohttp import web
 from meshnode.config import host_port
 from meshnode.doors import Http
 from meshnode.edge.http import certificate
-from meshnode.edge.http.guard import Guard, NoToken
+from meshnode.edge.http.guard import COOKIE, Guard, NoToken
 from meshnode.edge.node import Node
 from meshnode.errors import ConfigError, HomeError, ListenError, MeshError
 from meshnode.trust.files import write_atomic
@@ -60,7 +60,7 @@ class HttpServer:
     def __init__(self, node: Node, parts: Iterable[Part]) -> None:
         self._settings = node.settings.http
         self._parts = tuple(parts)
-        self.door = Door(node, Guard(token(node.home), names(self._settings.hosts)))
+        self.door = Door(node, Guard(token(node.home), names(self._settings.hosts), f"{COOKIE}-{node.keeper.id[:8]}"))
         self._runner: web.AppRunner | None = None
         self.address = ""
         """host:port."""
@@ -117,7 +117,7 @@ class HttpServer:
             if not getattr(handler, "open_to_all", False):
                 headers = request.headers
                 cookies = request.cookies if "Cookie" in headers else {}
-                self.door.guard.check(request.method, headers, cookies, request.scheme)
+                self.door.guard.check(request.method, headers, cookies, request.scheme, request.path)
             else:
                 self.door.guard.check_host(request.headers.get("Host", ""))
             return await handler(request)

@@ -10,6 +10,7 @@ from meshnode.edge.http.guard import CODE_S, COOKIE, SESSION_S, SESSIONS_MAX, Gu
 from meshnode.errors import PermissionDenied
 
 TOKEN = "the-token-of-this-home"
+FEED = "/dashboard/feed"
 BEARER = {"Host": "localhost:8080", "Authorization": f"Bearer {TOKEN}"}
 
 
@@ -23,7 +24,7 @@ class Clock:
 
 
 def a_guard(clock: Clock | None = None) -> Guard:
-    return Guard(TOKEN, frozenset({"localhost", "till-7"}), clock or Clock())
+    return Guard(TOKEN, frozenset({"localhost", "till-7"}), now=clock or Clock())
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_a_link_is_good_once_and_soon() -> None:
     guard = a_guard(clock)
     code, other = guard.new_code(), guard.new_code()
     cookie = {COOKIE: guard.redeem(code)}
-    guard.check("GET", {"Host": "localhost"}, cookie, "http")
+    guard.check("GET", {"Host": "localhost"}, cookie, "http", FEED)
     with pytest.raises(NoToken):
         guard.redeem(code)
     clock.at += CODE_S
@@ -100,16 +101,26 @@ def test_a_link_is_good_once_and_soon() -> None:
         guard.redeem(other)
     clock.at += SESSION_S
     with pytest.raises(NoToken):
-        guard.check("GET", {"Host": "localhost"}, cookie, "http")
+        guard.check("GET", {"Host": "localhost"}, cookie, "http", FEED)
 
 
-def test_a_cookie_changes_nothing_unless_the_page_itself_asks() -> None:
-    """Browsers send it by themselves; then they name the origin."""
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/dashboard/feed"),
+        ("GET", "/"),
+        ("GET", "/v2/models/x"),
+        ("POST", "/v2/models/x/infer"),
+        ("GET", "/dash"),
+    ],
+)
+def test_a_cookie_opens_the_page_and_nothing_more(method: str, path: str) -> None:
+    """Browsers send it by themselves, and to every port of the machine: whoever got it so can read the dashboard."""
     guard = a_guard()
     cookie = {COOKIE: guard.redeem(guard.new_code())}
-    with pytest.raises(PermissionDenied):
-        guard.check("POST", {"Host": "localhost"}, cookie, "http")
-    guard.check("POST", {"Host": "localhost", "Origin": "http://localhost"}, cookie, "http")
+    guard.check("GET", {"Host": "localhost"}, cookie, "http", FEED)
+    with pytest.raises(NoToken):
+        guard.check(method, {"Host": "localhost", "Origin": "http://localhost"}, cookie, "http", path)
 
 
 def test_sessions_are_bounded() -> None:
@@ -118,6 +129,6 @@ def test_sessions_are_bounded() -> None:
     first = {COOKIE: guard.redeem(guard.new_code())}
     for _ in range(SESSIONS_MAX):
         last = {COOKIE: guard.redeem(guard.new_code())}
-    guard.check("GET", {"Host": "localhost"}, last, "http")
+    guard.check("GET", {"Host": "localhost"}, last, "http", FEED)
     with pytest.raises(NoToken):
-        guard.check("GET", {"Host": "localhost"}, first, "http")
+        guard.check("GET", {"Host": "localhost"}, first, "http", FEED)
