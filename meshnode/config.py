@@ -17,13 +17,11 @@ from typing import Annotated, Any
 
 import platformdirs
 
-from meshnode.doors import Grpc, Http
+from meshnode.doors import Frigate, Grpc, Http
 from meshnode.errors import ConfigError
 from meshnode.ranges import Labels, Printable, Within, apply, contradictions
 
-KIB = 1024
-MIB = 1024 * KIB
-GIB = 1024 * MIB
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +314,7 @@ class Settings:
     audit: Audit = Audit()
     http: Http = field(default_factory=Http)
     grpc: Grpc = field(default_factory=Grpc)
+    frigate: Frigate = field(default_factory=Frigate)
 
 
 LAN = Settings()

@@ -10,6 +10,7 @@ import logging
 from typing import Protocol
 
 from meshnode.edge.node import Node
+from meshnode.errors import ToolMissing
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,14 @@ class Doors:
             await self._start(server)
             self._node.link = server.link
             self.addresses["http"] = server.address
+        if settings.frigate.listen:
+            try:
+                from meshnode.edge.frigate.door import FrigateDoor
+            except ModuleNotFoundError as error:
+                raise missing(error, "zmq", "frigate") from error
+            door = FrigateDoor(self._node)
+            await self._start(door)
+            self.addresses["frigate"] = door.address
 
     async def stop(self) -> None:
         """Close them all."""
@@ -55,3 +64,13 @@ class Doors:
     async def _start(self, door: Outside) -> None:
         self._open.append(door)
         await door.start()
+
+
+def missing(error: ModuleNotFoundError, package: str, extra: str) -> Exception:
+    """What to say when a door cannot be opened because a package of its extra is not installed."""
+    if error.name is None or error.name.partition(".")[0] != package:
+        return error
+    return ToolMissing(
+        f"[{extra}] in config.toml opens a door that needs the package {package}, which is not installed",
+        hint=f'install it with `pip install "meshnode[{extra}]"`, or remove the setting',
+    )
