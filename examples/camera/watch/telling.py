@@ -124,7 +124,7 @@ class Broker:
 
     async def _announce(self, client: aiomqtt.Client) -> None:
         await client.publish(f"{self._topic}/availability", "online", qos=1, retain=True)
-        if self._state:
+        if self._state and not any(topic.endswith("/state") for topic, _, _ in self._waiting):
             await client.publish(f"{self._topic}/state", self._state, qos=1, retain=True)
         if self._discovery:
             config = {
