@@ -17,7 +17,7 @@ import av
 import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped,unused-ignore]
 import pytest
-from watch.generating import Scene, pictures, write
+from watch.generating import GROUND, NOISE, SAMPLES, Scene, draw, pictures, write
 from watch.judging import Verdict, judge, overlap
 from watch.main import parser, passed
 from watch.reading import Picture, Source
@@ -112,6 +112,59 @@ def test_every_digit_is_found_where_it_is() -> None:
             assert any(overlap(box, (digit.x, digit.y, digit.side, digit.side)) > 0.5 for box in boxes)
             count += 1
     assert count > 50
+
+
+def test_digits_are_read_as_well_as_the_model_can(tmp_path: Path) -> None:
+    """Found and cut out, of 48 to 72 pixels on a noisy ground, each held-out digit: 98.3 %; the model alone 98.9 %."""
+    session, seer = ort.InferenceSession(MODEL, providers=["CPUExecutionProvider"]), Digits()
+    with np.load(SAMPLES, allow_pickle=False) as kept:
+        images, labels = kept["image"][:, 0], kept["labels"]
+    rng, right = np.random.default_rng(0), 0
+    for image, label in zip(images, labels, strict=True):
+        picture = rng.normal(GROUND, NOISE, (100, 120))
+        draw(picture, image, 20, 10, int(rng.integers(48, 73)))
+        question = seer.ask(np.repeat(np.clip(picture, 0, 255).astype(np.uint8)[..., None], 3, axis=2))
+        assert question is not None
+        assert 1 == len(question.boxes)
+        right += int(session.run(None, dict(question.inputs))[0].argmax()) == label
+    assert right >= 0.975 * len(labels)
+
+
+def test_a_live_source_is_opened_anew_when_it_breaks(tmp_path: Path) -> None:
+    """Its pictures are counted on; a file ends, and at its own speed when that is asked for."""
+    video = tmp_path / "v.mp4"
+    assert 10 == write(SHORT, video, tmp_path / "v.jsonl")
+    live = Source(str(video), live=True).pictures()
+    assert list(range(15)) == [next(live).number for _ in range(15)]
+    live.close()  # type: ignore[attr-defined]
+    began = time.monotonic()
+    paced = list(Source(str(video), realtime=True).pictures())
+    assert 10 == len(paced)
+    assert time.monotonic() - began >= 0.9
+    assert 3 == len(list(Source(str(video), seconds=0.25).pictures()))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["{toml}"], 1, "cannot be read"),
+        ([], 2, "give a TOML file, or --demo"),
+        (["none.toml"], 1, "none.toml"),
+    ],
+)
+async def test_what_cannot_be_watched_is_said_in_a_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], words: list[str], code: int, says: str
+) -> None:
+    """With an exit code, and no traceback."""
+    toml = tmp_path / "it.toml"
+    toml.write_text('[source]\npath = "none.mp4"\n[model]\nkind = "digits"\nname = "digits"\n')
+    async with founder(tmp_path / "ann") as agent:
+        given = ["--home", str(agent.node.home), *(word.format(toml=toml) for word in words)]
+        it = await asyncio.create_subprocess_exec(sys.executable, str(RUN), *given)
+        assert code == await asyncio.wait_for(it.wait(), 60)
+    errors = capfd.readouterr().err
+    assert says in errors
+    assert "Traceback" not in errors
 
 
 def test_a_thing_at_the_edge_is_cut_with_dark_around_it() -> None:

@@ -23,9 +23,9 @@ from PIL import Image
 Grey = npt.NDArray[np.uint8]
 SAMPLES = Path(__file__).resolve().parents[3] / "models" / "digits" / "samples.npz"
 GROUND, NOISE = 24.0, 5.0
-LIFE_S = 2.0
+LIFE_S = 1.0
 """A digit is followed by another one after so long…"""
-GAP_S = 0.15
+GAP_S = 0.1
 """…and a moment with none."""
 EMPTY = 0.2
 """The share of the parts that are empty at a time."""
@@ -82,13 +82,16 @@ def pictures(scene: Scene) -> Iterator[tuple[Grey, list[Digit]]]:
             x = left + 6 + round((wide - 12 - side) * (0.5 + 0.5 * math.sin(at * (1 + phase[0]) * 2 + phase[1] * 7)))
             y = top + 6 + round((high - 12 - side) * (0.5 + 0.5 * math.sin(at * (1 + phase[2]) * 2 + phase[3] * 7)))
             sample = int(shown[life, part])
-            ink = np.asarray(
-                Image.fromarray(images[sample] * (255 / 16)).resize((side, side), Image.Resampling.BILINEAR)
-            )
-            square = picture[y : y + side, x : x + side]
-            np.maximum(square, ink, out=square, where=ink > GROUND)
+            draw(picture, images[sample], x, y, side)
             truth.append(Digit(int(labels[sample]), sample, x, y, side))
         yield np.clip(picture, 0, 255).astype(np.uint8), truth
+
+
+def draw(picture: npt.NDArray[np.float64], image: npt.NDArray[np.float32], x: int, y: int, side: int) -> None:
+    """A digit of 8 x 8 with values 0 to 16, as large as `side`, over what is darker."""
+    ink = np.asarray(Image.fromarray(image * np.float32(255 / 16)).resize((side, side), Image.Resampling.BILINEAR))
+    square = picture[y : y + side, x : x + side]
+    np.maximum(square, ink, out=square, where=ink > GROUND)
 
 
 def write(scene: Scene, video: Path, truth: Path) -> int:

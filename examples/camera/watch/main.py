@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
+
 import meshnode
 from meshnode.errors import MeshError
 from meshnode.testing import Mesh
@@ -24,8 +26,8 @@ from watch.settings import Mqtt, Settings, load
 from watch.telling import Broker, Lines
 
 MODEL = Path(__file__).resolve().parents[3] / "models" / "digits" / "model.onnx"
-FLOOR = 0.95
-"""The demo fails below this accuracy."""
+FLOOR = 0.92
+"""The demo fails below this accuracy. The model reads 98.3 % of such digits; a video of ten seconds has some 65 of them."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,6 +56,9 @@ def main(words: list[str] | None = None) -> int:
         return demo(options) if options.demo else plain(options)
     except MeshError as error:
         print(f"{error}\n{error.hint}".strip(), file=sys.stderr)
+        return 1
+    except (av.FFmpegError, OSError) as error:
+        print(f"the source cannot be read: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -12,6 +12,8 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from meshnode.errors import ConfigError
+
 log = logging.getLogger(__name__)
 RETRY_S, RETRY_MAX_S = 1.0, 30.0
 OPEN_S, READ_S = 10.0, 10.0
@@ -19,7 +21,7 @@ OPEN_S, READ_S = 10.0, 10.0
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture; `captured` is when it was read (monotonic), `at` its time in the source, in seconds."""
+    """One picture; `captured` is when it was read (monotonic), `at` its time from the first one, in seconds."""
 
     number: int
     captured: float
@@ -46,7 +48,7 @@ class Source:
     seconds: float = 0.0
 
     def pictures(self) -> Iterator[Picture]:
-        """Raises av.FFmpegError when a source that is not live cannot be opened or read."""
+        """Raises av.FFmpegError when a source that is not live cannot be opened or read, ConfigError."""
         number, wait_s = 0, RETRY_S
         while True:
             try:
@@ -66,11 +68,14 @@ class Source:
     def _once(self, number: int) -> Iterator[Picture]:
         more: dict[str, Any] = {"format": self.format} if self.format else {}
         with av.open(self.path, options=dict(self.options), timeout=(OPEN_S, READ_S), **more) as container:
+            if not container.streams.video:
+                raise ConfigError(f"{self.path} has no pictures in it")
             stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            began = time.monotonic()
+            stream.thread_type = "SLICE" if self.live else "AUTO"  # whole pictures at once would each come later
+            began, first = time.monotonic(), None
             for frame in container.decode(stream):
-                at = float(frame.time or 0.0)
+                first = frame.time if first is None else first
+                at = float((frame.time or 0.0) - (first or 0.0))
                 if self.seconds and at >= self.seconds:
                     return
                 if self.realtime and (early := began + at - time.monotonic()) > 0:
