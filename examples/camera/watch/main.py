@@ -27,7 +27,7 @@ from watch.telling import Broker, Lines
 
 MODEL = Path(__file__).resolve().parents[3] / "models" / "digits" / "model.onnx"
 FLOOR = 0.92
-"""The demo fails below this accuracy. The model reads 98.3 % of such digits; a video of ten seconds has some 65 of them."""
+"""The demo fails below this accuracy. The model reads 98.3 % of such digits; ten seconds of video have some 65."""
 
 
 def parser() -> argparse.ArgumentParser:
