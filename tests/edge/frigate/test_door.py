@@ -104,7 +104,7 @@ async def test_a_detector_that_speaks_frigates_language_is_passed_on(tmp_path: P
 
 
 async def test_a_hundred_frames_one_after_the_other(tmp_path: Path) -> None:
-    """Each gets its own answer, through a peer as well as here; none is missed."""
+    """Each gets its own answer, by way of a peer; none is missed."""
     async with founder(tmp_path / "ann") as ann:
         model = await with_model(ann, yolo(tmp_path / "yolo.onnx"))
         async with joiner(tmp_path / "bob", ann.node, role="submitter", frigate=patient()) as bob:
