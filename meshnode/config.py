@@ -17,14 +17,12 @@ from typing import Annotated, Any
 
 import platformdirs
 
-from meshnode.doors import Grpc, Http, Mqtt
+from meshnode.doors import Frigate, Grpc, Http, Mqtt
 from meshnode.errors import ConfigError
 from meshnode.ranges import Labels, Printable, Within, apply, contradictions
 from meshnode.telling import Audit, Log, Traces
 
-KIB = 1024
-MIB = 1024 * KIB
-GIB = 1024 * MIB
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +305,7 @@ class Settings:
     http: Http = field(default_factory=Http)
     grpc: Grpc = field(default_factory=Grpc)
     mqtt: Mqtt = field(default_factory=Mqtt)
+    frigate: Frigate = field(default_factory=Frigate)
 
 
 LAN = Settings()

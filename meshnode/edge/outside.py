@@ -66,6 +66,14 @@ class Doors:
             bridge = Bridge(self._node)
             await self._start(bridge)
             self.addresses["mqtt"] = bridge.address
+        if settings.frigate.listen:
+            try:
+                from meshnode.edge.frigate.door import FrigateDoor
+            except ModuleNotFoundError as error:
+                raise missing(error, "zmq", "frigate") from error
+            door = FrigateDoor(self._node)
+            await self._start(door)
+            self.addresses["frigate"] = door.address
 
     async def stop(self) -> None:
         """Close them all."""
@@ -79,3 +87,13 @@ class Doors:
     async def _start(self, door: Outside) -> None:
         self._open.append(door)
         await door.start()
+
+
+def missing(error: ModuleNotFoundError, package: str, extra: str) -> Exception:
+    """What to say when a door cannot be opened because a package of its extra is not installed."""
+    if error.name is None or error.name.partition(".")[0] != package:
+        return error
+    return ToolMissing(
+        f"[{extra}] in config.toml opens a door that needs the package {package}, which is not installed",
+        hint=f'install it with `pip install "meshnode[{extra}]"`, or remove the setting',
+    )
