@@ -79,6 +79,8 @@ class Node:
     events: Events
     intake: dict[str, tuple[int, int]] = field(default_factory=dict)
     """(bytes done, bytes in all) of the models that are being added, by path."""
+    alarms: dict[str, str] = field(default_factory=dict)
+    """What somebody should look at now: why, by what it is about."""
     link: Callable[[str], str] | None = None
     """A link that opens a page of the HTTP door in a browser here, once; None while that door is closed."""
     inference: Inference | None = None

@@ -54,11 +54,8 @@ class Doors:
         if settings.traces.endpoint:
             try:
                 from meshnode.edge.otlp import Otlp
-            except ImportError as error:
-                raise ToolMissing(
-                    f"traces.endpoint is set, and {error.name} is not installed",
-                    hint='pip install "meshnode[traces]", or take the setting out of config.toml',
-                ) from error
+            except ModuleNotFoundError as error:
+                raise missing(error, "opentelemetry", "traces") from error
             await self._start(Otlp(self._node))
         if settings.mqtt.url:
             from meshnode.edge.mqtt.bridge import Bridge

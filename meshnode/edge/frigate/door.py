@@ -199,9 +199,11 @@ class FrigateDoor:
             case Blind(why):
                 log.error("cameras are blind: Frigate gets no answers: %s", why)
                 events.note("cameras blind", me, name, why)
+                self._node.alarms["cameras"] = why
             case Seeing(unanswered):
                 log.warning("cameras see again: Frigate gets answers; %d frames had none", unanswered)
                 events.note("cameras see", me, name, f"{unanswered} frames had no answer")
+                self._node.alarms.pop("cameras", None)
 
     # --- the model ---
 

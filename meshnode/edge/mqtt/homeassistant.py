@@ -46,6 +46,14 @@ NODE: Mapping[str, Component] = {
         "payload_off": "OFF",
         "device_class": "running",
     },
+    "problem": {
+        "platform": "binary_sensor",
+        "name": "Problem",
+        "value_template": "{{ 'None' if value_json.alarm is none else 'ON' if value_json.alarm else 'OFF' }}",
+        "payload_on": "ON",
+        "payload_off": "OFF",
+        "device_class": "problem",
+    },
     "tasks_in_flight": _sensor("Tasks in flight", "tasks_in_flight", state_class="measurement", icon="mdi:run-fast"),
     "tasks_done": _sensor("Tasks done", "tasks_done", state_class="total_increasing", icon="mdi:counter"),
     "backlog": _sensor(

@@ -66,7 +66,8 @@ class Reporting:
                 seen, due = look, clock() + self.node.settings.mqtt.state_s
                 status = await documents.status(self.node)
                 now = {NodeId(row["id"]) for row in status["nodes"]}
-                fresh = state.documents(self.topics, status, self.bridges - self._absent() - {me[:SHORT]})
+                others = self.bridges - self._absent() - {me[:SHORT]}
+                fresh = state.documents(self.topics, status, others, self.node.alarms)
                 fresh |= state.gone(self.topics, nodes - now)
                 nodes = now
                 for topic, payload in fresh.items():
@@ -83,7 +84,7 @@ class Reporting:
         view = self.node.membership.view()
         rows = tuple((m.id, m.state, m.usable, m.advert.paused if m.advert else "") for m in view)
         models = tuple(it.digest for it in self.node.catalog.manifests())
-        return (rows, models), frozenset(self.bridges)
+        return (rows, models, tuple(self.node.alarms.items())), frozenset(self.bridges)
 
     def _absent(self) -> set[str]:
         """Nodes that are dead in the mesh publish nothing, whatever the broker still says."""

@@ -27,8 +27,10 @@ def leads(me: NodeId, bridges: Collection[str]) -> bool:
     return me[:SHORT] <= min((*bridges, me[:SHORT]))
 
 
-def documents(topics: Topics, status: Mapping[str, Any], bridges: Collection[str]) -> Documents:
-    """What this node publishes; `bridges` are the nodes that publish themselves, short ids."""
+def documents(
+    topics: Topics, status: Mapping[str, Any], bridges: Collection[str], alarms: Mapping[str, str]
+) -> Documents:
+    """What this node publishes; `bridges` are the nodes that publish themselves, short ids; `alarms` are its own."""
     me = NodeId(status["self"])
     first = leads(me, bridges)
     found: Documents = {}
@@ -36,7 +38,7 @@ def documents(topics: Topics, status: Mapping[str, Any], bridges: Collection[str
         node = NodeId(row["id"])
         if node != me and (not first or node[:SHORT] in bridges):
             continue
-        found[topics.node_state(node)] = encoded(node_state(row))
+        found[topics.node_state(node)] = encoded(node_state(row, alarms if node == me else None))
         if node != me:
             found[topics.availability(node)] = ONLINE if row["state"] == "alive" else OFFLINE
         if topics.discovery:
@@ -58,7 +60,7 @@ def gone(topics: Topics, nodes: Collection[NodeId]) -> Documents:
     return found
 
 
-def node_state(row: Mapping[str, Any]) -> dict[str, Any]:
+def node_state(row: Mapping[str, Any], alarms: Mapping[str, str] | None) -> dict[str, Any]:
     """One node for programs that know nothing of meshnode: flat, units in the names; null where it is not known."""
     cpu, memory, power = row["cpu"] or {}, row["memory"] or {}, row["power"] or {}
     load = cpu.get("load")
@@ -68,6 +70,7 @@ def node_state(row: Mapping[str, Any]) -> dict[str, Any]:
         "state": row["state"],
         "usable": row["usable"],
         "reason": row["reason"],
+        "alarm": None if alarms is None else "; ".join(f"{what}: {why}" for what, why in sorted(alarms.items())),
         "paused": row["paused"],
         "zone": row["zone"],
         "version": row["version"],

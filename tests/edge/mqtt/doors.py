@@ -8,9 +8,8 @@ from tests.waiting import until
 
 
 def bridge_of(agent: Agent) -> Bridge:
-    """The door of an agent that has no other."""
-    (door,) = agent._doors._open
-    assert isinstance(door, Bridge)
+    """Of an agent that has the door."""
+    (door,) = (it for it in agent._doors._open if isinstance(it, Bridge))
     return door
 
 

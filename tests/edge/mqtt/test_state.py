@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
+import zmq.asyncio
 
-from meshnode.doors import Mqtt
+from meshnode.doors import Frigate, Mqtt
 from meshnode.edge import documents
 from meshnode.edge.mqtt import homeassistant, state
 from meshnode.edge.mqtt.topics import SHORT, Topics
@@ -68,7 +70,7 @@ async def test_the_devices_are_as_documented(node: Node) -> None:
     battery = row | {"power": {"source": "battery", "percent": 50.0}}
     for it in (row, bare, battery):
         payload = homeassistant.node(TOPICS, it, node.keeper.id)
-        check_device(payload, set(state.node_state(it)))
+        check_device(payload, set(state.node_state(it, None)))
         assert (it is battery) == ("battery" in payload["components"])
     check_device(homeassistant.mesh(TOPICS, status, node.keeper.id), set(state.mesh_state(status)))
 
@@ -98,7 +100,7 @@ A, B, C = (NodeId(letter * 52) for letter in "abc")
 def test_each_node_has_one_publisher(me: NodeId, bridges: tuple[NodeId, ...], expected: set[NodeId]) -> None:
     """Itself, where it has the door; otherwise the first of those that have."""
     others = [it for it in (A, B, C) if it != me]
-    found = state.documents(TOPICS, rows(me, *others), {it[:SHORT] for it in bridges})
+    found = state.documents(TOPICS, rows(me, *others), {it[:SHORT] for it in bridges}, {})
     assert expected == {it for it in (A, B, C) if TOPICS.node_state(it) in found}
     assert (TOPICS.state in found) == all(me < it for it in bridges)
     assert TOPICS.availability(me) not in found, "its own is the will's"
@@ -134,6 +136,32 @@ async def test_a_node_appears_with_its_state(tmp_path: Path, broker: Mosquitto) 
         await bob_stack.aclose()
         await until(lambda: out.retained()[topics.availability(other)] == b"offline", "bob is gone")
         assert "left" == json.loads(out.retained()[topics.node_state(other)])["state"]
+
+
+async def test_blind_cameras_are_an_alarm_with_the_broker(tmp_path: Path, broker: Mosquitto) -> None:
+    """Home Assistant has a sensor for it, which is off while all is well."""
+    frigate = Frigate(listen="tcp://127.0.0.1:0", model="eyes")
+    async with (
+        founder(tmp_path / "ann", mqtt=Mqtt(broker.url), frigate=frigate) as ann,
+        outsider(broker, "out", "meshnode/#", "homeassistant/#") as out,
+    ):
+        topics, me = bridge_of(ann).topics, ann.node.keeper.id
+
+        def alarm() -> str | None:
+            retained = out.retained().get(topics.node_state(me))
+            return None if retained is None else str(json.loads(retained)["alarm"])
+
+        await until(lambda: alarm() == "", "all is well")
+        device = json.loads(out.retained()[topics.device(me)])
+        assert ("binary_sensor", "problem") == tuple(
+            device["components"]["problem"][k] for k in ("platform", "device_class")
+        )
+        with zmq.asyncio.Context() as context, context.socket(zmq.REQ) as recorder:
+            recorder.setsockopt(zmq.LINGER, 0)
+            recorder.connect(str(ann.ready()["frigate"]))
+            await recorder.send_multipart([json.dumps({"model_request": True, "model_name": "eyes.onnx"}).encode()])
+            await recorder.recv_multipart()
+        await until(lambda: "no model 'eyes'" in (alarm() or ""), "the alarm")
 
 
 async def test_what_is_switched_off_is_not_there(tmp_path: Path, broker: Mosquitto) -> None:
