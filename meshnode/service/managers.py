@@ -18,6 +18,8 @@ from meshnode.service.texts import Service
 
 COMMAND_S = 120.0
 """A start waits until the agent is up."""
+NO_BUS = "Failed to connect to bus"
+"""What systemctl says where the manager that it was to ask does not run."""
 USER = "meshnode"
 """Whose the machine's service is."""
 ASKED = ("LoadState", "ActiveState", "SubState", "MainPID", "NRestarts", "StatusText", "ActiveEnterTimestamp", "Result")
@@ -204,13 +206,16 @@ def _write(path: Path, text: str) -> None:
 
 
 def _run(words: Sequence[str], fix: str = "") -> str:
+    called = " ".join(word for word in words if not word.startswith("--property"))
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=COMMAND_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ServiceError(f"`{' '.join(words)}` did not end well: {error}", hint=fix) from error
+        raise ServiceError(f"`{called}` did not end well: {error}", hint=fix) from error
     if done.returncode != 0:
         said = " ".join((done.stderr or done.stdout).split())[:500]
-        raise ServiceError(f"`{' '.join(words)}` failed: {said}", hint=fix)
+        if NO_BUS in said:
+            fix = "no systemd runs for this user here; a service of the machine is asked with --system"
+        raise ServiceError(f"`{called}` failed: {said}", hint=fix)
     return done.stdout
 
 
