@@ -13,12 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from meshnode.errors import Refused
 from meshnode.membership.view import Member
 from meshnode.wire.messages import NodeId
 
 log = logging.getLogger(__name__)
 
 KEPT = 1000
+PROGRAMS_EVERY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Events:
     _seen: dict[NodeId, Seen] = field(default_factory=dict)
     _kept: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=KEPT))
     _number: int = 0
+    _programs_at: float = float("-inf")
     _quarantined: dict[NodeId, tuple[str, str]] = field(default_factory=dict)
 
     def look(self, view: Sequence[Member]) -> None:
@@ -100,6 +103,16 @@ class Events:
         self._kept.append(
             {"number": self._number, "at": self.clock(), "event": event, "node": node, "name": name, "why": why}
         )
+
+    def note_of_program(self, event: str, name: str, why: str) -> None:
+        """A program of the user says that something happened. Raises Refused when programs say too much.
+
+        What the mesh says itself must not be driven out by it.
+        """
+        if self.clock() - self._programs_at < PROGRAMS_EVERY_S:
+            raise Refused("programs note more than is kept", retry_after_s=PROGRAMS_EVERY_S)
+        self._programs_at = self.clock()
+        self.note(event, self.me, name, why)
 
     def after(self, number: int) -> list[dict[str, Any]]:
         """Those after a number, oldest first."""

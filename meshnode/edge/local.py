@@ -10,6 +10,7 @@ Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and a
     blueprint.apply {text, dry_run?} · blueprint.list {} · blueprint.show/remove/rollback {name}
     policy.show {} · policy.check {text} · policy.set {text}
     publisher.add {name, key} · publisher.remove {name} · publisher.list {}
+    events {after?} · note {event, why?}
     doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {} · drain {} · why {task?} · work {}
     dashboard {}
 
@@ -23,9 +24,10 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from meshnode.catalog.manifest import Manifest, Tensor, model_name
 from meshnode.edge import admitting, auditing, documents, flagging, fleet, glances, models, policing, publishing, zoning
@@ -91,6 +93,13 @@ class After(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Events after this number."""
 
     after: int = 0
+
+
+class Noted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a program of the user wants to stand among the events; such as `camera yard`, and what it sees."""
+
+    event: Annotated[str, Meta(min_length=1, max_length=64)]
+    why: Annotated[str, Meta(max_length=256)] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +259,13 @@ async def _events(node: Node, args: After) -> JSON:
     return node.events.after(args.after)
 
 
+async def _note(node: Node, args: Noted) -> JSON:
+    if not args.event.isprintable() or not args.why.isprintable():
+        raise InvalidInput("an event is one line of printable characters")
+    node.events.note_of_program(args.event, node.settings.name or "this node", args.why)
+    return {}
+
+
 async def _pause(node: Node, args: PauseFor) -> JSON:
     node.owner.pause(args.duration_s)
     return node.owner.document()
@@ -305,6 +321,7 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "leave": (Nothing, _leave),
     "doctor": (DoctorFor, _doctor),
     "events": (After, _events),
+    "note": (Noted, _note),
     "pause": (PauseFor, _pause),
     "resume": (Nothing, _resume),
     "why": (WhichTask, _why),

@@ -23,6 +23,7 @@ from meshnode.errors import (
     NoNodeInZone,
     PermissionDenied,
     ProtocolError,
+    Refused,
     TokenRefused,
 )
 from meshnode.links.link import Link
@@ -110,6 +111,23 @@ async def test_verbs_without_arguments_take_none(node: Node) -> None:
         with pytest.raises(InvalidInput, match="unknown field `when`"):
             await ask(node.home, verb, {"when": "now"})
     assert node.keeper.belongs
+
+
+async def test_a_program_may_note_what_happened(node: Node) -> None:
+    """It stands among the events; who says too much is told when to come again, and no line breaks out of its place."""
+    await ask(node.home, "note", {"event": "camera yard", "why": "2 person"})
+    (noted,) = [it for it in await ask(node.home, "events") if it["event"] == "camera yard"]
+    assert (node.keeper.id, "2 person") == (noted["node"], noted["why"])
+
+    async def flood() -> None:
+        for _ in range(100):
+            await ask(node.home, "note", {"event": "camera yard"})
+
+    with pytest.raises(Refused):
+        await flood()
+    for args in ({"event": "a\nb"}, {"event": ""}, {"event": "a", "why": "\x1b[2J"}, {"event": "x" * 65}):
+        with pytest.raises(InvalidInput):
+            await ask(node.home, "note", args)
 
 
 async def test_bytes_that_are_no_request_are_refused_and_the_door_stays_open(node: Node) -> None:

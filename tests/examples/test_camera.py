@@ -24,7 +24,7 @@ from watch.reading import Picture, Source
 from watch.running import Pace, Seen, Tally, Watch
 from watch.seeing import Detector, Digits, Question
 from watch.settings import Mqtt, load
-from watch.telling import Broker
+from watch.telling import Board, Broker
 
 import meshnode
 from meshnode.doors import Layout
@@ -32,6 +32,7 @@ from meshnode.errors import ConfigError, MeshError, ModelNotFound
 from tests.edge.frigate.plugin import yolo
 from tests.edge.living import ask, founder
 from tests.examples.conftest import ROOT
+from tests.waiting import until
 
 MODEL = ROOT / "models" / "digits" / "model.onnx"
 RUN = ROOT / "examples" / "camera" / "run"
@@ -354,6 +355,25 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, says: str) ->
 def event(frame: int, *labels: str) -> dict[str, Any]:
     rows = [{"label": label, "score": 0.9, "box": [0, 0, 8, 8]} for label in labels]
     return {"event": "seen", "camera": "yard", "frame": frame, "detections": rows}
+
+
+async def test_what_is_in_sight_is_among_the_events_of_the_mesh(tmp_path: Path) -> None:
+    """Once for as long as it stays, and what it was last, whatever came too fast to be told."""
+    async with (
+        founder(tmp_path / "ann") as agent,
+        meshnode.AsyncClient(agent.node.home) as client,
+        Board(client, "yard") as board,
+    ):
+
+        def told() -> list[str]:
+            return [it["why"] for it in agent.node.events.after(0) if it["event"] == "camera yard"]
+
+        for labels in (("7",), ("7",), (), ("1", "7", "7")):
+            board.tell(event(1, *labels))
+        await until(lambda: told()[-1:] == ["1 1, 2 7"], "the last is told")
+        board.tell(event(2))
+        await until(lambda: told()[-1:] == ["nothing in sight"], "it is gone")
+        assert len(told()) <= 3
 
 
 async def test_the_broker_hears_events_and_what_is_seen_now(broker: str) -> None:

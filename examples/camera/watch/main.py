@@ -23,7 +23,7 @@ from watch.reading import Source
 from watch.running import Pace, Seen, Tally, Watch
 from watch.seeing import Digits
 from watch.settings import Mqtt, Settings, load
-from watch.telling import Broker, Lines
+from watch.telling import Board, Broker, Lines
 
 MODEL = Path(__file__).resolve().parents[3] / "models" / "digits" / "model.onnx"
 FLOOR = 0.92
@@ -80,6 +80,7 @@ async def watch(settings: Settings, home: Path | None, *, quiet: bool, kept: boo
     lines, everything = Lines(), []
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(meshnode.AsyncClient(home))
+        board = await stack.enter_async_context(Board(client, settings.name))
         broker = None
         if settings.mqtt.url:
             broker = await stack.enter_async_context(Broker(settings.mqtt, settings.name))
@@ -91,6 +92,7 @@ async def watch(settings: Settings, home: Path | None, *, quiet: bool, kept: boo
                 event = it.event(settings.name)
                 if kept:
                     everything.append(it)
+            board.tell(event)
             if broker is not None:
                 broker.tell(event)
             if not quiet and (event["event"] == "error" or event["detections"]):

@@ -1,4 +1,4 @@
-"""Events out: JSON lines on standard output, and a broker, where Home Assistant and others find them.
+"""Events out: JSON lines on standard output, the events of the mesh, and a broker, where Home Assistant finds them.
 
 Below the topic: `events` has every picture that something is in, `state` (retained) what is seen now, told when it
 changes, and `availability` (retained) whether this program runs; the broker says `offline` when it is gone without a
@@ -20,7 +20,8 @@ from urllib.parse import unquote, urlsplit
 
 import aiomqtt
 
-from meshnode.errors import ConfigError
+from meshnode import AsyncClient
+from meshnode.errors import ConfigError, MeshError
 from watch.settings import Mqtt
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ WAITING = 256
 """Events that wait for a broker; then the oldest go."""
 RETRY_S, RETRY_MAX_S = 0.5, 30.0
 DRAIN_S = 5.0
+BOARD_S = 1.0
 
 
 class Lines:
@@ -40,6 +42,46 @@ class Lines:
         """At once: programs read along."""
         self._out.write(json.dumps(event) + "\n")
         self._out.flush()
+
+
+class Board:
+    """What is in sight, among the events of the mesh: in `meshnode events` and on the dashboard, when it changes.
+
+    At most one a second; what changes meanwhile is told then.
+    """
+
+    def __init__(self, client: AsyncClient, camera: str) -> None:
+        self._client, self._event = client, f"camera {camera}"[:64]
+        self._state = self._told = ""
+        self._teller: asyncio.Task[None] | None = None
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Never waits."""
+        if event["event"] != "seen":
+            return
+        labels = Counter(it["label"] for it in event["detections"])
+        counts = ", ".join(f"{count} {label}" for label, count in sorted(labels.items()))
+        self._state = (counts or "nothing in sight")[:256]
+        if self._state != self._told and self._teller is None:
+            self._teller = asyncio.ensure_future(self._say())
+
+    async def _say(self) -> None:
+        while self._state != self._told:
+            self._told = self._state
+            try:
+                await self._client.ask("note", event=self._event, why=self._told)
+            except MeshError as error:
+                log.debug("an event was not noted: %s", error)
+            await asyncio.sleep(BOARD_S)
+        self._teller = None
+
+    async def __aenter__(self) -> Board:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._teller is not None:
+            self._teller.cancel()
+            await asyncio.gather(self._teller, return_exceptions=True)
 
 
 class Broker:

@@ -180,6 +180,7 @@ def notices(node: Node) -> list[str]:
         found.append("This node is cut off: it reaches no other member. What is shown may be old.")
     if node.membership.copied:
         found.append(f"This node's home was copied: {node.membership.copied}")
+    found += [f"{what.capitalize()}: {why}" for what, why in sorted(node.alarms.items())]
     if node.keeper.quarantine:
         found.append(f"This node is in quarantine: {node.keeper.quarantine}. An admin's `meshnode accept` lets it in.")
     return found
