@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 import sys
 import time
 from contextlib import suppress
@@ -63,9 +64,15 @@ class Yielding:
             busy=busy, rtt_s=told.rtt_s, shortest_s=told.shortest_s, arrives_bytes_s=told.arrives_bytes_s
         )
         if rate != before and link.socket is not None:
-            with suppress(OSError):
-                bound = UNBOUND if rate is None else min(UNBOUND, round(rate))
-                link.socket.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, bound)
+            pace(link.socket, rate)
+
+
+def pace(connection: socket.socket, bytes_s: float | None) -> None:
+    """Have the kernel send at most so many bytes a second; without a bound when None. Does nothing where it cannot."""
+    bound = UNBOUND if bytes_s is None else min(UNBOUND, round(bytes_s))
+    with suppress(OSError):
+        # As bytes: a plain int must fit a C int, and half of these do not.
+        connection.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, struct.pack("=I", bound))
 
 
 def _told(connection: socket.socket | None) -> Told | None:

@@ -14,15 +14,17 @@ import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 
 from meshnode.edge import tracing
 from meshnode.edge.mqtt.topics import Topics
+from meshnode.edge.openinference import document
+from meshnode.edge.openinference.tensors import DATATYPES
 from meshnode.errors import DeadlineExceeded, InvalidInput, MeshError
+from meshnode.wire import tensors
 from meshnode.wire.messages import Submitted
 from meshnode.wire.tensors import DTYPES, STRING, Array
 
@@ -38,24 +40,6 @@ OPTIONS = ("priority", "zone", "node")
 _HEADER = re.compile(
     rb"\{'descr': '([<>|=][a-zA-Z][0-9]{1,4})', 'fortran_order': (True|False), 'shape': \(([0-9, ]*)\), ?\} *\n?"
 )
-
-OIP = {
-    "BOOL": "bool",
-    "UINT8": "uint8",
-    "UINT16": "uint16",
-    "UINT32": "uint32",
-    "UINT64": "uint64",
-    "INT8": "int8",
-    "INT16": "int16",
-    "INT32": "int32",
-    "INT64": "int64",
-    "FP16": "float16",
-    "FP32": "float",
-    "FP64": "double",
-    "BYTES": STRING,
-}
-"""The Open Inference Protocol's words for element types, and ONNX's."""
-_WORDS = {word: name for name, word in OIP.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,58 +181,16 @@ def read_npy(payload: bytes) -> Array:
     return array.reshape(shape, order="F" if match[2] == b"True" else "C")
 
 
-class _JsonTensor(msgspec.Struct, frozen=True):
-    name: Annotated[str, Meta(min_length=1, max_length=512)]
-    shape: Annotated[tuple[Annotated[int, Meta(ge=0, le=2**31)], ...], Meta(max_length=RANK_MAX)]
-    datatype: Annotated[str, Meta(max_length=16)]
-    data: list[bool | int | float | str]
-
-
-class _JsonRequest(msgspec.Struct, frozen=True):
-    inputs: Annotated[tuple[_JsonTensor, ...], Meta(min_length=1, max_length=1024)]
-
-
-_json = msgspec.json.Decoder(_JsonRequest)
-
-
 def read_json(payload: bytes) -> dict[str, Array]:
     """The inputs of an Open Inference Protocol request, with flat data. Raises InvalidInput."""
     if len(payload) > JSON_BYTES_MAX:
         raise InvalidInput(f"{len(payload)} bytes of JSON; {JSON_BYTES_MAX} are allowed", hint="send it as .npy")
-    try:
-        request = _json.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(f"the JSON is no request of the Open Inference Protocol: {error}") from error
     arrays: dict[str, Array] = {}
-    for tensor in request.inputs:
-        if tensor.name in arrays:
-            raise InvalidInput(f"input {tensor.name!r} stands twice")
-        arrays[tensor.name] = _array(tensor)
+    for spec, data in document.read(payload, None).inputs:
+        if spec.name in arrays:
+            raise InvalidInput(f"input {spec.name!r} stands twice")
+        arrays |= tensors.decode([spec], data)
     return arrays
-
-
-def _array(tensor: _JsonTensor) -> Array:
-    word = OIP.get(tensor.datatype)
-    if word is None:
-        raise InvalidInput(
-            f"input {tensor.name!r}: {tensor.datatype!r} cannot be given in JSON", hint="send it as .npy"
-        )
-    if math.prod(tensor.shape) != len(tensor.data):
-        raise InvalidInput(
-            f"input {tensor.name!r}: its shape says {math.prod(tensor.shape)} values, and {len(tensor.data)} came"
-        )
-    kinds: tuple[type, ...] = {"BYTES": (str,), "BOOL": (bool,)}.get(tensor.datatype, (int, float))
-    whole = word not in ("float16", "float", "double")
-    for item in tensor.data:
-        bad = not isinstance(item, kinds) or (isinstance(item, bool) and word != "bool")
-        if bad or (whole and isinstance(item, float)):
-            raise InvalidInput(f"input {tensor.name!r}: {item!r} is no {tensor.datatype}")
-    try:
-        dtype = np.dtype(object) if word == STRING else DTYPES[word]
-        with np.errstate(over="ignore"):
-            return np.array(tensor.data, dtype).reshape(tensor.shape)
-    except (OverflowError, ValueError, TypeError) as error:
-        raise InvalidInput(f"input {tensor.name!r}: {tensor.datatype} cannot hold these values: {error}") from error
 
 
 def only_input(inputs: Sequence[Any], kind: str) -> str:
@@ -323,7 +265,7 @@ def _json_output(name: str, array: Array) -> dict[str, Any]:
     flat = plain.reshape(-1).tolist()
     if plain.dtype.kind == "f":
         flat = [value if math.isfinite(value) else _not_a_number(value) for value in flat]
-    return {"name": name, "datatype": _WORDS[word], "shape": list(array.shape), "data": flat}
+    return {"name": name, "datatype": DATATYPES[word], "shape": list(array.shape), "data": flat}
 
 
 def _not_a_number(value: float) -> str:

@@ -297,7 +297,9 @@ async def test_two_nodes_share_the_tasks(tmp_path: Path, broker: Mosquitto) -> N
         again = ("repeated", "elsewhere")
         await until(lambda: sum(it.answering.counts[k] for it in both for k in again) >= 20, "all are known again")
         assert sum(it.answering.counts["elsewhere"] for it in both) > 0
-        assert (200, {1}) == (done(ann, bob), {len(answers) for answers in out.answers.values()})
+        assert 200 == done(ann, bob), "none is run again"
+        twice = {int(it) for it, answers in out.answers.items() if len(answers) > 1}
+        assert set(range(1, 21)) >= twice, "only what was asked twice may be answered twice"
 
 
 async def test_what_the_broker_keeps_for_a_dead_node_is_taken_over(tmp_path: Path, broker: Mosquitto) -> None:
