@@ -64,8 +64,13 @@ class Yielding:
         )
         if rate != before and link.socket is not None:
             with suppress(OSError):
-                bound = UNBOUND if rate is None else min(UNBOUND, round(rate))
-                link.socket.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, bound)
+                pace(link.socket, rate)
+
+
+def pace(connection: socket.socket, bytes_s: float | None) -> None:
+    """Bound what a connection sends, or lift the bound. As bytes: Python takes the number only as a signed one."""
+    bound = UNBOUND if bytes_s is None else min(UNBOUND, round(bytes_s))
+    connection.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, bound.to_bytes(4, sys.byteorder))
 
 
 def _told(connection: socket.socket | None) -> Told | None:
