@@ -6,7 +6,8 @@ A block is a fence with a language. A comment just above it says more:
     <!-- config -->          it is a piece of config.toml: it is loaded, and nothing is run
     <!-- not run: WHY -->    it cannot be run by a test
 
-and `<!-- needs: mosquitto -->` anywhere on the page says that a broker runs at BROKER.
+and `<!-- needs: WHAT, ... -->` anywhere on the page says what is there before: `agent`, an agent that runs on the first
+machine; the name of a model in models/, which it then knows; `mosquitto`, a broker at BROKER.
 """
 
 from __future__ import annotations
@@ -62,6 +63,12 @@ def blocks(page: Path) -> list[Block]:
             found.append(Block(page, at + 1, lines[at][3:], "\n".join(lines[at + 1 : end]) + "\n", *said))
         at = end + 1
     return found
+
+
+def needs(page: Path) -> list[str]:
+    """What has to be there before the first block."""
+    found = re.search(r"<!-- needs: (.+?) -->", page.read_text())
+    return found[1].split(", ") if found else []
 
 
 def commands(block: Block) -> list[Command]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from meshnode import config
 from tests.docs.pages import ROOT, Block, Command, commands, fits
 
-PATIENCE_S = 90.0
+PATIENCE_S = 60.0
 LOOKS_S = 20.0
 LOOKS = re.compile(
     r"meshnode (--home \S+ )?(status|members|model (list|ls|show)|events|ps|invite --list|blueprint (list|show)"
@@ -39,9 +39,12 @@ manners = "free"
 class Reader:
     """Reads one page."""
 
-    def __init__(self, folder: Path, broker_port: int = 0) -> None:
+    def __init__(self, folder: Path, page: list[Block], broker_port: int = 0) -> None:
         self._folder = folder
-        self._machines: dict[str, Machine] = {}
+        typed = [it for block in page if block.language == "console" and block.mark != "not run" for it in commands(block)]
+        names = dict.fromkeys(it.machine for it in typed if it.machine) or {"laptop": None}
+        self._machines = {name: Machine(folder / name, name) for name in names}
+        self._tokens: dict[str, str] = {}
         self._words = {"127.0.0.1:8080": f"127.0.0.1:{_free()}", "127.0.0.1:8081": f"127.0.0.1:{_free()}"}
         if broker_port:
             self._words |= {"-h BROKER": f"-h 127.0.0.1 -p {broker_port}", "BROKER": f"127.0.0.1:{broker_port}"}
@@ -51,6 +54,16 @@ class Reader:
         for machine in self._machines.values():
             machine.close()
 
+    def prepares(self, needs: list[str]) -> None:
+        """What the page takes for granted."""
+        machine = self._machine("")
+        if needs and needs != ["mosquitto"]:
+            machine.starts("meshnode up", "")
+        for model in needs:
+            if (machine.folder / "models" / model).exists():
+                said, code = machine.types(f"meshnode model add models/{model}/model.onnx --name {model}")
+                assert 0 == code, said
+
     def does(self, block: Block) -> None:
         """One block. Raises AssertionError with what happened instead of what is shown."""
         if block.mark == "not run":
@@ -58,9 +71,10 @@ class Reader:
         if block.mark == "config":
             self._accepts(block)
         elif block.mark == "file":
-            path = self._machine("").folder / block.said
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(self._said(block.body))
+            for machine in self._machines.values():
+                path = machine.folder / block.said.removeprefix("~/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(self._said(block.body))
         elif block.language == "console":
             for command, after in _pairs(commands(block)):
                 self._types(block, command, checked=after)
@@ -70,17 +84,13 @@ class Reader:
             raise AssertionError(f"{block}: nobody knows what to do with it: mark it as file, config or not run")
 
     def _machine(self, name: str) -> Machine:
-        if not name and self._machines:
-            return next(iter(self._machines.values()))
-        name = name or "laptop"
-        if name not in self._machines:
-            self._machines[name] = Machine(self._folder / name, name)
-        return self._machines[name]
+        return self._machines[name or next(iter(self._machines))]
 
     def _said(self, text: str) -> str:
-        for word, meant in self._words.items():
-            text = re.sub(rf"(?<![\w$]){re.escape(word)}(?!\w)", lambda _, meant=meant: meant, text)  # type: ignore[misc]
-        return text
+        return _replaced(text, self._words)
+
+    def _typed(self, text: str) -> str:
+        return _replaced(text, self._words | self._tokens)
 
     def _accepts(self, block: Block) -> None:
         """A piece of config.toml is one that an agent would start with."""
@@ -108,7 +118,7 @@ class Reader:
 
     def _types(self, block: Block, command: Command, *, checked: bool) -> None:
         machine = self._machine(command.machine)
-        words = self._said(command.command)
+        words = self._typed(command.command)
         if STAYS.match(words):
             machine.starts(words, self._said(command.shown))
             return
@@ -120,10 +130,10 @@ class Reader:
                 break
             time.sleep(0.2)
         assert good, f"{block}: `{words}` ended with {code} and said:\n{output}\nand not:\n{command.shown}"
-        if re.match(r"meshnode (--home \S+ )?invite\b(?!.*--list)", words):
-            self._words["TOKEN"] = output.split()[-1]
+        if re.match(r"meshnode (--home \S+ )?invite\b(?!.*(--list|\|))", words):
+            self._tokens["TOKEN"] = output.split()[-1]
         elif re.match(r"meshnode (--home \S+ )?invite --list", words):
-            self._words["TOKENID"] = re.findall(r"\b[0-9a-f]{8,}\b", output)[0]
+            self._tokens["TOKENID"] = re.findall(r"\b[0-9a-f]{8,}\b", output)[0]
 
 
 class Machine:
@@ -138,7 +148,7 @@ class Machine:
             shutil.copytree(ROOT / shared, folder / shared)
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("MESHNODE", "XDG", "OTEL"))}
         path = f"{Path(sys.executable).parent}:{kept.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
-        self.environment = kept | {"HOME": str(folder), "PATH": path, "NO_COLOR": "1", "COLUMNS": "100", "LANG": "C.UTF-8"}
+        self.environment = kept | {"HOME": str(folder), "PATH": path, "NO_COLOR": "1", "COLUMNS": "140", "LANG": "C.UTF-8"}
         self._agent: subprocess.Popen[bytes] | None = None
         self._shell = subprocess.Popen(
             ["bash", "--norc", "--noprofile"],
@@ -208,6 +218,12 @@ def _pairs(rows: list[Command]) -> list[tuple[Command, bool]]:
     """Each with whether the next line asks for its exit code: then that may be anything."""
     after = [it.command for it in rows[1:]] + [""]
     return [(it, next_one.startswith("echo $?")) for it, next_one in zip(rows, after, strict=True)]
+
+
+def _replaced(text: str, words: dict[str, str]) -> str:
+    for word, meant in words.items():
+        text = re.sub(rf"(?<![\w$]){re.escape(word)}(?!\w)", lambda _, meant=meant: meant, text)  # type: ignore[misc]
+    return text
 
 
 def _free() -> int:

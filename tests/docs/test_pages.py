@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import PAGES, ROOT, Block, blocks, commands, fits
+from tests.docs.pages import PAGES, ROOT, Block, blocks, commands, fits, needs
 from tests.docs.reader import Reader
 from tests.edge.mqtt import mosquitto
 
@@ -24,17 +24,18 @@ def ids(path: Path) -> str:
 @pytest.mark.parametrize("page", [it for it in PAGES if blocks(it)], ids=ids)
 async def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     """Its blocks in order, in a throw-away home."""
-    if "<!-- needs: mosquitto -->" not in page.read_text():
-        follow(page, Reader(tmp_path))
+    if "mosquitto" not in needs(page):
+        follow(page, Reader(tmp_path, blocks(page)))
         return
     if mosquitto.COMMAND is None or shutil.which("mosquitto_pub") is None:
         pytest.skip("needs mosquitto and its clients: apt install mosquitto mosquitto-clients")
     async with mosquitto.broker(tmp_path / "broker") as broker:
-        follow(page, Reader(tmp_path, broker.port))
+        follow(page, Reader(tmp_path, blocks(page), broker.port))
 
 
 def follow(page: Path, reader: Reader) -> None:
     try:
+        reader.prepares(needs(page))
         for block in blocks(page):
             reader.does(block)
     finally:
@@ -88,11 +89,9 @@ def test_every_page_is_in_the_index() -> None:
 
 def test_a_page_that_lies_is_found_out(tmp_path: Path) -> None:
     """A command that fails, and one that says something else than is shown."""
-    page = tmp_path / "page.md"
-    page.write_text("```console\n$ false\n```\n")
     for text in ("$ false\n", "$ echo one\ntwo\n", "$ printf 'one\\nmore\\n'\none\n"):
         block = Block(ROOT / "README.md", 1, "console", text)
-        reader = Reader(tmp_path / str(len(text)))
+        reader = Reader(tmp_path / str(len(text)), [block])
         try:
             with pytest.raises(AssertionError):
                 reader.does(block)
