@@ -53,14 +53,16 @@ def blocks(page: Path) -> list[Block]:
     found, text, at = [], page.read_text(), 0
     lines = text.splitlines()
     while at < len(lines):
-        if not lines[at].startswith("```"):
+        indent = len(lines[at]) - len(lines[at].lstrip())
+        if not lines[at].startswith("```", indent):
             at += 1
             continue
-        end = lines.index("```", at + 1)
+        end = lines.index(" " * indent + "```", at + 1)
         mark = ABOVE.fullmatch(lines[at - 1].strip()) if at else None
         said = (mark[1], mark[2] or "") if mark else ("", "")
-        if lines[at][3:] in RUN:
-            found.append(Block(page, at + 1, lines[at][3:], "\n".join(lines[at + 1 : end]) + "\n", *said))
+        if lines[at][indent + 3 :] in RUN:
+            body = "".join(line[indent:] + "\n" for line in lines[at + 1 : end])
+            found.append(Block(page, at + 1, lines[at][indent + 3 :], body, *said))
         at = end + 1
     return found
 

@@ -37,17 +37,24 @@ manners = "free"
 
 
 class Reader:
-    """Reads one page."""
+    """Reads one page, to its end: what is not so is told together."""
 
     def __init__(self, folder: Path, page: list[Block], broker_port: int = 0) -> None:
         self._folder = folder
-        typed = [it for block in page if block.language == "console" and block.mark != "not run" for it in commands(block)]
+        typed = [
+            it for block in page if block.language == "console" and block.mark != "not run" for it in commands(block)
+        ]
         names = dict.fromkeys(it.machine for it in typed if it.machine) or {"laptop": None}
         self._machines = {name: Machine(folder / name, name) for name in names}
+        self._wrong: list[str] = []
         self._tokens: dict[str, str] = {}
         self._words = {"127.0.0.1:8080": f"127.0.0.1:{_free()}", "127.0.0.1:8081": f"127.0.0.1:{_free()}"}
         if broker_port:
             self._words |= {"-h BROKER": f"-h 127.0.0.1 -p {broker_port}", "BROKER": f"127.0.0.1:{broker_port}"}
+
+    def ends(self) -> None:
+        """Raises AssertionError with all that was not as the page says."""
+        assert not self._wrong, "\n\n".join(self._wrong)
 
     def close(self) -> None:
         """Leave nothing running."""
@@ -65,7 +72,7 @@ class Reader:
                 assert 0 == code, said
 
     def does(self, block: Block) -> None:
-        """One block. Raises AssertionError with what happened instead of what is shown."""
+        """Do what one block says."""
         if block.mark == "not run":
             return
         if block.mark == "config":
@@ -77,7 +84,10 @@ class Reader:
                 path.write_text(self._said(block.body))
         elif block.language == "console":
             for command, after in _pairs(commands(block)):
-                self._types(block, command, checked=after)
+                try:
+                    self._types(block, command, checked=after)
+                except AssertionError as error:
+                    self._wrong.append(str(error))
         elif block.language == "python":
             self._runs(block)
         else:
@@ -114,7 +124,8 @@ class Reader:
             timeout=PATIENCE_S,
             check=False,
         )
-        assert 0 == done.returncode, f"{block}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        if done.returncode:
+            self._wrong.append(f"{block}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
 
     def _types(self, block: Block, command: Command, *, checked: bool) -> None:
         machine = self._machine(command.machine)
@@ -148,7 +159,13 @@ class Machine:
             shutil.copytree(ROOT / shared, folder / shared)
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("MESHNODE", "XDG", "OTEL"))}
         path = f"{Path(sys.executable).parent}:{kept.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
-        self.environment = kept | {"HOME": str(folder), "PATH": path, "NO_COLOR": "1", "COLUMNS": "140", "LANG": "C.UTF-8"}
+        self.environment = kept | {
+            "HOME": str(folder),
+            "PATH": path,
+            "NO_COLOR": "1",
+            "COLUMNS": "140",
+            "LANG": "C.UTF-8",
+        }
         self._agent: subprocess.Popen[bytes] | None = None
         self._shell = subprocess.Popen(
             ["bash", "--norc", "--noprofile"],
@@ -164,7 +181,7 @@ class Machine:
         """Type a command: what it said, and its exit code."""
         assert self._shell.stdin is not None
         assert self._shell.stdout is not None
-        self._shell.stdin.write(f"(exit ${{_rc:-0}}); {{ {words}\n}} </dev/null; _rc=$?; echo \"@@$_rc@@\"\n".encode())
+        self._shell.stdin.write(f'(exit ${{_rc:-0}}); {{ {words}\n}} </dev/null; _rc=$?; echo "@@$_rc@@"\n'.encode())
         self._shell.stdin.flush()
         said, end = b"", time.monotonic() + PATIENCE_S
         while not (done := re.search(rb"@@(\d+)@@\n$", said)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +37,7 @@ def follow(page: Path, reader: Reader) -> None:
         reader.prepares(needs(page))
         for block in blocks(page):
             reader.does(block)
+        reader.ends()
     finally:
         reader.close()
 
@@ -93,8 +93,9 @@ def test_a_page_that_lies_is_found_out(tmp_path: Path) -> None:
         block = Block(ROOT / "README.md", 1, "console", text)
         reader = Reader(tmp_path / str(len(text)), [block])
         try:
+            reader.does(block)
             with pytest.raises(AssertionError):
-                reader.does(block)
+                reader.ends()
         finally:
             reader.close()
 
