@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ABOVE = re.compile(r"<!-- (file|config|not run)(?:: (.+?))? -->")
 PROMPT = re.compile(r"^(?P<machine>[a-z][a-z0-9-]*)?\$ (?P<command>.*)$")
-RUN = ("console", "python", "toml", "sh")
+RUN = ("console", "python", "toml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Command:
     shown: str
 
 
-def blocks(page: Path) -> list[Block]:
+def blocks(page: Path, languages: tuple[str, ...] = RUN) -> list[Block]:
     """All blocks of a page that a test has to do with."""
     found, text, at = [], page.read_text(), 0
     lines = text.splitlines()
@@ -60,7 +60,7 @@ def blocks(page: Path) -> list[Block]:
         end = lines.index(" " * indent + "```", at + 1)
         mark = ABOVE.fullmatch(lines[at - 1].strip()) if at else None
         said = (mark[1], mark[2] or "") if mark else ("", "")
-        if lines[at][indent + 3 :] in RUN:
+        if lines[at][indent + 3 :] in languages:
             body = "".join(line[indent:] + "\n" for line in lines[at + 1 : end])
             found.append(Block(page, at + 1, lines[at][indent + 3 :], body, *said))
         at = end + 1
