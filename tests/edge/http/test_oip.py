@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import shutil
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -208,34 +207,6 @@ async def test_another_node_loads_and_unloads(two: tuple[Agent, Agent]) -> None:
 def held(agent: Agent, other: Agent, digest: str) -> bool:
     member = agent.node.membership.member(other.node.keeper.id)
     return member is not None and member.advert is not None and any(it.digest == digest for it in member.advert.models)
-
-
-async def test_curl_does(ann: Agent) -> None:
-    """The README's own lines."""
-    curl = shutil.which("curl")
-    if curl is None:
-        pytest.skip("curl is not installed")
-    text = (Path(__file__).parents[3] / "README.md").read_text()
-    block = text.split("<!-- curl -->")[1].split("```sh\n")[1].split("```")[0]
-    block = block.replace("127.0.0.1:8080", door(ann)).replace("~/.local/share/meshnode", str(ann.node.home))
-    process = await asyncio.create_subprocess_exec(
-        "sh", "-ec", block, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    out, err = await process.communicate()
-    assert 0 == process.returncode, err.decode()
-    rows = [json.loads(line) for line in out.decode().splitlines()]
-    assert {"ready": True} == rows[0]
-    assert [1.0, 2.0, 3.0] == rows[-1]["outputs"][0]["data"]
-
-
-async def test_the_readme_with_tritonclient_does(ann: Agent) -> None:
-    """Its lines as they stand, but for where and whose."""
-    text = (Path(__file__).parents[3] / "README.md").read_text()
-    block = text.split("<!-- tritonclient -->")[1].split("```python\n")[1].split("```")[0]
-    block = block.replace("127.0.0.1:8080", door(ann)).replace("~/.local/share/meshnode", str(ann.node.home))
-    scope: dict[str, Any] = {}
-    await asyncio.to_thread(exec, block, scope)
-    assert [[1.0, 1.0, 1.0]] == scope["answer"].as_numpy("y").tolist()
 
 
 # --- what programs of other kinds send ---

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -88,21 +87,6 @@ async def test_a_picture_is_answered(agent: Agent, broker: Mosquitto) -> None:
         assert agent.node.keeper.id == answer.properties["node"]
         decoder = [it for it in psutil.Process().children() if "decoder" in " ".join(it.cmdline())]
         assert ["2", "1"] == [status(decoder[0].pid, key) for key in ("Seccomp", "NoNewPrivs")]
-
-
-async def test_with_the_commands_of_the_readme(agent: Agent, broker: Mosquitto) -> None:
-    """mosquitto's own clients, as they are written there."""
-    if shutil.which("mosquitto_pub") is None:
-        pytest.skip("needs mosquitto's clients: apt install mosquitto-clients")
-    lines = (MODELS.parent / "README.md").read_text().splitlines()
-    listen, publish = (next(it for it in lines if it.startswith(f"mosquitto_{name} ")) for name in ("sub", "pub"))
-    both = f"{listen}\nsleep 0.5\n{publish}\nwait"
-    words = both.replace("-h BROKER", f"-h 127.0.0.1 -p {broker.port}").replace("meshnode/lab", "meshnode/mesh")
-    process = await asyncio.create_subprocess_shell(words, cwd=MODELS.parent, stdout=-1)
-    async with asyncio.timeout(30):
-        said, _ = await process.communicate()
-    (output,) = [it for it in json.loads(said)["outputs"] if len(it["data"]) == 10]
-    assert 7 == int(np.argmax(output["data"]))
 
 
 async def test_tensors_are_answered_in_kind(agent: Agent, broker: Mosquitto) -> None:
