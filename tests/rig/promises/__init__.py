@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.rig.promises import clocks, copies, deaths, freezes, splits, starts, wires, zones
+from tests.rig.promises import clocks, copies, deaths, freezes, kills, splits, starts, wires, zones
 from tests.rig.promises.figures import Figure
 from tests.rig.promises.town import Stage
 
@@ -27,6 +27,7 @@ PROMISES = {
     promise.name: promise
     for promise in (
         Promise("START", "twelve agents that start cold find each other", starts.keep),
+        Promise("P1", "no task is lost or wrong, whoever dies", kills.keep),
         Promise("P2", "a killed agent is noticed, and its work is done elsewhere", deaths.keep),
         Promise("P3", "loss, delay, disorder and a busy machine kill nobody", wires.loss),
         Promise("P4", "a wire that loses one way only makes nobody flap", wires.one_way),
@@ -39,6 +40,7 @@ PROMISES = {
             "NARROW", "a narrow wire with jitter and disorder carries large tensors, and kills nobody", wires.narrow
         ),
         Promise("P24", "what is bound to a zone never leaves it", zones.keep),
+        Promise("P29", "an agent that is told to end loses nothing and says goodbye", kills.drained),
         Promise("P21", "a home that was copied is found out", copies.keep),
     )
 }

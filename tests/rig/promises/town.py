@@ -64,10 +64,10 @@ class Event:
 class Town:
     """Agents by host, with the echo and the slow model on each, and what they have seen since `mark`."""
 
-    def __init__(self, it: Net, agents: Mapping[int, Agent]) -> None:
+    def __init__(self, it: Net, agents: Mapping[int, Agent], seed: int = 1) -> None:
         self.net = it
         self.agents = dict(agents)
-        self.rng = random.Random(11)
+        self.rng = random.Random(seed)
         self._clients: dict[int, meshnode.Client] = {}
         self._marks: dict[int, int] = {}
         self.mark()
@@ -196,6 +196,8 @@ class Stage:
     """Gives experiments their town, the same one to all that ask for it, and folders for networks of their own."""
 
     folder: Path
+    seed: int = 1
+    """Of what the wires do, and of who is hit."""
     _stack: ExitStack = field(default_factory=ExitStack)
     _town: Town | None = None
     _numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -203,8 +205,9 @@ class Stage:
     def town(self) -> Town:
         """Eight agents, whole and quiet."""
         if self._town is None:
-            it = self._stack.enter_context(net(self.fresh(), [[0]] * (NEWCOMER + 1)))
-            self.settle(Town(it, dict(enumerate(it.mesh(range(HOSTS), roles=dict.fromkeys(SUBMITTERS, "submitter"))))))
+            it = self._stack.enter_context(net(self.fresh(), [[0]] * (NEWCOMER + 1), seed=self.seed))
+            agents = it.mesh(range(HOSTS), roles=dict.fromkeys(SUBMITTERS, "submitter"))
+            self.settle(Town(it, dict(enumerate(agents)), self.seed))
         assert self._town is not None
         self._town.net.heal()
         self._town.until_alive()
