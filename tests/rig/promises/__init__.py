@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.rig.promises import clocks, copies, deaths, freezes, kills, splits, starts, wires, zones
+from tests.rig.promises import clocks, copies, deaths, disks, freezes, kills, splits, starts, wires, zones
 from tests.rig.promises.figures import Figure
 from tests.rig.promises.town import Stage
 
@@ -39,6 +39,8 @@ PROMISES = {
         Promise(
             "NARROW", "a narrow wire with jitter and disorder carries large tensors, and kills nobody", wires.narrow
         ),
+        Promise("P10", "a full disk stops no task and harms no file", disks.full_disk),
+        Promise("P11", "a damaged file is found out, told once, and no key is lost over it", disks.damaged),
         Promise("P24", "what is bound to a zone never leaves it", zones.keep),
         Promise("P29", "an agent that is told to end loses nothing and says goodbye", kills.drained),
         Promise("P21", "a home that was copied is found out", copies.keep),
