@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.rig.promises import clocks, copies, deaths, disks, freezes, kills, splits, starts, wires, zones
+from tests.rig.promises import clocks, copies, cuts, deaths, disks, freezes, kills, seeds, splits, starts, wires, zones
 from tests.rig.promises.figures import Figure
 from tests.rig.promises.town import Stage
 
@@ -41,8 +41,10 @@ PROMISES = {
         ),
         Promise("P10", "a full disk stops no task and harms no file", disks.full_disk),
         Promise("P11", "a damaged file is found out, told once, and no key is lost over it", disks.damaged),
+        Promise("P12", "who is killed while it writes leaves the old or the new, and so does a power cut", cuts.keep),
         Promise("P24", "what is bound to a zone never leaves it", zones.keep),
         Promise("P29", "an agent that is told to end loses nothing and says goodbye", kills.drained),
+        Promise("P30", "a thousand seeds of the simulator break nothing, and a seed is one run", seeds.keep),
         Promise("P21", "a home that was copied is found out", copies.keep),
     )
 }

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +157,17 @@ class _Audit:
         return told, ""
 
 
+def _tell(pipe: int, number: int) -> None:
+    os.write(pipe, number.to_bytes(8, "big"))
+
+
 def _kill_writers(subject: Any, kills: int, up_to_s: float, rng: random.Random) -> dict[str, Any]:
     wrong, done, last = list[str](), 0, 0
     for _ in range(kills):
         reading, writing = os.pipe()
         if (pid := os.fork()) == 0:
             try:
-                subject.write(last + 1, lambda number: os.write(writing, number.to_bytes(8, "big")))
+                subject.write(last + 1, partial(_tell, writing))
             finally:
                 os._exit(1)
         os.close(writing)
