@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import psutil
 
@@ -14,6 +15,8 @@ from tests.rig.promises.figures import Figure, at_most, none_of, tasks, told
 from tests.rig.promises.town import SETTLE_S, SUBMITTERS, Stage, Town, wait
 
 EVERY_S, AWAY_S = 5.0, 2.0
+AWAY = 3
+"""So many of eight are away at once, at most."""
 ROUNDS, RATE = 2_000, 25.0
 """Runs of some milliseconds; 50 tasks a second of both clients."""
 REROUTED_S = 2.5
@@ -46,7 +49,8 @@ def _at_random(rng: random.Random, hosts: list[int], kills: int) -> list[int]:
 def _killed(town: Town, victims: list[int], every_s: float, which: str) -> list[Figure]:
     """Kill these in turn, each starts again 2 s later, whoever else dies meanwhile."""
     spared = [host for host in SUBMITTERS if host not in victims]
-    did = f"{len(victims)} agents killed (-9) at random, one every {every_s:g} s, back {AWAY_S:g} s later; {which}"
+    killed = f"{len(victims)} agents killed (-9) at random, one every {every_s:g} s"
+    did = f"{killed}, started {AWAY_S:g} s later, at most {AWAY} away; {which}"
     town.until_alive()
     memory: list[list[float]] = []
     returning: dict[int, Future[Agent]] = {}
@@ -54,6 +58,8 @@ def _killed(town: Town, victims: list[int], every_s: float, which: str) -> list[
         began = time.monotonic()
         for number, victim in enumerate(victims):
             wait(began + number * every_s - time.monotonic())
+            # Where agents take long to start there would be none left.
+            wait_for(partial(_few_away, returning), within_s=SETTLE_S, why="not too many are away")
             if victim in returning:
                 returning[victim].result()
             if number in (int(WARM * len(victims)), len(victims) - 1):
@@ -76,6 +82,10 @@ def _killed(town: Town, victims: list[int], every_s: float, which: str) -> list[
             at_most(did, f"memory of the spared agents rose ({shown} MiB)", rise * 100, MEMORY_RISE * 100, "%")
         )
     return figures
+
+
+def _few_away(returning: dict[int, Future[Agent]]) -> bool:
+    return sum(not it.done() for it in returning.values()) < AWAY
 
 
 def _later(town: Town, host: int) -> Agent:

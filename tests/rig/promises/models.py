@@ -48,7 +48,7 @@ def _model(town: Town, name: str, path: Path) -> Iterator[None]:
             founder.ask("model.remove", model=name)
 
 
-def _steady(client: meshnode.Client, node: str, seconds: float, over: Callable[[], bool] = lambda: False) -> list[Task]:
+def _steady(client: meshnode.Client, node: str, seconds: float, over: Callable[[], bool] = lambda: True) -> list[Task]:
     """Tasks of another model for one node, each after the last, for so long and until it is over."""
     done = list[Task]()
     ends = time.monotonic() + seconds
