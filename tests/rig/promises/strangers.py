@@ -154,7 +154,7 @@ def _say(tls: ssl.SSLSocket, batch: list[bytes]) -> int:
             said += 1
         except OSError:
             break
-    tls.settimeout(0.5)
+    tls.settimeout(0.1)
     with suppress(OSError):
         while tls.recv(65536):
             pass
