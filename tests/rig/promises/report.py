@@ -63,7 +63,7 @@ def main() -> int:
 def _try(stage: Stage, name: str, full: bool) -> list[Figure]:
     try:
         return PROMISES[name].keep(stage, full)
-    except AssertionError as error:
+    except Exception as error:  # whatever broke it off, the others are tried
         traceback.print_exc()
         stage.renew()
-        return [Figure("the experiment", "came to its end", "yes", str(error).partition("\n")[0], False)]
+        return [Figure("the experiment", "came to its end", "yes", repr(error).partition("\\n")[0], False)]
