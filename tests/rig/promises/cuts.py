@@ -223,7 +223,8 @@ class Steps:
         def opened(path: Any, *rest: Any, **more: Any) -> int:
             fd = real[0](path, *rest, **more)
             self._open[fd] = Path(path)
-            return self._after(fd)
+            self._after()
+            return int(fd)
 
         def synced(fd: int) -> None:
             real[1](fd)
@@ -232,11 +233,11 @@ class Steps:
                 self._by_old_name = set()
             elif not deaf:
                 self._synced[path.stat().st_ino] = path.read_bytes()
-            self._after(None)
+            self._after()
 
         def replaced(*words: Any) -> None:
             real[2](*words)
-            self._after(None)
+            self._after()
 
         os.open, os.fsync, os.replace = opened, synced, replaced  # type: ignore[assignment]
         try:
@@ -244,9 +245,8 @@ class Steps:
         finally:
             os.open, os.fsync, os.replace = real
 
-    def _after(self, given: Any) -> Any:
+    def _after(self) -> None:
         self.seen |= self.may_have()
-        return given
 
 
 def _power(folder: Path, rng: random.Random, *, deaf: bool = False) -> dict[str, Any]:

@@ -72,6 +72,7 @@ async def _expired(place: Place) -> list[Figure]:
     keeper, inviter = await place.founder("expired")
     token = await inviter.invite(expires_s=600, roles=None, zones=())
     old = invites.parse(token, now=time.time())
+    assert isinstance(old, invites.Invite)
     late = invites.mint(invites.Invite(old.mesh_prefix, keeper.id, old.secret, int(time.time()) - 3 * 3600, old.hints))
     return [await _says(place, late, "a token that ran out 3 h ago", "expired 3 h ago")]
 
@@ -86,6 +87,7 @@ async def _middle(place: Place) -> list[Figure]:
     """Somebody with another key sits at the inviter's address, as a wrong pin in the token would look too."""
     _, inviter = await place.founder("middle")
     right = invites.parse(await inviter.invite(expires_s=600, roles=None, zones=()), now=time.time())
+    assert isinstance(right, invites.Invite)
     mallory, _ = await place.founder("mallory")
     heard: list[bytes] = []
 

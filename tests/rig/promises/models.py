@@ -39,13 +39,15 @@ def _model(town: Town, name: str, path: Path) -> Iterator[None]:
     founder.add_model(path, name=name)
     try:
         for host in SUBMITTERS:
-            wait_for(
-                lambda host=host: name in {m["name"] for m in town.client(host).models()}, within_s=30, why="known"
-            )  # type: ignore[misc]
+            wait_for(partial(_has, town, host, name), within_s=30, why="the model is known")
         yield
     finally:
         with suppress(MeshError):
             founder.ask("model.remove", model=name)
+
+
+def _has(town: Town, host: int, name: str) -> bool:
+    return name in {model["name"] for model in town.client(host).models()}
 
 
 def _steady(client: meshnode.Client, node: str, seconds: float, over: Callable[[], bool] = lambda: True) -> list[Task]:
@@ -115,7 +117,7 @@ def _workers(town: Town) -> dict[int, int]:
 
 
 def _segfaults(town: Town, count: int) -> list[Figure]:
-    rounds, killed = 60_000, 0
+    rounds, killed = 20_000, 0
     recorded, waiting = list[Task](), list[Future[Any]]()
     client = town.client(SUBMITTERS[0])
     for number in range(count):
@@ -236,6 +238,6 @@ LOOK_S = 0.2
 
 def _idle(worker: psutil.Process) -> bool:
     try:
-        return worker.cpu_percent(LOOK_S) < IDLE * 100
+        return float(worker.cpu_percent(LOOK_S)) < IDLE * 100
     except psutil.NoSuchProcess:  # it was ended, which frees a core as well
         return True
