@@ -77,7 +77,7 @@ def memory(stage: Stage, full: bool) -> list[Figure]:
     ended, beside, before = Counter[str](), list[Task](), list[Task]()
     with _model(town, "greedy", greedy(stage.fresh())):
         client.infer("greedy", {"x": np.array([1], np.int64)}, node=agent.id, timeout=60)
-        before = _steady(client, agent.id, 2.0 if full else 0.5)
+        before = _steady(client, agent.id, 10.0 if full else 0.5)
         for _ in range(tries):
             wants = client.submit("greedy", {"x": np.array([FLOATS], np.int64)}, node=agent.id, timeout=30)
             beside += _steady(client, agent.id, 1.0 if full else 0.2, wants.done)
@@ -99,6 +99,8 @@ def memory(stage: Stage, full: bool) -> list[Figure]:
 
 EACH = 50
 SEVERAL = 3
+ROUNDS, LONG = 10_000, 150_000
+"""Some milliseconds; and long enough to be found at work."""
 
 
 def crashes(stage: Stage, full: bool) -> list[Figure]:
@@ -117,16 +119,17 @@ def _workers(town: Town) -> dict[int, int]:
 
 
 def _segfaults(town: Town, count: int) -> list[Figure]:
-    rounds, killed = 20_000, 0
+    killed = 0
     recorded, waiting = list[Task](), list[Future[Any]]()
     client = town.client(SUBMITTERS[0])
     for number in range(count):
         recorded.append(task := Task(number, time.monotonic()))
-        model, inputs = task_of(number, rounds)
+        hit = number % EACH == EACH // 2
+        model, inputs = task_of(number, LONG if hit else ROUNDS)
         future = client.submit(model, inputs, timeout=60)
-        task.follow(future, partial(wanted_of, number, rounds))
+        task.follow(future, partial(wanted_of, number, LONG if hit else ROUNDS))
         waiting.append(future)
-        if number % EACH == EACH // 2:
+        if hit:
             victim = town.busiest()
             pid = next(pid for pid, host in _workers(town).items() if host == victim)
             with suppress(ProcessLookupError):
