@@ -72,4 +72,5 @@ def test_the_page_shows_the_last_full_trial_and_what_was_missed(tmp_path: Path) 
     assert "1 promises tried, 0 kept; **not kept: P2**" in text
     assert "## P2: it is noticed\n\n`scripts/promises P2 --full --seed 7`: 2, 1 s" in text
     assert "| a kill | noticed | <= 2 s | 3 s | **missed** |\n| a kill | a/b | 0 | 0 | kept |" in text
+    assert "| 1 of 2 | noticed: 3 s of <= 2 s |" in text
     assert "busy" in text

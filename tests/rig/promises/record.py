@@ -76,9 +76,23 @@ def page(lines: Sequence[Mapping[str, Any]], says: Mapping[str, str]) -> str:
         "",
         f"{len(trials)} promises tried, {len(trials) - len(missed)} kept"
         + (f"; **not kept: {', '.join(missed)}**." if missed else "."),
+        "",
+        "| | promise | tried | load | judged figures that were kept | missed |",
+        "|---|---|---|---|---|---|",
+        *(_row(name, says[name], rows) for name, rows in trials.items()),
     ]
     return (
         "\n".join([*head, *(line for name, rows in trials.items() for line in _section(name, says[name], rows))]) + "\n"
+    )
+
+
+def _row(name: str, says: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    judged = [row for row in rows if row["promised"] != "-"]
+    kept = [row for row in judged if row["pass"]]
+    missed = "; ".join(f"{row['figure']}: {row['seen'][:60]} of {row['promised']}" for row in judged if not row["pass"])
+    when = f"{rows[0]['form']}, {rows[0]['date'][:10]}"
+    return (
+        f"| {name} | {says} | {when} | {rows[0]['load']} | {len(kept)} of {len(judged)} | {missed.replace('|', '/')} |"
     )
 
 
