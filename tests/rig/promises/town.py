@@ -29,6 +29,9 @@ LAG_S = 0.1
 """An agent writes down a change a moment after it shows it."""
 RATE = 25.0
 """Tasks a second of each of the two clients."""
+BEARABLE = 0.5
+"""Of what the workers can do when it is tried: a fault is to be seen, and not that others need this machine too."""
+MEASURED = 24
 
 
 def wait(seconds: float) -> None:
@@ -155,13 +158,23 @@ class Town:
 
     @contextmanager
     def load(self, rounds: int = 0, rate: float = RATE, hosts: Sequence[int] = SUBMITTERS) -> Iterator[list[Load]]:
-        """Steady tasks from a client on each of these hosts."""
+        """Steady tasks from a client on each of these hosts, no more than this machine can do now."""
+        if rounds:
+            rate = min(rate, BEARABLE * self._capacity(hosts[0], rounds) / len(hosts))
         loads = [Load(self.agents[host].home, rate, rounds) for host in hosts]
         with ExitStack() as stack:
             for load in loads:
                 stack.enter_context(load)
             wait_for(lambda: all(load.answered for load in loads), within_s=60, why="the load runs")
             yield loads
+
+    def _capacity(self, host: int, rounds: int) -> float:
+        """Tasks a second that all workers together do, at what else this machine does."""
+        client, began = self.client(host), time.monotonic()
+        waiting = [client.submit(*task_of(number, rounds), timeout=60) for number in range(MEASURED)]
+        for future in waiting:
+            future.result()
+        return MEASURED / (time.monotonic() - began)
 
     def busiest(self, asked: int = SUBMITTERS[0]) -> int:
         """A worker with tasks inside."""
