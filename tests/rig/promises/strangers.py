@@ -205,6 +205,8 @@ def _id(agent: Agent) -> Any:
     return messages.NodeId(agent.id)
 
 
+ELSEWHERE = "127.0.0.2"
+"""Strangers have an address of their own; of Linux's loopback, for which nothing has to be set up."""
 HALF_OPEN, DROPPED_S, LEGIT_S = 1000, 5.0, 0.05
 LATE_S = 1.0
 """The second that a drop takes to be seen here: each connection is looked at once a second, when its byte is due."""
@@ -239,7 +241,7 @@ async def _slowly(agent: Agent, keeper: Keeper, count: int) -> tuple[list[float]
     async def drip() -> None:
         began = time.monotonic()
         with suppress(OSError):
-            reader, writer = await asyncio.open_connection(*_address(agent))
+            reader, writer = await asyncio.open_connection(*_address(agent), local_addr=(ELSEWHERE, 0))
             try:
                 for at in range(len(hello)):
                     writer.write(hello[at : at + 1])

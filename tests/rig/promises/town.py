@@ -157,11 +157,13 @@ class Town:
     # --- work ---
 
     @contextmanager
-    def load(self, rounds: int = 0, rate: float = RATE, hosts: Sequence[int] = SUBMITTERS) -> Iterator[list[Load]]:
+    def load(
+        self, rounds: int = 0, rate: float = RATE, hosts: Sequence[int] = SUBMITTERS, timeout_s: float = 20.0
+    ) -> Iterator[list[Load]]:
         """Steady tasks from a client on each of these hosts, no more than this machine can do now."""
         if rounds:
             rate = min(rate, BEARABLE * self._capacity(hosts[0], rounds) / len(hosts))
-        loads = [Load(self.agents[host].home, rate, rounds) for host in hosts]
+        loads = [Load(self.agents[host].home, rate, rounds, timeout_s) for host in hosts]
         with ExitStack() as stack:
             for load in loads:
                 stack.enter_context(load)
