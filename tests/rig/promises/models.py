@@ -118,6 +118,14 @@ def _workers(town: Town) -> dict[int, int]:
     return found
 
 
+def _at_work(town: Town, future: Future[Any]) -> int | None:
+    """A host with a task of that client inside, the founder's too; none when it was done meanwhile."""
+    hosts = {agent.id: host for host, agent in town.agents.items()}
+    rows = town.client(SUBMITTERS[0]).status()["nodes"]
+    busy = {hosts[row["id"]]: row["in_flight"] for row in rows if row["id"] in hosts and row["in_flight"]}
+    return max(busy, key=lambda host: busy[host]) if busy else -1 if future.done() else None
+
+
 def _segfaults(town: Town, count: int) -> list[Figure]:
     killed = 0
     recorded, waiting = list[Task](), list[Future[Any]]()
@@ -130,11 +138,12 @@ def _segfaults(town: Town, count: int) -> list[Figure]:
         task.follow(future, partial(wanted_of, number, LONG if hit else ROUNDS))
         waiting.append(future)
         if hit:
-            victim = town.busiest()
-            pid = next(pid for pid, host in _workers(town).items() if host == victim)
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSEGV)
-                killed += 1
+            victim = wait_for(partial(_at_work, town, future), within_s=60, why="somebody is at work")
+            pid = next((pid for pid, host in _workers(town).items() if host == victim), None)
+            if pid is not None and not future.done():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSEGV)
+                    killed += 1
         if len(waiting) >= SEVERAL:
             waiting.pop(0).exception(90)
     wait(waiting)
