@@ -58,8 +58,8 @@ class Links:
     idle_ping_s: Annotated[float, Within(0.1, 3600)] = 25.0
     """Heartbeat interval while nothing is open: below the shortest NAT time-outs for TCP, and rare, because 31 idle
     links at 5 s cost more than all gossip. A silent idle peer is the failure detector's to find, not this ping's."""
-    handshakes_max: Annotated[int, Within(1, 65536)] = 64
-    """TLS handshakes in progress at once."""
+    handshakes_max: Annotated[int, Within(1, 65536)] = 256
+    """TLS handshakes in progress at once; beyond that the oldest goes, of the address that has most."""
     relay: bool = True
     """Carry (sealed) bytes between two members that cannot reach each other. Off = refuse those that ask."""
     relay_circuits_max: Annotated[int, Within(0, 65536)] = 64

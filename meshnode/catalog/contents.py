@@ -27,9 +27,10 @@ class Contents(msgspec.Struct, frozen=True):
 def look(folder: Path) -> Contents:
     """What a model's folder holds, when sizes and kinds are right. Raises ModelRefused."""
     try:
-        payload = read_checked(folder / LIST)
+        # What is damaged stays where it is: the folder is set aside as a whole, with one message.
+        payload = read_checked(folder / LIST, precious=True)
         if payload is None:
-            raise ModelRefused("its list of files is missing or damaged")
+            raise ModelRefused("its list of files is missing")
         held = msgspec.msgpack.decode(payload, type=Contents)
     except (HomeError, msgspec.DecodeError) as error:
         raise ModelRefused(f"its list of files cannot be read: {error}") from error

@@ -20,6 +20,7 @@ from meshnode.errors import MeshError
 from meshnode.links.address import Address as Address
 from meshnode.links.circuit import Circuit
 from meshnode.links.link import DRAIN_S, Link
+from meshnode.links.porch import Porch
 from meshnode.links.reach import Reach
 from meshnode.links.relay import Knowledge, Relay
 from meshnode.links.side import Prove, Side, lost
@@ -39,7 +40,7 @@ RELAYED_PATIENCE = 2
 RELAYED_DRAIN_S = 30.0
 """What is under way on a relayed link may take so long after a direct one has replaced it."""
 DOUBT_S = 2.0
-BACKLOG = 128
+BACKLOG = 1024
 
 
 class Credentials(Protocol):
@@ -104,7 +105,7 @@ class Pool:
         self._server_context: ssl.SSLContext | None = None
         self._client_context: ssl.SSLContext | None = None
         self._stopped = False
-        self._handshakes = asyncio.Semaphore(side.settings.handshakes_max)
+        self._porch = Porch[asyncio.Task[None]](side.settings.handshakes_max)
 
     async def start(self, host: str, port: int) -> Address:
         """Listen; returns the address with the real port. Raises ListenError when it cannot be had."""
@@ -251,28 +252,25 @@ class Pool:
     # --- listening ---
 
     async def _accept(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
-        """Accept one by one, so that handshakes in progress are bounded and use the present certificate."""
+        """Accept one by one, so that handshakes use the present certificate."""
         while True:
-            await self._handshakes.acquire()
             try:
-                connection, _ = await loop.sock_accept(listener)
+                connection, address = await loop.sock_accept(listener)
             except OSError as error:
-                self._handshakes.release()
                 log.warning("a connection could not be accepted: %s", error)
                 await asyncio.sleep(0.1)  # out of file descriptors: let some close
                 continue
-            except BaseException:
-                self._handshakes.release()
-                raise
-            self._start(self._greet(loop, connection))
+            self._suffer(self._start(self._greet(loop, connection)), str(address[0]))
 
     def _offered(self, circuit: Circuit) -> None:
         """A peer will dial through a member."""
-        self._start(self._greet_through(circuit))
+        greeting = self._greet(asyncio.get_running_loop(), circuit.socket, circuit)
+        self._suffer(self._start(greeting), f"through {circuit.relay}")
 
-    async def _greet_through(self, circuit: Circuit) -> None:
-        await self._handshakes.acquire()
-        await self._greet(asyncio.get_running_loop(), circuit.socket, circuit)
+    def _suffer(self, greeting: asyncio.Task[None], source: str) -> None:
+        greeting.add_done_callback(lambda it: self._porch.leave(it, source))
+        if (goes := self._porch.enter(greeting, source)) is not None:
+            goes.cancel()
 
     async def _greet(
         self, loop: asyncio.AbstractEventLoop, connection: socket.socket, circuit: Circuit | None = None
@@ -291,12 +289,12 @@ class Pool:
             )
             tune(link.socket)
             await link.opened()
-        except (OSError, ssl.SSLError, TimeoutError, MeshError) as error:
+        except (OSError, ssl.SSLError, TimeoutError, MeshError, asyncio.CancelledError) as error:
             log.debug("a stranger was turned away: %s", error)
             self._discard(link, "the handshake did not finish")
             connection.close()
-        finally:
-            self._handshakes.release()
+            if isinstance(error, asyncio.CancelledError):
+                raise
 
     # --- dialling ---
 
@@ -389,10 +387,11 @@ class Pool:
                     self.relay.lost(key[0])
                 self._on_lost(link, reason)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 async def _quietly(dial: Awaitable[Link]) -> None:

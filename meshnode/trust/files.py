@@ -1,8 +1,9 @@
 """Files of the home folder: written whole or not at all, and never believed when damaged.
 
-A state file is `magic "MNS1" | format version u16 | length u64 | SHA-256 | payload`. What does not verify is moved
-aside to `NAME.damaged-N`, reported once, and treated as absent; a precious one stays and stops the start. Keys are
-written by the same means but are plain PEM.
+A state file is `magic "MNS1" | format version u16 | length u64 | SHA-256 | payload`. The hash is over the payload, from
+format 2 on over what stands before it as well, so that a turned bit makes no newer format. What does not verify is
+moved aside to `NAME.damaged-N`, reported once, and treated as absent; a precious one stays and stops the start. Keys
+are written by the same means but are plain PEM.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from meshnode.errors import HomeError
 log = logging.getLogger(__name__)
 
 _HEADER = struct.Struct("<4sHQ32s")
+_BEFORE = struct.Struct("<4sHQ")
 _MAGIC = b"MNS1"
 
 
@@ -54,8 +56,13 @@ def sync_folder(folder: Path) -> None:
 
 def write_checked(path: Path, payload: bytes, *, version: int = 1) -> None:
     """Write a state file with its checksum. Raises HomeError."""
-    header = _HEADER.pack(_MAGIC, version, len(payload), hashlib.sha256(payload).digest())
+    header = _HEADER.pack(_MAGIC, version, len(payload), _digest(version, payload))
     write_atomic(path, header + payload)
+
+
+def _digest(version: int, payload: bytes) -> bytes:
+    before = _BEFORE.pack(_MAGIC, version, len(payload)) if version > 1 else b""
+    return hashlib.sha256(before + payload).digest()
 
 
 def read_checked(path: Path, *, version: int = 1, precious: bool = False) -> bytes | None:
@@ -73,7 +80,8 @@ def read_checked(path: Path, *, version: int = 1, precious: bool = False) -> byt
     if len(data) >= _HEADER.size:
         magic, written_by, length, digest = _HEADER.unpack_from(data)
         payload = data[_HEADER.size :]
-        if magic == _MAGIC and len(payload) == length and hashlib.sha256(payload).digest() == digest:
+        right = magic == _MAGIC and written_by > 0 and len(payload) == length
+        if right and _digest(written_by, payload) == digest:
             if written_by > version:
                 raise HomeError(
                     f"{path} was written by a newer meshnode (format {written_by}, this one knows {version})",

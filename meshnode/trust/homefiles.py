@@ -1,4 +1,4 @@
-"""What the files of a home say about trust, read back: statements and certificate, and the count of starts."""
+"""What the files of a home say about trust, read back: the key, statements and certificate, and the count of starts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import msgpack
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from meshnode.errors import HomeError, MeshError
 from meshnode.trust import identity
@@ -19,6 +20,16 @@ EPOCH = 1_577_836_800
 def empty(mesh_id: str | None = None) -> StatementSet:
     """A set that knows nothing, or only which mesh it is of."""
     return StatementSet(identity.verify, identity.node_id, mesh_id)
+
+
+def node_key(home: Path) -> Ed25519PrivateKey:
+    """The key of a home; a new one where there never was one. Raises HomeError."""
+    if not (home / "node.key").exists() and (home / "trust").exists():
+        raise HomeError(
+            f"the key {home / 'node.key'} is missing, and the certificate in {home / 'trust'} is for it",
+            hint="restore it from a backup, or move the home away and join again with a new token",
+        )
+    return identity.load_or_create_key(home / "node.key")
 
 
 def read_trust(path: Path) -> tuple[StatementSet, bytes | None]:

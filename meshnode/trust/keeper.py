@@ -27,7 +27,7 @@ from meshnode.errors import HomeError, PermissionDenied, Revoked
 from meshnode.trust import believing, form, identity
 from meshnode.trust.files import move_aside, take_lock, write_checked
 from meshnode.trust.grants import GRANT_S
-from meshnode.trust.homefiles import empty, next_boot, read_trust
+from meshnode.trust.homefiles import empty, next_boot, node_key, read_trust
 from meshnode.trust.statements import Statement, StatementSet
 from meshnode.wire.messages import NodeId
 
@@ -87,7 +87,7 @@ class Keeper:
             raise HomeError(f"the home {home} cannot be used: {error.strerror}") from error
         lock = take_lock(home / "agent.lock")
         try:
-            keeper = cls(home, lock, identity.load_or_create_key(home / "node.key"))
+            keeper = cls(home, lock, node_key(home))
             keeper._read()
         except BaseException:
             os.close(lock)
@@ -342,6 +342,8 @@ class Keeper:
             key = identity.load_key(self.home / "admin.key")
             if identity.public_der(key) in self.statements.admins():
                 self.admin_key = key
+            else:  # one that was removed, or one that a turned bit has made another
+                log.warning("%s is the key of no admin of this mesh, and is not used", self.home / "admin.key")
 
     def _save(self, held: StatementSet | None = None, leaf: bytes | None = None, also: bytes | None = None) -> None:
         statements = [data for _, data in (held or self.statements).items()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,45 +13,12 @@ import numpy as np
 import onnxruntime
 
 import meshnode
-from meshnode.errors import Attempt
+from tests.mesh.history import Task, judge
 
 MODELS = Path(__file__).parent.parent.parent / "models"
 KINDS = 16
 """So many different inputs of the slow model, whose answers are known from a run of onnxruntime itself."""
 END_S = 30.0
-
-
-@dataclass(slots=True)
-class Task:
-    """One task's story; `due` and `ended` are monotonic seconds."""
-
-    number: int
-    due: float
-    ended: float = 0.0
-    answers: int = 0
-    error: str = ""
-    right: bool = False
-    node: str = ""
-    run_s: float = 0.0
-    attempts: tuple[Attempt, ...] = ()
-
-    @property
-    def good(self) -> bool:
-        return self.answers > 0 and not self.error
-
-    @property
-    def seconds(self) -> float:
-        """From when it was due to the answer."""
-        return self.ended - self.due
-
-    @property
-    def last_sent(self) -> float:
-        """When the last attempt was sent, as far as it came to one."""
-        return self.ended - (self.attempts[-1].seconds if self.attempts else 0.0)
-
-    def outcomes(self, node: str | None = None) -> list[str]:
-        """How its attempts ended, of one node or of all."""
-        return [it.outcome for it in self.attempts if node in (None, it.node)]
 
 
 @functools.cache
@@ -73,6 +39,11 @@ def task_of(number: int, rounds: int = 0) -> tuple[str, dict[str, Any]]:
     if rounds:
         return "slow", {"x": _slow_input(number % KINDS), "rounds": np.array(rounds, np.int64)}
     return "echo", {"x": np.full((1, 4), number, np.float32)}
+
+
+def wanted_of(number: int, rounds: int = 0) -> Any:
+    """The answer to that task."""
+    return expected(rounds, number % KINDS) if rounds else np.full((1, 4), number, np.float32)
 
 
 @dataclass
@@ -109,17 +80,17 @@ class Load:
 
     @property
     def wrong(self) -> int:
-        return sum(task.good and not task.right for task in self.history)
+        return len(judge(self.history).wrong)
 
     @property
     def twice(self) -> int:
         """Tasks that were answered more than once."""
-        return sum(task.answers > 1 for task in self.history)
+        return len(judge(self.history).twice)
 
     @property
     def errors(self) -> list[str]:
         """A line for each lost task: it ended in an error, or not at all."""
-        return [f"{t.number}: {t.error or 'no answer'}" for t in self.history if not t.good]
+        return list(judge(self.history).lost)
 
     @property
     def nodes(self) -> dict[str, int]:
@@ -139,7 +110,7 @@ class Load:
                 task = Task(len(self.history), time.monotonic())
                 self.history.append(task)
                 future = client.submit(*task_of(task.number, self.rounds), timeout=self.timeout_s)
-                future.add_done_callback(functools.partial(self._judge, task))
+                task.follow(future, functools.partial(wanted_of, task.number, self.rounds))
                 open_tasks.append(future)
                 due += 1 / self.rate
                 self._stop.wait(max(0.0, due - time.monotonic()))
@@ -149,16 +120,3 @@ class Load:
                     future.exception(max(0.0, end - time.monotonic()))
                 except TimeoutError:
                     break  # it has no answer, and counts as lost
-
-    def _judge(self, task: Task, future: Future[Any]) -> None:
-        task.answers += 1
-        task.ended = time.monotonic()
-        if (error := future.exception()) is not None:  # whatever it is, it is a lost task
-            task.error = repr(error)
-            return
-        result = future.result()
-        number = task.number
-        wanted = expected(self.rounds, number % KINDS) if self.rounds else np.full((1, 4), number, np.float32)
-        task.right = bool(np.array_equal(result["y"], wanted))
-        task.node = result.node
-        task.attempts = result.attempts

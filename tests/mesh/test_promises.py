@@ -1,6 +1,6 @@
 """The promises of the mesh in their short form, with real agents on hosts of their own.
 
-The experiments are in tests/rig/promises; most share one town of eight agents. What was seen is printed (`pytest -s`).
+The experiments are in tests/rig/promises; many share one town of eight agents. What was seen is printed (`pytest -s`).
 `scripts/promises --full` runs the full form, and judges times as they are promised.
 """
 

@@ -83,6 +83,10 @@ class Net:
                 self.set(a, b, cut=True)
                 self.set(b, a, cut=True)
 
+    def record(self, path: Path | None) -> None:
+        """Write down every frame from now on; None ends it."""
+        self._tell({"record": None if path is None else str(path)})
+
     def heal(self) -> None:
         """All wires are whole again."""
         self._tell({"heal": True})

@@ -5,7 +5,8 @@
 Each host is a list of subnets; on each it has a device, the far end of a veth pair whose near end the switch reads raw.
 A host's namespace lives in a process that waits for the end of its stdin, so that all of it is gone when the switch is,
 however it ended. The switch says {"ready": true, "hosts": [PID, …]} on stdout, then takes one JSON command a line on
-stdin, and answers each on a line: {"set": [SENDER, RECEIVER], "loss": 0.1, …} (-1 for any), {"heal": true}, {}.
+stdin, and answers each on a line: {"set": [SENDER, RECEIVER], "loss": 0.1, …} (-1 for any), {"heal": true},
+{"record": FILE} (every frame that comes in, from now on; null ends it), {}.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from tests.rig.wires import Wires
 
@@ -124,6 +126,7 @@ class Switch:
         self._where: dict[tuple[int, bytes], Port] = {}
         self._late: list[tuple[float, int, Port, bytes]] = []
         self._order = 0
+        self._record: BinaryIO | None = None
 
     def run(self) -> None:
         """Until stdin ends."""
@@ -150,6 +153,11 @@ class Switch:
                 _, _, port, frame = heapq.heappop(self._late)
                 _write(port, frame)
 
+    def _record_into(self, path: str | None) -> None:
+        if self._record is not None:
+            self._record.close()
+        self._record = None if path is None else Path(path).open("wb")  # noqa: SIM115 - until the next command
+
     def obey(self, command: dict[str, Any]) -> dict[str, Any]:
         """One command."""
         try:
@@ -158,6 +166,8 @@ class Switch:
                 self.wires.set(sender, receiver, **command)
             elif "heal" in command:
                 self.wires.heal()
+            elif "record" in command:
+                self._record_into(command["record"])
             return {"ok": True, "passed": self.wires.passed, "dropped": self.wires.dropped, "dials": self.wires.dials}
         except (ValueError, TypeError) as error:
             return {"ok": False, "error": str(error)}
@@ -170,6 +180,8 @@ class Switch:
                 return
             except OSError:
                 return  # the device is down
+            if self._record is not None:
+                self._record.write(frame)
             self._where[port.subnet, frame[6:12]] = port
             known = None if frame[0] & 1 else self._where.get((port.subnet, frame[0:6]))
             for to in [known] if known is not None else list(self.ports.values()):

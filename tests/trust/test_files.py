@@ -78,6 +78,19 @@ def test_a_newer_versions_file_is_not_touched(tmp_path: Path) -> None:
     assert b"x" == read_checked(path, version=3)
 
 
+def test_a_turned_bit_makes_no_newer_version(tmp_path: Path) -> None:
+    """The number of the format is under the checksum: a damaged one is a damaged file, and stops no start."""
+    path = tmp_path / "state"
+    for version in (1, 2):
+        write_checked(path, b"x", version=version)
+        whole = path.read_bytes()
+        for bit in range(16):
+            turned = bytearray(whole)
+            turned[4 + bit // 8] ^= 1 << bit % 8
+            path.write_bytes(turned)
+            assert read_checked(path, version=version) is None, bit
+
+
 def test_moving_aside_never_overwrites(tmp_path: Path) -> None:
     """Each damaged file keeps its own name."""
     for expected in ("key.left-1", "key.left-2"):

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from meshnode.errors import HomeError, PermissionDenied, ProtocolError
-from meshnode.trust import form
+from meshnode.trust import form, identity
 from meshnode.trust.files import write_checked
 from meshnode.trust.keeper import Keeper, Membership
 from tests.trust.cast import Person, Town
@@ -268,16 +269,26 @@ def test_damaged_keys_and_trust_stop_the_start(homes: Homes, name: str) -> None:
     assert b"damaged" == (keeper.home / name).read_bytes()
 
 
-def test_a_copied_home_without_its_key_is_told(homes: Homes) -> None:
-    """A certificate beside another key is an error, not a node that nobody believes."""
+def test_a_home_that_lost_its_key_is_told_and_gets_no_other(homes: Homes) -> None:
+    """A new key would be a node that nobody believes, in the place where the right one has to go."""
     keeper = homes.founder()
     (keeper.home / "node.key").unlink()
+    for _ in range(2):
+        with pytest.raises(HomeError, match=r"node\.key is missing"):
+            homes.again(keeper)
+    assert not (keeper.home / "node.key").exists()
+
+
+def test_a_certificate_beside_another_key_is_told(homes: Homes) -> None:
+    """An error, not a node that nobody believes."""
+    keeper = homes.founder()
+    identity.write_key(keeper.home / "node.key", Ed25519PrivateKey.generate())
     with pytest.raises(HomeError, match="not for the key"):
         homes.again(keeper)
 
 
-def test_an_admin_key_that_is_none_any_more_has_no_say(homes: Homes) -> None:
-    """A removed admin's key file is ignored."""
+def test_an_admin_key_that_is_none_any_more_has_no_say(homes: Homes, caplog: pytest.LogCaptureFixture) -> None:
+    """A removed admin's key file is not used, and that is told: a turned bit makes another key of it, too."""
     a = homes.founder()
     assert a.admin_key is not None
     second = Person(9)
@@ -294,6 +305,7 @@ def test_an_admin_key_that_is_none_any_more_has_no_say(homes: Homes) -> None:
     with pytest.raises(PermissionDenied, match="no live admin key"):
         a.check_may_invite()
     assert homes.again(a).admin_key is None
+    assert "admin.key is the key of no admin of this mesh" in caplog.text
 
 
 def test_a_home_that_is_no_folder_is_told(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import meshnode
+from tests.mesh.history import Task
 from tests.mesh.live.bound import bound_s
 from tests.mesh.live.town import Town
 from tests.mesh.live.traffic import Traffic, at
-from tests.mesh.load import Task, task_of
+from tests.mesh.load import task_of
 from tests.rig.promises.figures import Figure, at_least, at_most, none_of, told, true
 from tests.rig.promises.town import busy
 
@@ -77,7 +78,7 @@ class Stage:
         return [
             told("nodes always busy", "ms a task, by node", shown),
             told("nodes always busy", "capacity", f"{self.capacity:.1f} tasks/s (by the median run {by_runs:.1f})"),
-            none_of("nodes always busy", "lost, wrong", [*traffic.lost, *traffic.wrong]),
+            none_of("nodes always busy", "lost, wrong", [*traffic.verdict.lost, *traffic.verdict.wrong]),
         ]
 
 
@@ -91,9 +92,9 @@ def history(did: str, traffic: Traffic) -> list[Figure]:
     took = traffic.took_s
     seen = f"{at(took, 0.5) * 1000:.0f}, {at(took, 0.99) * 1000:.0f}, {at(took, 1) * 1000:.0f} ms of {len(took)}"
     return [
-        none_of(did, "tasks lost", traffic.lost),
-        none_of(did, "answers that are wrong", traffic.wrong),
-        none_of(did, "answers that came twice", traffic.twice),
+        none_of(did, "tasks lost", traffic.verdict.lost),
+        none_of(did, "answers that are wrong", traffic.verdict.wrong),
+        none_of(did, "answers that came twice", traffic.verdict.twice),
         told(did, "p50, p99, longest", seen),
     ]
 
@@ -270,7 +271,7 @@ async def overloaded(stage: Stage) -> list[Figure]:
         told(did, "submitted, ended in time", f"{len(during.history)}, {sum(t.good for t in during.history)}"),
         at_least(did, "done in time, of the capacity", good / (ended - began) / stage.capacity * 100, 90, "%"),
         told(did, "of what their runs in it allowed", f"{good / (ended - began) / by_runs * 100:.0f} %"),
-        none_of(did, "answers that are wrong", [*during.wrong, *after.wrong]),
+        none_of(did, "answers that are wrong", [*during.verdict.wrong, *after.verdict.wrong]),
         told(did, "the others", ", ".join(f"{count} {code}" for code, count in reasons.most_common())),
         told(did, "what the agent counted", ", ".join(f"{key} {value}" for key, value in counters.items() if value)),
         at_most("60 % afterwards", "until all are in time again", max(late, default=0.0), 2.0),
@@ -300,7 +301,7 @@ async def worker_killed(stage: Stage) -> list[Figure]:
     untouched = sum(task.good and len(task.attempts) == 1 for task in pinned.history)
     return [
         *history(did, traffic),
-        none_of(did, "tasks for that node alone lost, wrong", [*pinned.lost, *pinned.wrong]),
+        none_of(did, "tasks for that node alone lost, wrong", [*pinned.verdict.lost, *pinned.verdict.wrong]),
         told(did, "tasks that died with it", f"{len(crashed)}"),
         at_most(did, "until their submitter knew", told_s, 0.1),
         at_most(did, "until the next worker ran a task", back_s, 2.0),

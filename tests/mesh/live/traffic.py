@@ -9,11 +9,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import numpy as np
-
 import meshnode
 from meshnode.errors import MeshError
-from tests.mesh.load import KINDS, Task, expected, task_of
+from tests.mesh.history import Task, Verdict, judge
+from tests.mesh.load import KINDS, expected, task_of
 
 
 @dataclass
@@ -59,10 +58,9 @@ class Traffic:
         try:
             result = await self.client.infer(model, inputs, timeout=self.timeout_s, node=node)
         except MeshError as error:
-            task.error, task.attempts = f"{error.code}: {error}", error.attempts
+            task.failed(error)
         else:
-            task.node, task.run_s, task.attempts = result.node, result.run_seconds, result.attempts
-            task.right = bool(np.array_equal(result["y"], expected(self.rounds, task.number % KINDS)))
+            task.answered(result, expected(self.rounds, task.number % KINDS))
         task.ended = time.monotonic()
         task.answers += 1
         return task
@@ -82,16 +80,9 @@ class Traffic:
         return found
 
     @property
-    def lost(self) -> list[str]:
-        return [f"{task.number}: {task.error or 'no answer'}" for task in self.history if not task.good]
-
-    @property
-    def wrong(self) -> list[int]:
-        return [task.number for task in self.history if task.good and not task.right]
-
-    @property
-    def twice(self) -> list[int]:
-        return [task.number for task in self.history if task.answers > 1]
+    def verdict(self) -> Verdict:
+        """What is wrong with its tasks."""
+        return judge(self.history)
 
 
 def at(ordered: Sequence[float], share: float) -> float:

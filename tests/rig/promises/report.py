@@ -1,8 +1,9 @@
-"""`scripts/promises`: try promises, print what was seen."""
+"""`scripts/promises`: try promises, print what was seen, write it down, and make the page of what was written down."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from tests.rig.net import unavailable
 from tests.rig.promises import PROMISES
+from tests.rig.promises import record as records
 from tests.rig.promises.figures import Figure, table
 from tests.rig.promises.town import Stage
 
@@ -20,6 +22,10 @@ def main() -> int:
     parser = argparse.ArgumentParser("promises", description="Try the promises of the mesh with real agents.")
     parser.add_argument("names", nargs="*", metavar="PROMISE", help=f"of {', '.join(PROMISES)}; all when left out")
     parser.add_argument("--full", action="store_true", help="the full length, not that of the ordinary tests")
+    parser.add_argument("--seed", type=int, default=1, help="of what the wires do, who is hit, what is turned over")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="append a JSON line for each figure")
+    parser.add_argument("--note", default="", help="what else this machine was doing, for the JSON lines")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="try nothing: make docs/promises.md of such lines")
     parser.add_argument("--list", action="store_true", help="say what is promised, and end")
     args = parser.parse_args()
     if unknown := [name for name in args.names if name.upper() not in PROMISES]:
@@ -27,19 +33,27 @@ def main() -> int:
     if args.list:
         print("\n".join(f"{promise.name:6} {promise.says}" for promise in PROMISES.values()))
         return 0
+    if args.table:
+        records.PAGE.write_text(records.page(records.read(args.table), {it.name: it.says for it in PROMISES.values()}))
+        print(f"written: {records.PAGE}")
+        return 0
     if reason := unavailable():
         sys.exit(f"no rig here: {reason}")
     kept = True
     with tempfile.TemporaryDirectory(prefix="meshnode-promises") as folder:
-        stage = Stage(Path(folder))
+        stage = Stage(Path(folder), args.seed)
         try:
             for name in [name.upper() for name in args.names] or PROMISES:
-                began = time.monotonic()
+                began, date = time.monotonic(), records.now()
                 print(f"\n{name}: {PROMISES[name].says}", flush=True)
                 figures = _try(stage, name, args.full)
                 print(table([(name, figure) for figure in figures]))
-                print(f"{time.monotonic() - began:.0f} s", flush=True)
+                seconds = time.monotonic() - began
+                print(f"{seconds:.0f} s, load {os.getloadavg()[1]:.1f}", flush=True)
                 kept &= all(figure.ok for figure in figures)
+                if args.json:
+                    how = records.Trial(name, "full" if args.full else "short", args.seed, date, seconds, args.note)
+                    records.append(args.json, how, figures)
         finally:
             stage.close()
     print("\nall kept" if kept else "\nNOT all kept")
@@ -49,7 +63,7 @@ def main() -> int:
 def _try(stage: Stage, name: str, full: bool) -> list[Figure]:
     try:
         return PROMISES[name].keep(stage, full)
-    except AssertionError as error:
+    except Exception as error:  # whatever broke it off, the others are tried
         traceback.print_exc()
         stage.renew()
-        return [Figure("the experiment", "came to its end", "yes", str(error).partition("\n")[0], False)]
+        return [Figure("the experiment", "came to its end", "yes", repr(error).partition("\\n")[0], False)]

@@ -20,7 +20,7 @@ def keep(stage: Stage, full: bool) -> list[Figure]:
     """All but one at once, then the last when they are ready; the time is that of the agents' own events."""
     figures: list[Figure] = []
     with ExitStack() as stack, ThreadPoolExecutor(HOSTS) as pool:
-        it = stack.enter_context(net(stage.fresh(), [[0]] * (NEWCOMER + 1)))
+        it = stack.enter_context(net(stage.fresh(), [[0]] * (NEWCOMER + 1), seed=stage.seed))
         _members(it, pool)
         for n in range(5 if full else 1):
             did = f"{HOSTS} agents started cold" + (f", {n + 1}" if full else "")
@@ -48,7 +48,7 @@ def keep(stage: Stage, full: bool) -> list[Figure]:
         if not stage.settled:
             for agent in agents[TOWN:]:
                 agent.terminate()
-            stage.settle(Town(it, dict(enumerate(agents[:TOWN]))), stack.pop_all())
+            stage.settle(Town(it, dict(enumerate(agents[:TOWN])), stage.seed), stack.pop_all())
     return figures
 
 

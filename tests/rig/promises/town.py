@@ -29,6 +29,9 @@ LAG_S = 0.1
 """An agent writes down a change a moment after it shows it."""
 RATE = 25.0
 """Tasks a second of each of the two clients."""
+BEARABLE = 0.5
+"""Of what the workers can do when it is tried: a fault is to be seen, and not that others need this machine too."""
+MEASURED = 24
 
 
 def wait(seconds: float) -> None:
@@ -64,10 +67,10 @@ class Event:
 class Town:
     """Agents by host, with the echo and the slow model on each, and what they have seen since `mark`."""
 
-    def __init__(self, it: Net, agents: Mapping[int, Agent]) -> None:
+    def __init__(self, it: Net, agents: Mapping[int, Agent], seed: int = 1) -> None:
         self.net = it
         self.agents = dict(agents)
-        self.rng = random.Random(11)
+        self.rng = random.Random(seed)
         self._clients: dict[int, meshnode.Client] = {}
         self._marks: dict[int, int] = {}
         self.mark()
@@ -154,14 +157,26 @@ class Town:
     # --- work ---
 
     @contextmanager
-    def load(self, rounds: int = 0, rate: float = RATE, hosts: Sequence[int] = SUBMITTERS) -> Iterator[list[Load]]:
-        """Steady tasks from a client on each of these hosts."""
-        loads = [Load(self.agents[host].home, rate, rounds) for host in hosts]
+    def load(
+        self, rounds: int = 0, rate: float = RATE, hosts: Sequence[int] = SUBMITTERS, timeout_s: float = 20.0
+    ) -> Iterator[list[Load]]:
+        """Steady tasks from a client on each of these hosts, no more than this machine can do now."""
+        if rounds:
+            rate = min(rate, BEARABLE * self._capacity(hosts[0], rounds) / len(hosts))
+        loads = [Load(self.agents[host].home, rate, rounds, timeout_s) for host in hosts]
         with ExitStack() as stack:
             for load in loads:
                 stack.enter_context(load)
             wait_for(lambda: all(load.answered for load in loads), within_s=60, why="the load runs")
             yield loads
+
+    def _capacity(self, host: int, rounds: int) -> float:
+        """Tasks a second that all workers together do, at what else this machine does."""
+        client, began = self.client(host), time.monotonic()
+        waiting = [client.submit(*task_of(number, rounds), timeout=60) for number in range(MEASURED)]
+        for future in waiting:
+            future.result()
+        return MEASURED / (time.monotonic() - began)
 
     def busiest(self, asked: int = SUBMITTERS[0]) -> int:
         """A worker with tasks inside."""
@@ -196,6 +211,8 @@ class Stage:
     """Gives experiments their town, the same one to all that ask for it, and folders for networks of their own."""
 
     folder: Path
+    seed: int = 1
+    """Of what the wires do, and of who is hit."""
     _stack: ExitStack = field(default_factory=ExitStack)
     _town: Town | None = None
     _numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -203,8 +220,9 @@ class Stage:
     def town(self) -> Town:
         """Eight agents, whole and quiet."""
         if self._town is None:
-            it = self._stack.enter_context(net(self.fresh(), [[0]] * (NEWCOMER + 1)))
-            self.settle(Town(it, dict(enumerate(it.mesh(range(HOSTS), roles=dict.fromkeys(SUBMITTERS, "submitter"))))))
+            it = self._stack.enter_context(net(self.fresh(), [[0]] * (NEWCOMER + 1), seed=self.seed))
+            agents = it.mesh(range(HOSTS), roles=dict.fromkeys(SUBMITTERS, "submitter"))
+            self.settle(Town(it, dict(enumerate(agents)), self.seed))
         assert self._town is not None
         self._town.net.heal()
         self._town.until_alive()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import random
+import time
 from collections import Counter
 from concurrent.futures import Future, wait
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from meshnode.errors import MeshError
-from tests.mesh.load import MODELS, task_of
+from tests.mesh.history import Task, judge, within
+from tests.mesh.load import MODELS, task_of, wanted_of
 from tests.mesh.rig import wait_for
 from tests.rig.promises.figures import Figure, at_least, none_of, told, true
 from tests.rig.promises.town import SUBMITTERS, Stage, Town
@@ -48,9 +49,10 @@ def _knows(town: Town, host: int) -> bool:
     return zones and BOUND in {model["name"] for model in town.client(host).models()}
 
 
-def _work(town: Town, count: int) -> tuple[dict[str, tuple[str, ...]], Counter[str]]:
-    """Tasks in bursts, a fault between two; where each may run, by digest and zone, and how they ended."""
-    rng, ended = random.Random(24), Counter[str]()
+def _work(town: Town, count: int) -> tuple[dict[str, tuple[str, ...]], list[Task]]:
+    """Tasks in bursts, a fault between two; where each may run, by digest and zone, and what became of them."""
+    rng, history = town.rng, list[Task]()
+    wanted = town.client(0).infer(BOUND, IMAGE, node=town.agents[0].id)["probabilities"]
     bounds: dict[str, tuple[str, ...]] = {_digest(town): ("eu/berlin",)}
     done = 0
     while done < count:
@@ -58,10 +60,15 @@ def _work(town: Town, count: int) -> tuple[dict[str, tuple[str, ...]], Counter[s
         waiting: list[Future[Any]] = []
         for number in range(AT_ONCE):
             bound = rng.random() < 0.3
-            model, inputs = (BOUND, IMAGE) if bound else task_of(number, rng.choice((0, 20_000)))
-            zone = rng.choice((*ZONES, "mars", None) if bound else ZONES)
-            client = town.client(rng.choice(SUBMITTERS))
-            waiting.append(client.submit(model, inputs, zone=zone, timeout=TIMEOUT_S))
+            rounds = rng.choice((0, 20_000))
+            model, inputs = (BOUND, IMAGE) if bound else task_of(number, rounds)
+            zone = rng.choice((*ZONES, "mars", "") if bound else ZONES)
+            history.append(task := Task(number, time.monotonic(), zone))
+            waiting.append(
+                town.client(rng.choice(SUBMITTERS)).submit(model, inputs, zone=zone or None, timeout=TIMEOUT_S)
+            )
+            right = partial(lambda it: it, wanted) if bound else partial(wanted_of, number, rounds)
+            task.follow(waiting[-1], right, "probabilities" if bound else "y")
         match fault:
             case "kill":
                 town.restart(host)
@@ -71,17 +78,14 @@ def _work(town: Town, count: int) -> tuple[dict[str, tuple[str, ...]], Counter[s
         town.net.heal()
         town.until_alive()
         done += AT_ONCE
-        for future in waiting:
-            error = future.exception()
-            ended["answered" if error is None else error.code if isinstance(error, MeshError) else repr(error)] += 1
-    return bounds, ended
+    return bounds, history
 
 
 def _digest(town: Town) -> str:
     return str(next(model["digest"] for model in town.client(0).models() if model["name"] == BOUND))
 
 
-def _figures(town: Town, count: int, bounds: dict[str, tuple[str, ...]], ended: Counter[str]) -> list[Figure]:
+def _figures(town: Town, count: int, bounds: dict[str, tuple[str, ...]], history: list[Task]) -> list[Figure]:
     did = f"{count} tasks bound to zones, agents killed and walled off meanwhile"
     ran, outside, cached = 0, list[str](), list[str]()
     for host, agent in town.agents.items():
@@ -92,13 +96,18 @@ def _figures(town: Town, count: int, bounds: dict[str, tuple[str, ...]], ended: 
             wanted = (*((record["zone"],) if record["zone"] else ()), *bounds.get(record["model"], ()))
             if wanted and record["outcome"] not in ("no_node_in_zone", "permission_denied"):
                 ran += 1
-                outside += [f"{record['task'][:8]} on h{host}" for it in wanted if not f"{zone}/".startswith(f"{it}/")]
+                outside += [f"{record['task'][:8]} on h{host}" for it in wanted if not within(it, zone)]
         held = {path.name for path in (agent.home / "models").iterdir()}
-        misplaced = [name for name in held for it in bounds.get(name, ()) if not f"{zone}/".startswith(f"{it}/")]
+        misplaced = [name for name in held for it in bounds.get(name, ()) if not within(it, zone)]
         cached += [f"{name[:8]} on h{host}" for name in misplaced]
+    ended = Counter(task.code or task.error or "answered" for task in history)
+    verdict = judge(history, {agent.id: PLACES.get(host, "") for host, agent in town.agents.items()})
     return [
         none_of(did, f"of {ran} runs by the agents' records outside their zone", outside),
         none_of(did, "files of the bound model on agents outside its zone", cached),
+        none_of(did, "wrong answers", verdict.wrong),
+        none_of(did, "answers delivered twice", verdict.twice),
+        none_of(did, "answers of nodes outside", verdict.outside),
         at_least(did, "runs that were bound", ran, count / 4),
         true(did, "answered, or no node in the zone", not set(ended) - _MAY, str(dict(ended))),
         told(did, "how they ended", ", ".join(f"{what} {number}" for what, number in sorted(ended.items()))),
