@@ -76,8 +76,8 @@ def page(lines: Sequence[Mapping[str, Any]], says: Mapping[str, str]) -> str:
         " by hand. What each",
         "experiment does stands in `tests/rig/promises/`. Times are of the machine and its load that stand with them.",
         "",
-        "Shown is the last trial of each, whatever came of it. Those before stand in the same lines: the experiment itself"
-        " may have been another then.",
+        "Shown is the last trial of each, whatever came of it. Those before stand in the same lines; the experiment"
+        " itself may have been another then.",
         "",
         f"{len(trials)} promises tried, {len(trials) - len(missed)} kept"
         + (f"; **not kept: {', '.join(missed)}**." if missed else "."),
@@ -94,9 +94,11 @@ def page(lines: Sequence[Mapping[str, Any]], says: Mapping[str, str]) -> str:
 def _row(name: str, says: str, rows: Sequence[Mapping[str, Any]], trials: int) -> str:
     judged = [row for row in rows if row["promised"] != "-"]
     kept = [row for row in judged if row["pass"]]
-    missed = "; ".join(f"{row['figure']}: {row['seen'][:60]} of {row['promised']}" for row in judged if not row["pass"])
+    failed = [row for row in judged if not row["pass"]]
+    missed = "; ".join(f"{row['figure']}: {row['seen'][:60]} of {row['promised']}" for row in failed)
     when = f"{rows[0]['form']}, {rows[0]['date'][:10]}"
-    return f"| {name} | {says} | {when} | {trials} | {rows[0]['load']} | {len(kept)} of {len(judged)} | {missed.replace('|', '/')} |"
+    cells = (name, says, when, trials, rows[0]["load"], f"{len(kept)} of {len(judged)}", missed.replace("|", "/"))
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _section(name: str, says: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
