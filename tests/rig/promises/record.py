@@ -60,10 +60,12 @@ def read(path: Path) -> list[dict[str, Any]]:
 def page(lines: Sequence[Mapping[str, Any]], says: Mapping[str, str]) -> str:
     """The page: of each promise its last trial, in full where there was one."""
     trials: dict[str, list[Mapping[str, Any]]] = {}
+    tried: dict[str, int] = {}
     for name in says:
         mine = [line for line in lines if line["promise"] == name]
         mine = [line for line in mine if line["form"] == "full"] or mine
         if mine:
+            tried[name] = len({line["date"] for line in mine})
             last = max(line["date"] for line in mine)
             trials[name] = [line for line in mine if line["date"] == last]
     missed = [name for name, rows in trials.items() if not all(row["pass"] for row in rows)]
@@ -74,26 +76,29 @@ def page(lines: Sequence[Mapping[str, Any]], says: Mapping[str, str]) -> str:
         " by hand. What each",
         "experiment does stands in `tests/rig/promises/`. Times are of the machine and its load that stand with them.",
         "",
+        "Shown is the last trial of each, whatever came of it. Those before stand in the same lines; the experiment"
+        " itself may have been another then.",
+        "",
         f"{len(trials)} promises tried, {len(trials) - len(missed)} kept"
         + (f"; **not kept: {', '.join(missed)}**." if missed else "."),
         "",
-        "| | promise | tried | load | judged figures that were kept | missed |",
-        "|---|---|---|---|---|---|",
-        *(_row(name, says[name], rows) for name, rows in trials.items()),
+        "| | promise | last tried | trials | load | judged figures that were kept | missed |",
+        "|---|---|---|---|---|---|---|",
+        *(_row(name, says[name], rows, tried[name]) for name, rows in trials.items()),
     ]
     return (
         "\n".join([*head, *(line for name, rows in trials.items() for line in _section(name, says[name], rows))]) + "\n"
     )
 
 
-def _row(name: str, says: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def _row(name: str, says: str, rows: Sequence[Mapping[str, Any]], trials: int) -> str:
     judged = [row for row in rows if row["promised"] != "-"]
     kept = [row for row in judged if row["pass"]]
-    missed = "; ".join(f"{row['figure']}: {row['seen'][:60]} of {row['promised']}" for row in judged if not row["pass"])
+    failed = [row for row in judged if not row["pass"]]
+    missed = "; ".join(f"{row['figure']}: {row['seen'][:60]} of {row['promised']}" for row in failed)
     when = f"{rows[0]['form']}, {rows[0]['date'][:10]}"
-    return (
-        f"| {name} | {says} | {when} | {rows[0]['load']} | {len(kept)} of {len(judged)} | {missed.replace('|', '/')} |"
-    )
+    cells = (name, says, when, trials, rows[0]["load"], f"{len(kept)} of {len(judged)}", missed.replace("|", "/"))
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _section(name: str, says: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
