@@ -81,7 +81,8 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         **{key: value for key, value in os.environ.items() if key not in ("DBUS_SESSION_BUS_ADDRESS", "NOTIFY_SOCKET")},
         "HOME": str(tmp_path / "user"),
         "XDG_CONFIG_HOME": str(tmp_path / "user" / "config"),
-        "XDG_RUNTIME_DIR": "/run/manager",  # not below /run/user, which a unit may hide: a machine's own manager is not there
+        # Not below /run/user, which a unit may hide: a machine's own manager is not there.
+        "XDG_RUNTIME_DIR": "/run/manager",
         "MESHNODE_HOME": str(tmp_path / "home"),
     }
     (tmp_path / "user").mkdir()
