@@ -125,7 +125,8 @@ def steward(self_id: NodeId, node: Callable[[], Node], soon: Callable[[], None])
 # --- what is said ---
 
 
-async def _apply(node: Node, args: Apply) -> JSON:
+async def apply(node: Node, args: Apply) -> JSON:
+    """Sign and spread a blueprint, or only say what it would do; the plan. Raises InvalidInput, PermissionDenied."""
     name, wants = read(args.text, node.catalog.newest)
     known = held(node)
     for blueprint in live(node):
@@ -163,7 +164,8 @@ def declare(node: Node, blueprint: Blueprint) -> None:
     node.trust.learnt([statement])
 
 
-async def _remove(node: Node, args: Name) -> JSON:
+async def remove(node: Node, args: Name) -> JSON:
+    """End a blueprint; what it placed may go. Raises InvalidInput, PermissionDenied."""
     it = _named(node, args.name)
     declare(node, Blueprint(args.name, it.now.revision + 1, ()))
     return {"name": args.name, "revision": it.now.revision + 1}
@@ -319,9 +321,9 @@ async def ask(node: Node, who: NodeId, digests: Sequence[Digest]) -> tuple[Fleet
 
 
 VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
-    "blueprint.apply": (Apply, _apply),
+    "blueprint.apply": (Apply, apply),
     "blueprint.list": (Nothing, _list),
     "blueprint.show": (Name, _show),
-    "blueprint.remove": (Name, _remove),
+    "blueprint.remove": (Name, remove),
     "blueprint.rollback": (Name, _rollback),
 }

@@ -23,14 +23,24 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from meshnode.catalog.manifest import Manifest, Tensor, model_name
-from meshnode.edge import admitting, auditing, documents, flagging, fleet, glances, models, policing, publishing, zoning
+from meshnode.edge import (
+    adding,
+    admitting,
+    auditing,
+    documents,
+    flagging,
+    fleet,
+    glances,
+    models,
+    policing,
+    publishing,
+    zoning,
+)
 from meshnode.edge.admitting import Accept, NewInvite, Revoke, Token
 from meshnode.edge.doctor import examine, examine_peer
 from meshnode.edge.node import Node
@@ -38,7 +48,6 @@ from meshnode.edge.submitting import check_belongs
 from meshnode.errors import InvalidInput, MeshError
 from meshnode.links.link import Incoming, Reply
 from meshnode.tasks.finding import find_member
-from meshnode.trust.zones import checked_zone
 from meshnode.wire.messages import Ask, Document, Plan, Submit
 
 JSON = Any
@@ -58,16 +67,6 @@ class ModelName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`name`, `name:version` or a digest."""
 
     model: str
-
-
-class AddModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`path` is absolute and on this machine."""
-
-    path: str
-    name: str | None = None
-    version: int | None = None
-    zone: str | None = None
-    signature: str | None = None
 
 
 class FlagModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -161,65 +160,6 @@ async def _model_show(node: Node, args: ModelName) -> JSON:
     return documents.model(node, manifest)
 
 
-async def _model_add(node: Node, args: AddModel) -> JSON:
-    node.keeper.check_may_publish()
-    node.policing.check_publisher(node.keeper.id)
-    path = Path(args.path)
-    if not path.is_absolute():
-        raise InvalidInput(
-            f"{args.path[:200]!r} is no absolute path", hint="the agent stands in another folder than you"
-        )
-    name, zone = model_name(args.name or path.stem), checked_zone(args.zone) if args.zone else ""
-    said, mark = publishing.mark_of(node, args.signature) if args.signature is not None else (None, None)
-    with models.taking_in(node, path) as progress:
-        stored = await node.store.add(path, progress)
-    try:
-        if said is not None:
-            name, zone = said.name, said.zone
-            if said.digest != stored.digest:
-                raise InvalidInput(f"the signature is for {said.digest[:12]}, and {path.name} is {stored.digest[:12]}")
-        report = await node.execution.probe(stored.path, node.store.needs(stored.digest))
-        manifest = Manifest(
-            name=name,
-            version=said.version if said else args.version or node.catalog.next_version(name, stored.digest),
-            files=stored.files,
-            inputs=tuple(Tensor(t.name, t.dtype, t.shape) for t in report.inputs),
-            outputs=tuple(Tensor(t.name, t.dtype, t.shape) for t in report.outputs),
-            piece_bytes=node.settings.catalog.piece_bytes,
-            memory_bytes=report.memory_bytes,
-            run_us=None if report.run_s is None else round(report.run_s * 1e6),
-            metadata={k: v for k, v in report.metadata.items() if k.startswith("meshnode.") and len(v) <= 256},
-            provider=report.provider,
-            runtime=report.runtime,
-            created=int(time.time()),
-            publisher=node.keeper.id,
-            zone=zone,
-            mark=mark,
-            bound=tuple({zone} - {""} | set(node.catalog.bound(stored.digest))),
-        )
-        zoning.check_here(node, manifest)
-        known = node.catalog.find(manifest.name, manifest.version)
-        if known is not None and known.digest != manifest.digest:
-            raise InvalidInput(
-                f"{manifest.name}:{manifest.version} is another model in this mesh ({known.digest[:12]})",
-                hint="choose another --version, or leave it out for the next one",
-            )
-        if known is not None and (known.zone, known.mark) != (zone, mark or known.mark):
-            raise InvalidInput(
-                f"{manifest.name}:{manifest.version} is known, in zone {known.zone or 'none'}, otherwise signed",
-                hint="`meshnode model remove` it first, or choose another --version",
-            )
-        if known is None:
-            statement = node.keeper.publish_model(manifest.to_map())
-            node.trust.publish([statement.data])
-            node.trust.learnt([statement])
-    except BaseException:
-        if not node.catalog.knows(stored.digest) or not zoning.may_have(node, node.keeper.id, stored.digest):
-            node.store.remove(stored.digest)
-        raise
-    return documents.model(node, known or manifest) | {"on_disk": [node.keeper.id], "loaded": []}
-
-
 async def _model_remove(node: Node, args: ModelName) -> JSON:
     manifest = node.catalog.newest(args.model)
     statement = node.keeper.remove_model(node.catalog.statement_of(manifest))
@@ -308,7 +248,7 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "status": (Nothing, _status),
     "models": (Nothing, _models),
     "model.show": (ModelName, _model_show),
-    "model.add": (AddModel, _model_add),
+    "model.add": (adding.AddModel, adding.add),
     "model.remove": (ModelName, _model_remove),
     "model.flag": (FlagModel, _model_flag),
     "model.clear": (ModelName, _model_clear),

@@ -158,13 +158,13 @@ async def _pin(node: Node, args: Pin) -> JSON:
         raise InvalidInput("say how many nodes are to keep the model, or which one: --replicas N or --on NODE")
     where = f"replicas = {args.replicas}" if args.node is None else f'node = "{_member(node, args.node).id}"'
     text = f'name = "{PIN}{manifest.name}"\n[[models]]\nmodel = "{manifest.name}:{manifest.version}"\nkeep = "disk"\n'
-    document: JSON = await fleet.VERBS["blueprint.apply"][1](node, fleet.Apply(text=text + where + "\n"))
+    document: JSON = await fleet.apply(node, fleet.Apply(text=text + where + "\n"))
     return document
 
 
 async def _unpin(node: Node, args: Model) -> JSON:
     name = args.model.partition(":")[0].lower()
-    document: JSON = await fleet.VERBS["blueprint.remove"][1](node, fleet.Name(name=PIN + name))
+    document: JSON = await fleet.remove(node, fleet.Name(name=PIN + name))
     return document
 
 

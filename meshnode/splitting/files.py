@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -117,12 +118,12 @@ def _beside(folder: Path, location: str, tensor: str) -> Path:
     return path
 
 
-def _copy(origin: Path, offset: int, length: int, target: object, tensor: str) -> None:
+def _copy(origin: Path, offset: int, length: int, target: IO[bytes], tensor: str) -> None:
     with origin.open("rb") as file:
         file.seek(offset)
         while length:
             piece = file.read(min(COPY_BYTES, length))
             if not piece:
                 raise InvalidInput(f"{origin} ends inside of {tensor!r}")
-            target.write(piece)  # type: ignore[attr-defined]
+            target.write(piece)
             length -= len(piece)

@@ -31,6 +31,7 @@ from meshnode.catalog.transfer import (
     Transfer,
     Write,
 )
+from meshnode.config import Catalog
 from meshnode.errors import TransferFailed
 from meshnode.wire.messages import NodeId
 from tests.catalog.making import PIECE, SETTINGS, A, B, C, D, E, F
@@ -46,8 +47,8 @@ class First(random.Random):
 class Plain(Transfer):
     """Nobody is asked what it has, and of equal pieces the first goes first."""
 
-    def __init__(self, manifest: Manifest, settings: object) -> None:
-        super().__init__(F, manifest, settings, First(1))  # type: ignore[arg-type]
+    def __init__(self, manifest: Manifest, settings: Catalog) -> None:
+        super().__init__(F, manifest, settings, First(1))
 
     def handle(self, now: float, event: Event) -> list[Effect]:
         return [effect for effect in super().handle(now, event) if not isinstance(effect, AskHave)]

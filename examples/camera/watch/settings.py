@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
 
 from meshnode.doors import Layout, Units
 from meshnode.errors import ConfigError
@@ -122,24 +124,11 @@ def _made(kind: type[T], values: Any, where: str) -> T:
     """A dataclass of plain values, checked by the types of its defaults."""
     if not isinstance(values, dict):
         raise ConfigError(f"{where} must be a table")
-    known = {it.name: it for it in fields(kind)}  # type: ignore[arg-type]
-    if unknown := set(values) - set(known):
-        raise ConfigError(f"{where}: unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    for key, value in values.items():
-        wanted = str(known[key].type)
-        fits = {
-            "str": isinstance(value, str),
-            "str | None": isinstance(value, str),
-            "bool": isinstance(value, bool),
-            "int": isinstance(value, int) and not isinstance(value, bool),
-            "float": isinstance(value, int | float) and not isinstance(value, bool),
-            "dict[str, str]": isinstance(value, dict) and all(isinstance(it, str) for it in value.values()),
-            'Literal["latest", "all"]': value in ("latest", "all"),
-            "Literal['latest', 'all']": value in ("latest", "all"),
-        }
-        if not fits.get(wanted, True):
-            raise ConfigError(f"{where} {key}: {wanted} is needed, not {value!r}")
+    unknown = set(values) - set(get_type_hints(kind))
+    if unknown:
+        known = ", ".join(get_type_hints(kind))
+        raise ConfigError(f"{where}: unknown: {', '.join(sorted(unknown))}; there are {known}")
     try:
-        return kind(**values)
-    except TypeError as error:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {error}") from error

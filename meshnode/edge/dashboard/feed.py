@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +49,7 @@ class Feed:
     _document: dict[str, Any] | None = None
     _running: asyncio.Task[None] | None = None
 
-    async def watch(self) -> AsyncIterator[bytes]:
+    async def watch(self) -> AsyncGenerator[bytes, None]:
         """Server-sent events until the browser is too slow or the feed ends. Raises Refused, before the first."""
         if len(self._watchers) >= WATCHERS_MAX:
             raise Refused(f"{WATCHERS_MAX} dashboards are open, the limit; close one", retry_after_s=10.0)

@@ -18,7 +18,7 @@ from meshnode.edge.dashboard.feed import Feed
 from meshnode.edge.dashboard.looking import Looking
 from meshnode.edge.http.guard import PAGES as PATH
 from meshnode.edge.http.guard import SESSION_S
-from meshnode.edge.http.server import Door, Handler, open_to_all
+from meshnode.edge.http.server import Door, Handler
 from meshnode.errors import InvalidInput
 
 KINDS = {
@@ -47,9 +47,9 @@ WRITE_S = 5.0
 
 def routes(door: Door) -> Iterable[web.AbstractRouteDef]:
     """The dashboard's part of the HTTP door."""
-    files = {name: _static(body, kind) for name, body, kind in _files()}
+    files = {name: _static(door, body, kind) for name, body, kind in _files()}
     return [
-        web.get(PATH, open_to_all(_redirect)),
+        web.get(PATH, door.for_all(_redirect)),
         web.get(f"{PATH}/", files["index.html"]),
         *(web.get(f"{PATH}/{name}", handler) for name, handler in files.items() if name != "index.html"),
         web.post(f"{PATH}/session", _session(door)),
@@ -64,7 +64,7 @@ def _files() -> Iterable[tuple[str, bytes, str]]:
             yield entry.name, entry.read_bytes(), KINDS[suffix]
 
 
-def _static(body: bytes, kind: str) -> Handler:
+def _static(door: Door, body: bytes, kind: str) -> Handler:
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = HEADERS | {"ETag": tag, "Cache-Control": "no-cache"}
 
@@ -74,7 +74,7 @@ def _static(body: bytes, kind: str) -> Handler:
             return web.Response(status=304, headers=headers)
         return web.Response(body=body, headers=headers | {"Content-Type": kind})
 
-    return open_to_all(answer)
+    return door.for_all(answer)
 
 
 async def _redirect(request: web.Request) -> web.StreamResponse:
@@ -105,12 +105,12 @@ def _session(door: Door) -> Handler:
         )
         return response
 
-    return open_to_all(answer)
+    return door.for_all(answer)
 
 
 def _stream(door: Door, feed: Feed) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
-        async with aclosing(feed.watch()) as events:  # type: ignore[type-var]
+        async with aclosing(feed.watch()) as events:
             first = await anext(events)
             headers = HEADERS | {"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
             response = web.StreamResponse(headers=headers)

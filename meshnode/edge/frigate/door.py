@@ -15,14 +15,15 @@ import time
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from meshnode import detections
 from meshnode.catalog.manifest import Manifest
 from meshnode.edge import auditing, submitting
+from meshnode.edge.adding import AddModel, add
 from meshnode.edge.frigate import asked
 from meshnode.edge.frigate.alarm import Alarm, Blind, Seeing
 from meshnode.edge.frigate.listening import Listening
-from meshnode.edge.local import VERBS, AddModel
 from meshnode.edge.node import Node
 from meshnode.errors import (
     ConfigError,
@@ -275,12 +276,12 @@ class FrigateDoor:
         except OSError as error:
             raise HomeError(f"{path} cannot be written: {error}") from error
         outcome = "refused"
-        args = {"path": str(path), "name": name, "zone": self._settings.zone or None}
+        args = AddModel(str(path), name, zone=self._settings.zone or None)
         try:
-            await VERBS["model.add"][1](self._node, AddModel(**args))  # type: ignore[arg-type]
+            await add(self._node, args)
             outcome = "ok"
         finally:
-            auditing.asked(self._node.book, "model.add", {**args, "by": "frigate"}, outcome)
+            auditing.asked(self._node.book, "model.add", {**structs.asdict(args), "by": "frigate"}, outcome)
             path.unlink(missing_ok=True)
 
 

@@ -34,6 +34,8 @@ TOKEN = "http.token"  # noqa: S105 - the name of a file
 HEADER_BYTES_MAX = 16 * 1024
 CLOSE_S = 2.0
 """What is open when the agent stops may take so long."""
+
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -45,6 +47,13 @@ class Door:
     guard: Guard
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the agent stops: streams that would never end do."""
+    open_to_all: set[Handler] = field(default_factory=set)
+    """Pages and scripts without secrets, which a browser asks for before it can show who it is."""
+
+    def for_all(self, handler: Handler) -> Handler:
+        """The handler, which no token guards from now on."""
+        self.open_to_all.add(handler)
+        return handler
 
 
 Part = Callable[[Door], Iterable[web.AbstractRouteDef]]
@@ -114,7 +123,7 @@ class HttpServer:
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if not getattr(handler, "open_to_all", False):
+            if request.match_info.handler not in self.door.open_to_all:
                 headers = request.headers
                 cookies = request.cookies if "Cookie" in headers else {}
                 self.door.guard.check(request.method, headers, cookies, request.scheme, request.path)
@@ -128,12 +137,6 @@ class HttpServer:
         except Exception:
             log.exception("%s %s", request.method, request.path)
             return said(500, "an error of the agent; its log has more")
-
-
-def open_to_all(handler: Handler) -> Handler:
-    """A page or a script without secrets, which a browser asks for before it can show who it is."""
-    handler.open_to_all = True  # type: ignore[attr-defined]
-    return handler
 
 
 def said(status: int, text: str, headers: dict[str, str] | None = None) -> web.Response:
