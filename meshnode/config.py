@@ -19,6 +19,8 @@ import platformdirs
 
 from meshnode.doors import Grpc, Http
 from meshnode.errors import ConfigError
+from meshnode.lasting import Audit as Audit
+from meshnode.lasting import Trust as Trust
 from meshnode.ranges import Labels, Printable, Within, apply, contradictions
 
 KIB = 1024
@@ -280,19 +282,6 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
-    """The record of what was done here, `audit/` in the home: about 250 bytes a task."""
-
-    enabled: bool = True
-    keep_days: Annotated[float, Within(1, 36500)] = 90.0
-    """Older files are removed…"""
-    bytes_max: Annotated[int, Within(1 * MIB, 2**50)] = 512 * MIB
-    """…and the oldest beyond this much together: two million tasks."""
-    file_bytes: Annotated[int, Within(64 * KIB, 2**40)] = 64 * MIB
-    """A file that has grown beyond this is followed by the next of the day."""
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
     """All of it."""
 
@@ -313,7 +302,8 @@ class Settings:
     manners: Manners = Manners.POLITE
     """polite, free or off: when this machine takes work of other nodes."""
     owner: Owner = Owner()
-    audit: Audit = Audit()
+    audit: Audit = field(default_factory=Audit)
+    trust: Trust = field(default_factory=Trust)
     http: Http = field(default_factory=Http)
     grpc: Grpc = field(default_factory=Grpc)
 

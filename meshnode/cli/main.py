@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from meshnode import config
-from meshnode.cli import audit, context, fleet, mesh, models, node, owner, policy, publisher, running
+from meshnode.cli import admin, audit, context, fleet, mesh, models, node, owner, policy, publisher, running
 from meshnode.errors import AgentUnavailable, ConfigError, MeshError
 from meshnode.version import __version__
 
@@ -35,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (node, owner, mesh, models, fleet, policy, publisher, audit, running):
+for part in (node, owner, mesh, admin, models, fleet, policy, publisher, audit, running):
     part.add_to(app)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from meshnode.edge import officers
 from meshnode.edge.node import Node
 from meshnode.errors import InvalidInput, PermissionDenied
 from meshnode.tasks.finding import ID_PREFIX_MIN, find_member
@@ -81,7 +82,7 @@ async def invite(node: Node, args: NewInvite) -> JSON:
 async def listed(node: Node, _: object) -> JSON:
     """The invites: batch ones of the whole mesh, and the single-use ones that this node has open."""
     now = time.time()
-    names = {grant.granted_by: grant.name for grant in node.keeper.statements.members() if "admin" in grant.roles}
+    names = officers.names(node.keeper.statements)
     waiting = {g.node for g in node.keeper.statements.members() if g.quarantine}
     batches = [_document(it, names, waiting, now) for it in node.keeper.statements.invites().values()]
     single = [
