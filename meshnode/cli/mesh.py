@@ -210,7 +210,11 @@ def revoke(
 def _revoked(answer: dict[str, Any]) -> str:
     if "invite" in answer:
         return f"nobody joins by {answer['invite']} any more; the {answer['joined']} who did stay"
-    return f"revoked {answer['id'][:8]}"
+    office = answer.get("admin")
+    if not office:
+        return f"revoked {answer['id'][:8]}"
+    how = "and its admin key" if office["done"] else "; its admin key waits for votes (`meshnode admin list`)"
+    return f"revoked {answer['id'][:8]} {how}"
 
 
 def zone(

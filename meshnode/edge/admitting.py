@@ -130,8 +130,10 @@ async def revoke(node: Node, args: Revoke) -> JSON:
     wanted = grants[0].node if len(grants) == 1 else find_member(node.membership.view(), args.node).id
     if wanted == node.keeper.id:
         raise InvalidInput("this is the node itself", hint="`meshnode leave` takes this machine out of the mesh")
+    node.keeper.admin("revoke a node")
+    lost = officers.put_out(node, wanted)
     _say(node, node.keeper.revoke(wanted, args.reason))
-    return {"id": wanted}
+    return {"id": wanted} | ({"admin": lost} if lost else {})
 
 
 async def join(node: Node, args: Token) -> JSON:

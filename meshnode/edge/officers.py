@@ -131,6 +131,18 @@ async def _remove(node: Node, args: Which) -> JSON:
     return _outcome(node, who, name, key, done=done)
 
 
+def put_out(node: Node, who: NodeId) -> JSON:
+    """Vote against the admin key that a node holds which is thrown out; None when it holds none, or the last one."""
+    statements = node.keeper.statements
+    office_now = statements.office()
+    key = next((key for key, at in holders(statements).items() if at == who and key in office_now.live), None)
+    held = node.keeper.holding
+    if key is None or len(office_now.live) <= office_now.quorum or (held is not None and held.spki == key):
+        return None
+    _say(node, office.vote_remove(node.keeper, key))
+    return _outcome(node, who, who[:8], key, done=key not in statements.admins())
+
+
 def _meant(node: Node, wanted: str) -> tuple[bytes, NodeId | None, str]:
     """The admin that somebody means: by the beginning of its key's id, or by its node."""
     statements = node.keeper.statements

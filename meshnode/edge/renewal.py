@@ -78,8 +78,10 @@ def outlook(node: Node) -> Outlook | None:
     grant = keeper.statements.grant(keeper.id)
     if keeper.leaf is None or grant is None or grant.quarantine:
         return None
-    by_admin = identity.signed_by_any(keeper.leaf, keeper.statements.admins().values())
-    return renewing.outlook(identity.term_of(keeper.leaf), grant, signed_by_admin=by_admin)
+    held = keeper.statements
+    signers = (*held.admins().values(), *(invite.root for invite in held.invites().values()))
+    lasting = identity.signed_by_any(keeper.leaf, signers)
+    return renewing.outlook(identity.term_of(keeper.leaf), grant, signer_lasts=lasting)
 
 
 async def run(node: Node) -> None:

@@ -43,13 +43,16 @@ def term_of(grant: Grant) -> Term:
     return Term(grant.granted_at, grant.expires_at)
 
 
-def outlook(leaf: Term, grant: Grant, *, signed_by_admin: bool) -> Outlook:
-    """When the membership of a node with this certificate and grant is due; at once when no admin signed the former."""
+def outlook(leaf: Term, grant: Grant, *, signer_lasts: bool) -> Outlook:
+    """When the membership of a node with this certificate and grant is due.
+
+    At once when who signed the former is no admin any more, and no batch invite that holds.
+    """
     terms = [leaf] if grant.final else [leaf, term_of(grant)]
     if grant.final and leaf.ends >= grant.expires_at:
         terms = []
     due, urgent = (min((term.left(share) for term in terms), default=float("inf")) for share in (SHARE, URGENT))
-    if not signed_by_admin:
+    if not signer_lasts:
         due = leaf.begins
     return Outlook(due, urgent, min(leaf.ends, grant.expires_at), grant.final)
 
