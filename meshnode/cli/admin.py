@@ -126,7 +126,8 @@ def found(
     folder: Annotated[Path, typer.Argument(help="Where the sealed keys go that are not this machine's.")],
     keys: Annotated[int, typer.Option(min=2, max=KEYS_MAX, help="Admin keys, this machine's among them.")] = 3,
     quorum: Annotated[int, typer.Option(min=1, max=KEYS_MAX, help="So many must agree about admins.")] = 2,
-    name: Annotated[str, typer.Option(help="The mesh's name.")] = "",
+    name: Annotated[str, typer.Option(help="What this node is called, as for `up`.")] = "",
+    mesh: Annotated[str, typer.Option(help="What the mesh is called.")] = "",
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Found a mesh with several admin keys from the first day; before the first `meshnode up`."""
@@ -139,7 +140,7 @@ def found(
 
     if quorum > keys:
         raise InvalidInput(f"{quorum} of {keys} admins can never agree", hint="choose a --quorum below --keys")
-    settings = config.load(context.current.home)
+    settings = config.load(context.current.home, {"name": name} if name else None)
     keeper = Keeper.open(context.current.home)
     try:
         if keeper.belongs:
@@ -152,7 +153,7 @@ def found(
             _write_new(file, adminkey.seal(key, words))
         keeper.life_s = settings.trust.valid_days * 86400
         node = node_name(settings)
-        keeper.found(name or f"{node}'s mesh", node, settings.zone, others=others, quorum=quorum)
+        keeper.found(mesh or f"{node}'s mesh", node, settings.zone, others=others, quorum=quorum)
         document = {"mesh": keeper.statements.mesh_id, "quorum": quorum, "files": [str(file) for file in files]}
     finally:
         keeper.close()
