@@ -237,7 +237,6 @@ async def _rotate(node: Node, _: Nothing) -> JSON:
     was, now = keeper.id, identity.node_id(spki)
     out = keeper.sign("revoke", form.revoke_node_body(was, f"it goes on as node {now[:8]}"), keeper.key)
     keeper.become(new, leaf, [*told, out])
-    node.discovery.left()
     node.trust.publish([*told, out])
     asyncio.get_running_loop().call_later(AWAY_S, node.control.again)
     return {"was": was, "id": now, "name": grant.name}

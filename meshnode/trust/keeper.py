@@ -335,7 +335,8 @@ class Keeper:
                 f"the admin key is sealed, and only an admin may {what}", hint="`meshnode admin unlock` opens it"
             )
         if self.admin_key is None:
-            holders = [g for g in self.statements.members() if "admin" in g.roles]
+            members = self.statements.members()
+            holders = [g for g in members if "admin" in g.roles and not self.statements.revoked(g.node)]
             where = ", ".join(f"{g.name} ({g.node[:8]})" for g in holders) or "the founder"
             raise PermissionDenied(
                 f"this node holds no live admin key, and only an admin may {what}", hint=f"do it on {where}"

@@ -114,12 +114,8 @@ def vote_remove(keeper: Keeper, key: bytes) -> list[Statement]:
     if key not in office.live:
         raise InvalidInput("it is no admin", hint="`meshnode admin list`")
     if len(office.live) <= office.quorum:
-        need = (
-            "the last admin"
-            if office.quorum == 1
-            else f"one of {len(office.live)} admins, where {office.quorum} decide"
-        )
-        raise InvalidInput(f"{need} cannot be removed", hint="`meshnode admin add NODE` first")
+        why = "is the last admin" if office.quorum == 1 else f"is one of {office.quorum}, and as many must agree here"
+        raise InvalidInput(f"it {why}: it cannot be removed", hint="`meshnode admin add NODE` first")
     if identity.public_der(admin) == key:
         raise InvalidInput(
             "an admin is removed by another, which keeps what it had signed",
