@@ -19,7 +19,7 @@ from meshnode.catalog.giving import Giver
 from meshnode.catalog.index import Catalog
 from meshnode.catalog.store import Store
 from meshnode.config import Manners, Settings, host_port
-from meshnode.edge import auditing, carrying, zoning
+from meshnode.edge import auditing, carrying, renewal, zoning
 from meshnode.edge.advertising import Advertiser, content
 from meshnode.edge.documents import ready
 from meshnode.edge.events import Events
@@ -79,6 +79,7 @@ class Agent:
     ) -> None:
         self.joined: Peers = ()
         self._keeper = keeper
+        keeper.life_s = settings.trust.valid_days * 86400
         self._settings = settings
         self._stopping = stopping
         self._again = asyncio.Event()
@@ -198,7 +199,7 @@ class Agent:
             fleet=steward(keeper.id, lambda: self.node, lambda: self._advertiser.soon()),
             policing=policing,
             book=book,
-            control=Control(stop=stopping.set, rejoin=self._rejoin, leave=self._leave),
+            control=Control(stopping.set, self._rejoin, self._leave, self._again.set),
             events=Events(keeper.id),
         )
         self._advertiser = Advertiser(
@@ -240,9 +241,8 @@ class Agent:
         await node.discovery.start()
         node.discovery.introduce([row for row in peers if row[0] != self._keeper.id])
         self._start(self._advertiser.run())
-        self._start(node.fleet.run())
-        self._start(node.yielding.run())
-        self._start(Rollouts(node).run())
+        for work in (node.fleet.run(), node.yielding.run(), Rollouts(node).run(), renewal.run(node)):
+            self._start(work)
 
     async def ended(self) -> None:
         """Wait until this life is over."""

@@ -19,6 +19,7 @@ import platformdirs
 
 from meshnode.doors import Frigate, Grpc, Http, Mqtt
 from meshnode.errors import ConfigError
+from meshnode.lasting import Trust
 from meshnode.ranges import Labels, Printable, Within, apply, contradictions
 from meshnode.telling import Audit, Log, Traces
 
@@ -302,6 +303,7 @@ class Settings:
     audit: Audit = field(default_factory=Audit)
     log: Log = field(default_factory=Log)
     traces: Traces = field(default_factory=Traces)
+    trust: Trust = field(default_factory=Trust)
     http: Http = field(default_factory=Http)
     grpc: Grpc = field(default_factory=Grpc)
     mqtt: Mqtt = field(default_factory=Mqtt)

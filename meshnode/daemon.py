@@ -109,6 +109,7 @@ async def belong(keeper: Keeper, settings: Settings, token: str | None) -> Peers
     if keeper.out is not None:
         raise keeper.out
     if not keeper.belongs:
+        keeper.life_s = settings.trust.valid_days * 86400
         keeper.found(f"{name}'s mesh", name, settings.zone)
     return ()
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from meshnode.blocking import Client
 from meshnode.cli import context, render
-from meshnode.cli.mesh import seconds
+from meshnode.cli.asking import seconds
 from meshnode.errors import InvalidInput
 
 LOOK_S = 0.5

@@ -18,6 +18,7 @@ import typer
 
 from meshnode import config
 from meshnode.cli import (
+    admin,
     audit,
     context,
     dashboard,
@@ -48,7 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (node, owner, mesh, models, fleet, policy, publisher, audit, running, dashboard, service):
+for part in (node, owner, mesh, admin, models, fleet, policy, publisher, audit, running, dashboard, service):
     part.add_to(app)
 
 

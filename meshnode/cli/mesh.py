@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import sys
 import time
 from typing import Annotated, Any
 
@@ -13,32 +11,21 @@ from rich.live import Live
 
 from meshnode import config
 from meshnode.cli import context, render
+from meshnode.cli.asking import Yes, confirm, seconds
 from meshnode.cli.completion import node_names
 from meshnode.cli.node import read_token
 from meshnode.errors import HomeError
 
-UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 WATCH_S = 1.0
 FOLLOW_S = 0.5
 
 NodeName = Annotated[str, typer.Argument(metavar="NODE", help="A node's name or id.", autocompletion=node_names)]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     for command in (invite, hardware, join, status, events, members, ping, leave, accept, revoke, zone):
         app.command()(command)
-
-
-def seconds(text: str) -> float:
-    """`30m`, `1h30m` or a number of seconds, as seconds."""
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise typer.BadParameter(f"{text!r} is no duration: write 90s, 30m, 12h or 7d")
-    return sum(float(number) * UNITS[unit] for number, unit in parts)
 
 
 def invite(
@@ -200,7 +187,7 @@ def ping(
 def leave(yes: Yes = False) -> None:
     """Take this machine out of its mesh, for good, and stop its agent."""
     with context.client() as client:
-        _confirm("This machine's membership ends, and a new token is needed to return. Leave?", yes=yes)
+        confirm("This machine's membership ends, and a new token is needed to return. Leave?", yes=yes)
         client.ask("leave")
     context.show({"left": True}, lambda _: "left the mesh; the next `meshnode up` makes a new node")
 
@@ -215,7 +202,7 @@ def revoke(
 ) -> None:
     """Throw a node out, or end an invite, for good; only where the admin key is (the founder)."""
     with context.client() as client:
-        _confirm(f"{node} is out for good; a node can only return as a new one. Revoke it?", yes=yes)
+        confirm(f"{node} is out for good; a node can only return as a new one. Revoke it?", yes=yes)
         answer = client.ask("revoke", node=node, reason=reason)
     context.show(answer, _revoked)
 
@@ -223,13 +210,11 @@ def revoke(
 def _revoked(answer: dict[str, Any]) -> str:
     if "invite" in answer:
         return f"nobody joins by {answer['invite']} any more; the {answer['joined']} who did stay"
-    return f"revoked {answer['id'][:8]}"
-
-
-def _confirm(question: str, *, yes: bool) -> None:
-    """Ask where somebody can answer; a program that runs this has decided already."""
-    if not yes and not context.current.json and sys.stdin.isatty():
-        typer.confirm(question, abort=True)
+    office = answer.get("admin")
+    if not office:
+        return f"revoked {answer['id'][:8]}"
+    how = "and its admin key" if office["done"] else "; its admin key waits for votes (`meshnode admin list`)"
+    return f"revoked {answer['id'][:8]} {how}"
 
 
 def zone(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from meshnode.cli import context
-from meshnode.cli.mesh import seconds
+from meshnode.cli.asking import seconds
 
 
 def add_to(app: typer.Typer) -> None:

@@ -108,11 +108,21 @@ def status(document: Mapping[str, Any], width: int = WIDTH) -> Text:
             *([Text(f"{out}; `meshnode up TOKEN` joins anew", style="bold")] if (out := document["revoked"]) else []),
             *([Text(f"this node: {copied}", style="bold")] if (copied := document.get("copied")) else []),
             *([Text(ISOLATED, style="bold")] if document.get("isolated") else []),
+            *_late(document.get("renewal")),
             table(columns, rows, right=("load", "work", "ms"), width=width),
             *_grades(document["nodes"]),
             Text("< this node · work: in flight/done · ms: round trip · * in memory", style="dim"),
         ]
     )
+
+
+def _late(renewal: Mapping[str, Any] | None) -> list[Text]:
+    """That this node's membership should have been renewed by now."""
+    if not renewal or not renewal["late"] or renewal["final"]:
+        return []
+    why = f" ({renewal['problem']})" if renewal["problem"] else ""
+    text = f"this node is a member until {day(renewal['ends_at'])}, and nobody renews it{why}: `meshnode doctor`"
+    return [Text(text, style="bold")]
 
 
 def _grades(nodes: Sequence[Mapping[str, Any]]) -> list[Text]:
@@ -239,6 +249,7 @@ def members(rows: Sequence[Mapping[str, Any]], width: int = WIDTH) -> Text:
             state, roles = "in quarantine", row["quarantine"]
         zones = ",".join(row["zones"]) or "-"
         expires = "-" if row["expires_at"] is None else day(row["expires_at"])
+        expires += " (final)" if row.get("final") else " (due)" if row.get("due") and not row["revoked"] else ""
         coloured = Text(state, "red" if row["revoked"] else COLOURS.get(state, ""))
         by = row["granted_by_name"] or f"key {row['granted_by'][:8]}"
         table_rows.append([label(row["name"], row["id"]), coloured, by, expires, zones, roles])

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from meshnode.edge import officers
 from meshnode.edge.node import Node
 from meshnode.errors import InvalidInput, PermissionDenied
 from meshnode.tasks.finding import ID_PREFIX_MIN, find_member
@@ -81,7 +82,7 @@ async def invite(node: Node, args: NewInvite) -> JSON:
 async def listed(node: Node, _: object) -> JSON:
     """The invites: batch ones of the whole mesh, and the single-use ones that this node has open."""
     now = time.time()
-    names = {grant.granted_by: grant.name for grant in node.keeper.statements.members() if "admin" in grant.roles}
+    names = officers.names(node.keeper.statements)
     waiting = {g.node for g in node.keeper.statements.members() if g.quarantine}
     batches = [_document(it, names, waiting, now) for it in node.keeper.statements.invites().values()]
     single = [
@@ -129,8 +130,10 @@ async def revoke(node: Node, args: Revoke) -> JSON:
     wanted = grants[0].node if len(grants) == 1 else find_member(node.membership.view(), args.node).id
     if wanted == node.keeper.id:
         raise InvalidInput("this is the node itself", hint="`meshnode leave` takes this machine out of the mesh")
+    node.keeper.admin("revoke a node")
+    lost = officers.put_out(node, wanted)
     _say(node, node.keeper.revoke(wanted, args.reason))
-    return {"id": wanted}
+    return {"id": wanted} | ({"admin": lost} if lost else {})
 
 
 async def join(node: Node, args: Token) -> JSON:

@@ -16,6 +16,14 @@ from meshnode.wire.messages import Digest, NodeId
 VERBS = frozenset(
     {
         "accept",
+        "admin.add",
+        "admin.export",
+        "admin.forget",
+        "admin.import",
+        "admin.lock",
+        "admin.remove",
+        "admin.rotate",
+        "admin.unlock",
         "blueprint.apply",
         "blueprint.remove",
         "blueprint.rollback",
@@ -34,14 +42,16 @@ VERBS = frozenset(
         "policy.set",
         "publisher.add",
         "publisher.remove",
+        "renew",
         "resume",
         "revoke",
+        "rotate",
         "stop",
         "zone",
     }
 )
 """Those that change something."""
-SECRET = frozenset({"token", "text", "signature"})
+SECRET = frozenset({"token", "text", "signature", "passphrase"})
 """Arguments that are not written down: who has the record must not be able to join with it."""
 TOLD = ("name", "version", "revision", "node", "roles", "zones", "expires_at", "reason", "removed", "note")
 """What is told of a statement beside its kind, id and issuer."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from meshnode.edge import judging, looking, peerjudging
+from meshnode.edge import judging, looking, peerjudging, renewal
 from meshnode.edge.judging import Row, row
 from meshnode.edge.node import Node
 from meshnode.errors import WorkerCrashed
@@ -41,6 +41,7 @@ async def examine(node: Node) -> list[Row]:
         *_alone(node),
         *_out(node),
         *_quarantine(node),
+        *renewal.findings(node),
     ]
     rows += judging.network(node.membership.isolated, here, peers)
     rows += [*judging.isolation(here, peers), *(peerjudging.summary(here, peer) for peer in peers)]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from meshnode.catalog.manifest import Manifest
-from meshnode.edge import flagging
+from meshnode.edge import flagging, officers, renewal
 from meshnode.edge.node import Node
 from meshnode.errors import MeshError
 from meshnode.membership.view import Member
+from meshnode.trust import renewing
 from meshnode.wire.messages import Digest, NodeId, Vitals, VitalsAsk
 
 STATUS_SCHEMA = 1
@@ -53,6 +55,7 @@ async def status(node: Node) -> dict[str, Any]:
         "revoked": str(out) if (out := node.keeper.out) is not None else None,
         "isolated": node.membership.isolated,
         "copied": node.membership.copied or None,
+        "renewal": renewal.document(node),
         "sandbox": _sandbox(node),
         "nodes": [_node(node, member, vitals.get(member.id), by_digest) for member in view],
         "models": [
@@ -223,8 +226,9 @@ def members(node: Node) -> list[dict[str, Any]]:
     """Who is in, granted by whom, and who was thrown out. `granted_by` is an admin key; its holder has the name."""
     view = {member.id: member for member in node.membership.view()}
     statements = node.keeper.statements
-    newest = sorted(statements.members(), key=lambda grant: -grant.granted_at)
-    holders = {grant.granted_by: grant.name for grant in newest if "admin" in grant.roles}  # the founder stays
+    holders, now = officers.names(statements), time.time()
+    at = officers.holders(statements)
+    admins = {at[key] for key in statements.admins() if key in at}
     rows = []
     for grant in statements.members():
         revocation = statements.revoked(grant.node)
@@ -239,6 +243,9 @@ def members(node: Node) -> list[dict[str, Any]]:
                 "granted_by_name": holders.get(grant.granted_by),
                 "granted_at": grant.granted_at,
                 "expires_at": grant.expires_at,
+                "final": grant.final,
+                "due": renewing.grant_is_due(grant, now),
+                "admin": grant.node in admins,
                 "state": member.state if member else None,
                 "revoked": revocation is not None,
                 "reason": revocation.reason if revocation else None,

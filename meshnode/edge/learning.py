@@ -31,8 +31,12 @@ def learn(node: Node, statements: list[Statement]) -> None:
     kinds = {statement.kind for statement in statements}
     if kinds & {"admin_add", "admin_remove", "invite_key"}:
         node.pool.refresh()
+    if kinds & {"admin_add", "admin_remove", "grant"}:
+        node.renewal.changed.set()
     refresh_catalog(node)
     look_at_quarantine(node)
+    if "admin_remove" in kinds:
+        part_with_those_without_grant(node)
     flagging.heard(node, statements)
     if "revoke" not in kinds:
         return
@@ -48,6 +52,14 @@ def learn(node: Node, statements: list[Statement]) -> None:
         node.membership.revoked(member.id)
         node.discovery.forget(member.id)
         node.pool.drop(member.id, refusal.code, str(refusal), refusal.statement)
+
+
+def part_with_those_without_grant(node: Node) -> None:
+    """Hang up on members whose grant went with the admin that gave it."""
+    for link in (*node.pool.links(), *node.pool.bulk()):
+        peer = link.peer.id
+        if node.keeper.statements.grant(peer) is None and node.keeper.refusal(peer) is None:
+            node.pool.drop(peer, "permission_denied", "who granted this node's membership is no admin any more")
 
 
 def look_at_quarantine(node: Node) -> None:

@@ -9,6 +9,8 @@ Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and a
     model.pull/load/unload {model, node?} · model.moved {model?, node?, path?} · model.pin {model, replicas?, node?}
     blueprint.apply {text, dry_run?} · blueprint.list {} · blueprint.show/remove/rollback {name}
     policy.show {} · policy.check {text} · policy.set {text}
+    admin.list {} · admin.add/remove {node} · admin.rotate/lock/unlock/export {passphrase?}
+    admin.import/forget {text, passphrase} · renew {node?, for_s?} · rotate {}
     publisher.add {name, key} · publisher.remove {name} · publisher.list {}
     events {after?} · note {event, why?}
     doctor {peer?} · version {} · stop {} · pause {duration_s?} · resume {} · drain {} · why {task?} · work {}
@@ -37,8 +39,10 @@ from meshnode.edge import (
     fleet,
     glances,
     models,
+    officers,
     policing,
     publishing,
+    renewal,
     zoning,
 )
 from meshnode.edge.admitting import Accept, NewInvite, Revoke, Token
@@ -272,7 +276,9 @@ VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     **fleet.VERBS,
     **glances.VERBS,
     **models.VERBS,
+    **officers.VERBS,
     **policing.VERBS,
     **publishing.VERBS,
+    **renewal.VERBS,
     **zoning.VERBS,
 }

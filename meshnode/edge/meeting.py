@@ -6,6 +6,7 @@ import asyncio
 import logging
 from contextlib import suppress
 
+from meshnode.edge import renewal
 from meshnode.edge.node import Node
 from meshnode.errors import MeshError
 from meshnode.links.address import Address, plain
@@ -65,6 +66,7 @@ class Meeting:
         """A link came up; when it was dialled from here, say by what its peer was found."""
         if link.dialled and link.peer.address in self._finding:
             self._node.membership.found(link.peer.id, self._finding[link.peer.address])
+        renewal.link_up(self._node)
         if self._stranger(link):
             self._chores.start(self._see_off, link)
 

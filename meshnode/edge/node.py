@@ -15,6 +15,7 @@ from meshnode.catalog.index import Catalog
 from meshnode.catalog.store import Store
 from meshnode.config import Settings
 from meshnode.edge.events import Events
+from meshnode.edge.renewal import Renewal
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
 from meshnode.fleet.steward import Steward
@@ -47,6 +48,8 @@ class Control:
     rejoin: Callable[[str], Awaitable[str]]
     """Leave the mesh of one and join with a token; returns the new mesh's name once the agent is up in it."""
     leave: Callable[[], Awaitable[None]]
+    again: Callable[[], None]
+    """End this life and begin the next, as whoever the home says that this node is now."""
 
 
 @dataclass(slots=True)
@@ -77,6 +80,7 @@ class Node:
     book: Book
     control: Control
     events: Events
+    renewal: Renewal = field(default_factory=Renewal)
     intake: dict[str, tuple[int, int]] = field(default_factory=dict)
     """(bytes done, bytes in all) of the models that are being added, by path."""
     alarms: dict[str, str] = field(default_factory=dict)

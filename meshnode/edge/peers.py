@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from meshnode.edge import carrying, fleet, models, zoning
+from meshnode.edge import carrying, fleet, models, officers, renewal, zoning
 from meshnode.edge.looking import Looker
 from meshnode.edge.node import Node
 from meshnode.errors import PermissionDenied, ProtocolError
@@ -17,6 +17,7 @@ from meshnode.links.link import Incoming, Reply
 from meshnode.wire.fleet import FleetAsk
 from meshnode.wire.looks import LookAsk, ReachAsk
 from meshnode.wire.messages import (
+    AdminKeyAsk,
     AdvertPull,
     Digest,
     Done,
@@ -31,7 +32,9 @@ from meshnode.wire.messages import (
     RelayData,
     RelayOffer,
     RelayOpen,
+    RenewAsk,
     ResultAsk,
+    RotateAsk,
     StreamPing,
     TrustPush,
     TrustSync,
@@ -98,6 +101,10 @@ class PeerDoor:
                 return await carrying.give(node, incoming, request)
             case ModelDo():
                 return await models.do_for(node, request, peer)
+            case RenewAsk() | RotateAsk():
+                return renewal.for_peer(node, request, peer)
+            case AdminKeyAsk():
+                return officers.key_for(node, peer)
             case MovedAsk():
                 return models.moved(node, Digest(request.model))
         raise ProtocolError(f"{type(request).__name__} is not a request between agents")

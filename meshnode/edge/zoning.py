@@ -121,7 +121,7 @@ async def _grant(node: Node, who: NodeId, zone: str) -> None:
     while time.time() < grant.granted_at + 1 and time.monotonic() < end:  # noqa: ASYNC110 - a clock is watched
         await asyncio.sleep(0.05)  # grants of a node are told apart by whole seconds
     zones = (checked_zone(zone), *grant.zones[1:]) if zone else ()
-    body = grant_body(who, grant.name, grant.roles, zones, grant.expires_at)
+    body = grant_body(who, grant.name, grant.roles, zones, grant.expires_at, final=grant.final, was=grant.was)
     statement = node.keeper.say("grant", body, admin="give a node its zone")
     node.trust.publish([statement.data])
     node.trust.learnt([statement])

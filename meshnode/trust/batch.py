@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from meshnode.trust.admins import Admins
 from meshnode.trust.form import KEPT_BYTES, ROLES, Statement
 from meshnode.trust.grants import GRANT_S, Grant, IdOf
 from meshnode.wire.messages import NodeId
@@ -86,7 +87,7 @@ def end_body(invite: BatchInvite) -> dict[str, Any]:
 
 
 def derive(
-    of_kind: OfKind, admins: Mapping[bytes, bytes], gone: set[bytes], revoked: Mapping[NodeId, object], id_of: IdOf
+    of_kind: OfKind, admins: Admins, gone: set[bytes], revoked: Mapping[NodeId, object], id_of: IdOf
 ) -> tuple[dict[bytes, BatchInvite], dict[NodeId, Grant]]:
     """The invites that hold, by id, and who is a member by them."""
     ends = _ends(of_kind["invite_end"], admins)
@@ -96,7 +97,7 @@ def derive(
     invites: dict[bytes, BatchInvite] = {}
     grants: dict[NodeId, Grant] = {}
     for statement in of_kind["invite_key"]:
-        if statement.issuer not in admins or statement.id in gone:
+        if not admins.counts(statement) or statement.id in gone:
             continue
         end = ends.get(statement.id)
         key = statement.body["key"]
@@ -111,11 +112,11 @@ def derive(
     return invites, grants
 
 
-def _ends(statements: Iterable[Statement], admins: Mapping[bytes, bytes]) -> dict[bytes, tuple[int, set[bytes]]]:
+def _ends(statements: Iterable[Statement], admins: Admins) -> dict[bytes, tuple[int, set[bytes]]]:
     """When each was ended, and which redemptions stay: those that any admin who ended it knew."""
     ends: dict[bytes, tuple[int, set[bytes]]] = {}
     for statement in statements:
-        if statement.issuer in admins:
+        if admins.counts(statement):
             _, kept = ends.setdefault(statement.body["invite"], (statement.issued_at, set()))
             ids = statement.body["kept"]
             kept.update(ids[i : i + KEPT_BYTES] for i in range(0, len(ids), KEPT_BYTES))

@@ -1,7 +1,9 @@
 """Whose certificate is believed: an admin of the mesh signed it, or the key of a batch invite that an admin certified.
 
 Both are roots of TLS, so that a certificate of a stranger never completes a handshake. Who shows one that an invite's
-key signed is a member already, or is about to become one: then the invite must still be open.
+key signed is a member already, or is about to become one: then the invite must still be open. Who shows one of an admin
+that is none any more must be a member: certificates say who somebody is, which follows from the key, and a machine that
+slept while an admin was replaced is not to be lost; what it may do says its grant.
 """
 
 from __future__ import annotations
@@ -17,7 +19,11 @@ from meshnode.wire.messages import NodeId
 
 def roots(held: StatementSet) -> list[bytes]:
     """The certificates (DER) that TLS between agents starts from."""
-    return [*held.admins().values(), *(invite.root for invite in held.invites().values())]
+    office = held.office()
+    former = [
+        root for key, root in office.former.items() if office.kept[key]
+    ]  # where nothing is kept, nobody came by it
+    return [*office.live.values(), *former, *(invite.root for invite in held.invites().values())]
 
 
 def check_peer(
@@ -34,6 +40,11 @@ def check_peer(
     assert leaf is not None
     if held.grant(node) is None and not identity.signed_by_any(leaf, held.admins().values()):
         invites = [it for it in held.invites().values() if identity.signed_by_any(leaf, [it.root])]
+        if not invites:
+            raise PermissionDenied(
+                f"the certificate of node {node[:8]} was signed by an admin that is none any more, and it has no grant",
+                hint="invite it again: `meshnode invite`",
+            )
         if not any(closed(invite, now.timestamp()) == "" for invite in invites):
             why = closed(invites[0], now.timestamp())
             raise PermissionDenied(

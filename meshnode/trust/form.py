@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ USES_MAX = 2000
 HARDWARE_MAX = 1000
 """Machines that a batch invite may name."""
 KEPT_BYTES = 16
-"""Of each id of a redemption that an `invite_end` keeps; together they must fit into a body."""
+"""Of each id that an `invite_end` or `admin_remove` keeps; together they must fit into a body."""
 REASON_CHARS_MAX = 256
 TIME_MAX = 2**53
 """Times are UTC seconds that every language's numbers can hold."""
@@ -140,14 +140,25 @@ def canonical(value: Any) -> bytes:
     return packed
 
 
-def genesis_body(name: str, admin: bytes, root: bytes, random: bytes) -> dict[str, Any]:
-    """A new mesh: its name, its first admin (public key and certificate, DER), and 32 random bytes."""
-    return {"name": name, "admins": [[admin, root]], "random": random}
+def genesis_body(name: str, admins: Sequence[tuple[bytes, bytes]], random: bytes, quorum: int = 1) -> dict[str, Any]:
+    """A new mesh: its name, its first admins (public key and certificate, DER), 32 random bytes; see `admins`."""
+    body: dict[str, Any] = {"name": name, "admins": [list(admin) for admin in admins], "random": random}
+    return body if quorum == 1 else {**body, "quorum": quorum}
 
 
-def grant_body(node: NodeId, name: str, roles: Iterable[str], zones: Iterable[str], expires_at: int) -> dict[str, Any]:
-    """A node is a member until `expires_at`."""
-    return {"node": node, "name": name, "roles": sorted(roles), "zones": list(zones), "expires_at": expires_at}
+def grant_body(
+    node: NodeId,
+    name: str,
+    roles: Iterable[str],
+    zones: Iterable[str],
+    expires_at: int,
+    *,
+    final: bool = False,
+    was: str = "",
+) -> dict[str, Any]:
+    """A node is a member until `expires_at`; `final` when that is not put off, `was` its id before."""
+    body = {"node": node, "name": name, "roles": sorted(roles), "zones": list(zones), "expires_at": expires_at}
+    return body | ({"final": True} if final else {}) | ({"was": was} if was else {})
 
 
 def revoke_node_body(node: NodeId, reason: str) -> dict[str, Any]:
@@ -158,16 +169,6 @@ def revoke_node_body(node: NodeId, reason: str) -> dict[str, Any]:
 def revoke_statement_body(statement: bytes) -> dict[str, Any]:
     """A statement no longer holds."""
     return {"statement": statement}
-
-
-def admin_add_body(key: bytes, root: bytes) -> dict[str, Any]:
-    """One more admin: public key and certificate, DER."""
-    return {"key": key, "root": root}
-
-
-def admin_remove_body(key: bytes) -> dict[str, Any]:
-    """A key is no admin any more."""
-    return {"key": key}
 
 
 def flag_body(digest: str, reason: str) -> dict[str, Any]:
@@ -237,6 +238,8 @@ def _is_genesis(body: Mapping[str, Any]) -> bool:
         and all(_is_pair_of_bytes(pair) for pair in admins)
         and isinstance(random, bytes)
         and len(random) == 32
+        and type(quorum := body.get("quorum", 1)) is int
+        and 1 <= quorum <= len(admins)
     )
 
 
@@ -247,6 +250,8 @@ def _is_grant(body: Mapping[str, Any]) -> bool:
         and _is_time(body.get("expires_at"))
         and _are_roles(body.get("roles"))
         and _are_zones(body.get("zones"))
+        and isinstance(body.get("final", False), bool)
+        and (body.get("was", "") == "" or is_node_id(body["was"]))
     )
 
 
@@ -279,8 +284,11 @@ def _is_invite_key(body: Mapping[str, Any]) -> bool:
 
 
 def _is_invite_end(body: Mapping[str, Any]) -> bool:
-    kept = body.get("kept")
-    return _is_id(body.get("invite")) and isinstance(kept, bytes) and len(kept) % KEPT_BYTES == 0
+    return _is_id(body.get("invite")) and _are_kept(body.get("kept"))
+
+
+def _are_kept(kept: object) -> bool:
+    return isinstance(kept, bytes) and len(kept) % KEPT_BYTES == 0
 
 
 def _is_redeem(body: Mapping[str, Any]) -> bool:
@@ -315,7 +323,7 @@ _SHAPES: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
     "revoke": _is_revoke,
     "flag": _is_flag,
     "admin_add": lambda body: isinstance(body.get("key"), bytes) and isinstance(body.get("root"), bytes),
-    "admin_remove": lambda body: isinstance(body.get("key"), bytes),
+    "admin_remove": lambda body: isinstance(body.get("key"), bytes) and _are_kept(body.get("kept", b"")),
     "invite_key": _is_invite_key,
     "invite_end": _is_invite_end,
     "redeem": _is_redeem,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgpack
@@ -10,11 +12,35 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from meshnode.errors import HomeError, MeshError
 from meshnode.trust import identity
-from meshnode.trust.files import read_checked, write_checked
+from meshnode.trust.files import read_checked, sync_folder, write_checked
 from meshnode.trust.statements import StatementSet
+from meshnode.wire.messages import NodeId
 
+NEXT_KEY = "node.key.next"
+"""The key that takes the place of this node's once `trust` holds a certificate for it."""
 EPOCH = 1_577_836_800
 """2020-01-01 UTC; the first boot of a home is counted from here in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What a join brings: the node's certificate and everything the mesh knows about trust.
+
+    `mesh_prefix` is the beginning of the mesh id (hex) that the token pinned.
+    """
+
+    leaf: bytes
+    statements: tuple[bytes, ...]
+    mesh_prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """What can be told about a home without its lock."""
+
+    id: NodeId
+    mesh_id: str | None
+    mesh_name: str | None
 
 
 def empty(mesh_id: str | None = None) -> StatementSet:
@@ -52,6 +78,19 @@ def read_trust(path: Path) -> tuple[StatementSet, bytes | None]:
             hint="restore it from a backup, or move the home away and join again with a new token",
         ) from error
     return held, leaf
+
+
+def settle_key(home: Path, leaf: bytes | None) -> None:
+    """Put the next key in the node key's place when the certificate is for it, or throw it away. Raises HomeError."""
+    after = home / NEXT_KEY
+    if not after.exists():
+        return
+    node = identity.node_id(identity.public_der(identity.load_key(after)))
+    if leaf is not None and identity.leaf_id(leaf) == node:
+        os.replace(after, home / "node.key")
+        sync_folder(home)
+    else:
+        after.unlink()
 
 
 def next_boot(path: Path) -> int:

@@ -35,14 +35,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from meshnode.errors import HomeError, PermissionDenied
 from meshnode.trust.files import write_atomic
+from meshnode.trust.grants import EARLY_S, GRANT_S, LATE_S
+from meshnode.trust.renewing import Term
 from meshnode.wire.messages import NodeId
 
 log = logging.getLogger(__name__)
 
 ALPN = "meshnode/1"
-LEAF_DAYS = 365
-EARLY = timedelta(days=1)
-LATE = timedelta(days=30)
+EARLY, LATE = timedelta(seconds=EARLY_S), timedelta(seconds=LATE_S)
+BACKDATED = timedelta(hours=1)
+"""A certificate begins so long before it was made, for clocks that are a little behind."""
 _UNREADABLE = (
     ValueError,
     UnsupportedAlgorithm,
@@ -135,14 +137,17 @@ def verify(spki: bytes, message: bytes, signature: bytes) -> bool:
 
 
 def make_root(admin: Ed25519PrivateKey, mesh_name: str) -> bytes:
-    """A self-signed authority for an admin key, DER. Its dates span a century: what ends trust is a statement."""
+    """A self-signed authority for an admin key, DER. Its dates span a century: what ends trust is a statement.
+
+    It follows from key and name, serial number included, so that all who vote for a key mean one certificate.
+    """
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"meshnode {mesh_name}"[:64])])
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(admin.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(int.from_bytes(hashlib.sha256(public_der(admin)).digest()[:16]) >> 1)
         .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
         .not_valid_after(datetime(2120, 1, 1, tzinfo=UTC))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -153,10 +158,20 @@ def make_root(admin: Ed25519PrivateKey, mesh_name: str) -> bytes:
     return certificate.public_bytes(Encoding.DER)
 
 
+def is_root(root: bytes, spki: bytes) -> bool:
+    """Whether this is a certificate, DER, that the key made for itself."""
+    try:
+        certificate = x509.load_der_x509_certificate(root)
+        public = certificate.public_key()
+        return isinstance(public, Ed25519PublicKey) and public_der(public) == spki and _signed_by(certificate, root)
+    except _UNREADABLE:
+        return False
+
+
 def issue_leaf(
-    admin: Ed25519PrivateKey, root: bytes, spki: bytes, mesh_id: str, *, now: datetime, days: int = LEAF_DAYS
+    admin: Ed25519PrivateKey, root: bytes, spki: bytes, mesh_id: str, *, now: datetime, life_s: float = GRANT_S
 ) -> bytes:
-    """A node's certificate, DER, valid from an hour ago for `days` days."""
+    """A node's certificate, DER, valid from an hour ago for `life_s` from now."""
     public = load_der_public_key(spki)
     assert isinstance(public, Ed25519PublicKey)
     issuer = x509.load_der_x509_certificate(root)
@@ -166,8 +181,8 @@ def issue_leaf(
         .issuer_name(issuer.subject)
         .public_key(public)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=days))
+        .not_valid_before(now - BACKDATED)
+        .not_valid_after(now + timedelta(seconds=life_s))
         .add_extension(
             x509.SubjectAlternativeName([x509.UniformResourceIdentifier(_name(mesh_id, node_id(spki)))]), critical=True
         )
@@ -294,6 +309,13 @@ def leaf_id(leaf: bytes) -> NodeId:
     return node_id(public_der(public))
 
 
+def term_of(leaf: bytes) -> Term:
+    """From when until when a DER certificate was made for."""
+    certificate = x509.load_der_x509_certificate(leaf)
+    begins = certificate.not_valid_before_utc + BACKDATED
+    return Term(begins.timestamp(), certificate.not_valid_after_utc.timestamp())
+
+
 def signed_by_any(leaf: bytes, roots: Iterable[bytes]) -> bool:
     """Whether one of the roots signed the certificate; all DER."""
     certificate = x509.load_der_x509_certificate(leaf)
@@ -317,5 +339,5 @@ def _check_dates(certificate: x509.Certificate, node: NodeId, now: datetime) -> 
     raise PermissionDenied(
         f"the certificate of node {node[:8]} is valid from {begins:%Y-%m-%d} to {ends:%Y-%m-%d}, "
         f"and this machine's clock says {now:%Y-%m-%d %H:%M}",
-        hint="set the clock of the machine that is wrong, or invite the node again",
+        hint="set the clock of the machine that is wrong; one that was away for so long needs a new token",
     )

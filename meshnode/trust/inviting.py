@@ -14,7 +14,7 @@ from meshnode.errors import InvalidInput
 from meshnode.trust import batch, form, identity, invites
 from meshnode.trust.batch import BatchInvite
 from meshnode.trust.form import HARDWARE_MAX, USES_MAX, ZONE_CHARS_MAX
-from meshnode.trust.grants import GRANT_S, Grant
+from meshnode.trust.grants import Grant
 from meshnode.trust.invites import BatchToken
 from meshnode.trust.keeper import Keeper
 from meshnode.trust.statements import DEFAULT_ROLES, ROLES, Statement
@@ -91,5 +91,5 @@ def accept(keeper: Keeper, grant: Grant) -> Statement:
     """Take a node out of quarantine, with the roles and zones of its invite. Raises PermissionDenied, HomeError."""
     admin = keeper.admin("accept a node")
     invite = keeper.statements.invites()[grant.invite]
-    body = form.grant_body(grant.node, grant.name, invite.roles, invite.zones, int(time.time()) + GRANT_S)
+    body = form.grant_body(grant.node, grant.name, invite.roles, invite.zones, int(time.time() + keeper.life_s))
     return keeper.state("grant", body, admin, identity.public_der(admin))

@@ -14,8 +14,8 @@ import os
 import secrets
 import ssl
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,17 @@ import msgpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from meshnode.errors import HomeError, PermissionDenied, Revoked
-from meshnode.trust import believing, form, identity
+from meshnode.trust import adminkey, believing, form, identity
+from meshnode.trust.adminkey import Holding
 from meshnode.trust.files import move_aside, take_lock, write_checked
 from meshnode.trust.grants import GRANT_S
-from meshnode.trust.homefiles import empty, next_boot, node_key, read_trust
+from meshnode.trust.homefiles import NEXT_KEY, Membership, Peek, empty, next_boot, node_key, read_trust, settle_key
 from meshnode.trust.statements import Statement, StatementSet
 from meshnode.wire.messages import NodeId
 
 log = logging.getLogger(__name__)
+
+__all__ = ["Keeper", "Membership", "Peek"]
 
 ADMIN_ROLES = ("admin", "operator", "publisher", "submitter", "worker")
 
@@ -39,27 +42,6 @@ ADMIN_ROLES = ("admin", "operator", "publisher", "submitter", "worker")
 KEPT = ("trust", "invites", "admin.key", "node.key")
 """What is put away when a node ends, in this order: without `trust` it is in no mesh, wherever it is interrupted."""
 ANEW = "a new token makes this machine a new node: `meshnode up TOKEN`; a revoked key stays out for good"
-
-
-@dataclass(frozen=True, slots=True)
-class Membership:
-    """What a join brings: the node's certificate and everything the mesh knows about trust.
-
-    `mesh_prefix` is the beginning of the mesh id (hex) that the token pinned.
-    """
-
-    leaf: bytes
-    statements: tuple[bytes, ...]
-    mesh_prefix: str
-
-
-@dataclass(frozen=True, slots=True)
-class Peek:
-    """What can be told about a home without its lock."""
-
-    id: NodeId
-    mesh_id: str | None
-    mesh_name: str | None
 
 
 class Keeper:
@@ -70,7 +52,9 @@ class Keeper:
         self.key = key
         self.spki = identity.public_der(key)
         self.id: NodeId = identity.node_id(self.spki)
-        self.admin_key: Ed25519PrivateKey | None = None
+        self.holding: Holding | None = None
+        self.life_s: float = GRANT_S
+        """So long are the certificates and grants that this node gives as an admin."""
         self.statements = empty()
         self.leaf: bytes | None = None
         self.boot = 0
@@ -87,6 +71,7 @@ class Keeper:
             raise HomeError(f"the home {home} cannot be used: {error.strerror}") from error
         lock = take_lock(home / "agent.lock")
         try:
+            settle_key(home, read_trust(home / "trust")[1])
             keeper = cls(home, lock, node_key(home))
             keeper._read()
         except BaseException:
@@ -126,21 +111,33 @@ class Keeper:
         """Whether this node is in a mesh."""
         return self.leaf is not None and len(self.statements) > 0
 
-    def found(self, mesh_name: str, node_name: str, zone: str = "") -> None:
-        """Make a mesh of one: an admin key, a genesis, and this node's own grant and certificate. Raises HomeError."""
-        admin = identity.load_or_create_key(self.home / "admin.key")
+    def found(
+        self,
+        mesh_name: str,
+        node_name: str,
+        zone: str = "",
+        *,
+        others: Sequence[Ed25519PrivateKey] = (),
+        quorum: int = 1,
+    ) -> None:
+        """Make a mesh of one: an admin key, a genesis, and this node's own grant and certificate. Raises HomeError.
+
+        `others` are admin keys that are kept elsewhere; `quorum` of all must agree about who is admin.
+        """
+        admin = identity.load_or_create_key(self.home / adminkey.NAME)
         spki = identity.public_der(admin)
-        root = identity.make_root(admin, mesh_name)
+        first = [(identity.public_der(key), identity.make_root(key, mesh_name)) for key in (admin, *others)]
         founded = empty()
-        genesis = self._sign(
-            "genesis", form.genesis_body(mesh_name, spki, root, secrets.token_bytes(32)), admin, spki, mesh=""
-        )
-        founded.add(genesis)
-        body = form.grant_body(self.id, node_name, ADMIN_ROLES, filter(None, (zone,)), int(time.time()) + GRANT_S)
+        body = form.genesis_body(mesh_name, first, secrets.token_bytes(32), quorum)
+        founded.add(self._sign("genesis", body, admin, spki, mesh=""))
+        ends = int(time.time() + self.life_s)
+        body = form.grant_body(self.id, node_name, ADMIN_ROLES, filter(None, (zone,)), ends)
         founded.add(self._sign("grant", body, admin, spki, mesh=founded.mesh_id))
-        leaf = identity.issue_leaf(admin, root, self.spki, founded.mesh_id, now=datetime.now(UTC))
+        leaf = identity.issue_leaf(
+            admin, first[0][1], self.spki, founded.mesh_id, now=datetime.now(UTC), life_s=self.life_s
+        )
         self._save(founded, leaf)
-        self.admin_key, self.statements, self.leaf = admin, founded, leaf
+        self.holding, self.statements, self.leaf = adminkey.plain(admin), founded, leaf
 
     @property
     def out(self) -> Revoked | None:
@@ -173,7 +170,7 @@ class Keeper:
             self.key = identity.write_key(self.home / "node.key", key)
             self.spki, self.id = identity.public_der(key), node
         self._save(adopted, membership.leaf)
-        self.statements, self.leaf, self.admin_key = adopted, membership.leaf, None
+        self.statements, self.leaf, self.holding = adopted, membership.leaf, None
         for name in ("invites", "admin.key"):  # of the mesh of one that is left behind
             if (self.home / name).exists():
                 move_aside(self.home / name, "left")
@@ -194,17 +191,40 @@ class Keeper:
         return statement
 
     def admit(self, spki: bytes, name: str, roles: Iterable[str], zones: Iterable[str]) -> tuple[bytes, Statement]:
-        """Make another node a member: its certificate and its grant.
+        """Make another node a member: certificate and grant. Raises PermissionDenied, ProtocolError, HomeError."""
+        leaf = self.issue(spki, "admit a node")
+        body = form.grant_body(identity.node_id(spki), name, roles, zones, int(time.time() + self.life_s))
+        return leaf, self.say("grant", body, admin="admit a node")
 
-        Raises PermissionDenied without the admin key, ProtocolError for a name or zones out of bounds, HomeError.
+    def issue(self, spki: bytes, what: str, *, until: float = float("inf")) -> bytes:
+        """A certificate for a node. Raises PermissionDenied without the admin key."""
+        admin = self.admin(what)
+        root = self.statements.admins()[identity.public_der(admin)]
+        life_s = min(self.life_s, max(0.0, until - time.time()))
+        return identity.issue_leaf(admin, root, spki, self.statements.mesh_id, now=datetime.now(UTC), life_s=life_s)
+
+    def renew(self, leaf: bytes) -> None:
+        """Show this certificate from now on. Raises PermissionDenied when it is not this node's, HomeError."""
+        believing.check_peer(self.statements, leaf, self.id, self.refusal, datetime.now(UTC))
+        self._save(leaf=leaf)
+        self.leaf = leaf
+
+    def become(self, key: Ed25519PrivateKey, leaf: bytes, statements: Iterable[bytes]) -> None:
+        """Be another node in the same mesh, with the key, certificate and statements that make it one.
+
+        Raises PermissionDenied when they do not (then nothing has changed), and HomeError.
         """
-        admin = self.admin("admit a node")
-        key = identity.public_der(admin)
-        leaf = identity.issue_leaf(
-            admin, self.statements.admins()[key], spki, self.statements.mesh_id, now=datetime.now(UTC)
-        )
-        body = form.grant_body(identity.node_id(spki), name, roles, zones, int(time.time()) + GRANT_S)
-        return leaf, self.state("grant", body, admin, key)
+        held = empty()
+        held.merge([*(data for _, data in self.statements.items()), *statements])
+        node = identity.node_id(identity.public_der(key))
+        if held.grant(node) is None:
+            raise PermissionDenied("the admin sent no grant for the new key")
+        believing.check_peer(held, leaf, node, lambda _: None, datetime.now(UTC))
+        identity.write_key(self.home / NEXT_KEY, key)
+        self._save(held, leaf)  # from here on the new key is this node's; `open` finishes what is interrupted
+        settle_key(self.home, leaf)
+        self.key, self.spki, self.id = key, identity.public_der(key), node
+        self.statements, self.leaf = held, leaf
 
     # --- saying ---
 
@@ -298,24 +318,41 @@ class Keeper:
             raise PermissionDenied("this node belongs to no mesh yet")
         return self.leaf
 
+    @property
+    def is_admin(self) -> bool:
+        """Whether the key of a live admin is here, if only sealed."""
+        return self.holding is not None and self.holding.spki in self.statements.admins()
+
+    @property
+    def admin_key(self) -> Ed25519PrivateKey | None:
+        """The key of a live admin, when it is here and open."""
+        return self.holding.key if self.holding is not None and self.is_admin else None
+
     def admin(self, what: str) -> Ed25519PrivateKey:
-        """The admin key, for `what`. Raises PermissionDenied when this node has none that is live."""
-        if self.admin_key is None or identity.public_der(self.admin_key) not in self.statements.admins():
-            holders = [g for g in self.statements.members() if "admin" in g.roles]
+        """The admin key, for `what`. Raises PermissionDenied when this node has none that is live and open."""
+        if self.is_admin and self.admin_key is None:
+            raise PermissionDenied(
+                f"the admin key is sealed, and only an admin may {what}", hint="`meshnode admin unlock` opens it"
+            )
+        if self.admin_key is None:
+            members = self.statements.members()
+            holders = [g for g in members if "admin" in g.roles and not self.statements.revoked(g.node)]
             where = ", ".join(f"{g.name} ({g.node[:8]})" for g in holders) or "the founder"
             raise PermissionDenied(
                 f"this node holds no live admin key, and only an admin may {what}", hint=f"do it on {where}"
             )
         return self.admin_key
 
-    def _sign(self, kind: str, body: Mapping[str, Any], key: Ed25519PrivateKey, issuer: bytes, *, mesh: str) -> bytes:
+    def _sign(
+        self, kind: str, body: Mapping[str, Any], key: Ed25519PrivateKey, issuer: bytes, *, mesh: str, at: int = 0
+    ) -> bytes:
         return form.make_statement(
             kind,
             body,
             mesh=mesh,
             issuer=issuer,
             sign=key.sign,
-            issued_at=int(time.time()),
+            issued_at=max(int(time.time()), at),
             nonce=secrets.token_bytes(form.NONCE_BYTES),
         )
 
@@ -323,12 +360,29 @@ class Keeper:
         self, kind: str, body: Mapping[str, Any], key: Ed25519PrivateKey, issuer: bytes, *, save: bool = True
     ) -> Statement:
         """Say something: on disk first, then it holds."""
-        data = self._sign(kind, body, key, issuer, mesh=self.statements.mesh_id)
         if save:
-            self._save(also=data)
-        statement = self.statements.add(data)
+            return self.state_all([(kind, body, key)])[0]
+        statement = self.statements.add(self._sign(kind, body, key, issuer, mesh=self.statements.mesh_id))
         assert statement is not None, "a fresh nonce makes a new statement"
         return statement
+
+    def sign(self, kind: str, body: Mapping[str, Any], key: Ed25519PrivateKey, *, at: int = 0) -> bytes:
+        """A statement of this mesh that is not said yet; of now, or of the time `at` which is later."""
+        return self._sign(kind, body, key, identity.public_der(key), mesh=self.statements.mesh_id, at=at)
+
+    def state_all(self, said: Iterable[tuple[str, Mapping[str, Any], Ed25519PrivateKey]]) -> list[Statement]:
+        """Say several things, all of them or none."""
+        return self.take([self.sign(kind, body, key) for kind, body, key in said])
+
+    def take(self, signed: Sequence[bytes]) -> list[Statement]:
+        """Statements of this node's own that belong together: on disk first, then they hold. Raises HomeError."""
+        self._save(also=signed)
+        return self.statements.merge(signed)[0]
+
+    def open_admin(self, key: Ed25519PrivateKey) -> None:
+        """The sealed key that this node holds is this one."""
+        assert self.holding is not None
+        self.holding = replace(self.holding, key=key)
 
     def _read(self) -> None:
         self.boot = next_boot(self.home / "boot")
@@ -338,16 +392,9 @@ class Keeper:
                 f"the certificate in {self.home / 'trust'} is not for the key in {self.home / 'node.key'}",
                 hint="restore both from one backup, or move the home away and join again with a new token",
             )
-        if (self.home / "admin.key").exists():
-            key = identity.load_key(self.home / "admin.key")
-            if identity.public_der(key) in self.statements.admins():
-                self.admin_key = key
-            else:  # one that was removed, or one that a turned bit has made another
-                log.warning("%s is the key of no admin of this mesh, and is not used", self.home / "admin.key")
+        self.holding = adminkey.settle(self.home, set(self.statements.admins()))
 
-    def _save(self, held: StatementSet | None = None, leaf: bytes | None = None, also: bytes | None = None) -> None:
-        statements = [data for _, data in (held or self.statements).items()]
-        if also is not None:
-            statements.append(also)
+    def _save(self, held: StatementSet | None = None, leaf: bytes | None = None, also: Iterable[bytes] = ()) -> None:
+        statements = [*(data for _, data in (held or self.statements).items()), *also]
         write_checked(self.home / "trust", msgpack.packb({"leaf": leaf or self.leaf, "statements": statements}))
         self._unsaved = False

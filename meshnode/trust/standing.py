@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from meshnode.trust import admins as electing
 from meshnode.trust import batch
+from meshnode.trust.admins import Admins
 from meshnode.trust.batch import BatchInvite
 from meshnode.trust.form import KINDS, ROLES, Statement
 from meshnode.trust.grants import Grant, IdOf
@@ -46,9 +48,9 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What holds. `admins` maps public keys to certificates, both DER, the oldest first; `invites` are batch ones."""
+    """What holds; `invites` are batch ones."""
 
-    admins: Mapping[bytes, bytes]
+    admins: Admins
     grants: Mapping[NodeId, Grant]
     revocations: Mapping[NodeId, Revocation]
     models: tuple[Statement, ...]
@@ -59,7 +61,7 @@ class Standing:
     publishers: tuple[Statement, ...] = ()
 
 
-NOTHING = Standing({}, {}, {}, (), {})
+NOTHING = Standing(Admins(), {}, {}, (), {})
 
 
 def derive(genesis: Statement, statements: Iterable[Statement], id_of: IdOf) -> Standing:
@@ -67,13 +69,13 @@ def derive(genesis: Statement, statements: Iterable[Statement], id_of: IdOf) -> 
     of_kind: dict[str, list[Statement]] = {kind: [] for kind in KINDS}
     for statement in sorted(statements, key=lambda s: (s.issued_at, s.id)):
         of_kind[statement.kind].append(statement)
-    admins = _admins(genesis, of_kind["admin_add"], of_kind["admin_remove"])
+    admins = electing.derive(genesis, of_kind["admin_add"], of_kind["admin_remove"])
     revocations, distrusted = _revocations(of_kind["revoke"], admins, id_of)
     gone = _revoked_statements(of_kind, admins)
     grants = {
         statement.body["node"]: _grant(statement, id_of)  # the latest by (time, id) wins
         for statement in of_kind["grant"]
-        if statement.issuer in admins and statement.id not in gone
+        if admins.counts(statement) and statement.id not in gone
     }
     invites, joined = batch.derive(of_kind, admins, gone, revocations, id_of)
     grants = joined | grants  # what an admin says of a node itself wins
@@ -82,13 +84,13 @@ def derive(genesis: Statement, statements: Iterable[Statement], id_of: IdOf) -> 
         publisher = id_of(statement.issuer)
         grant = grants.get(publisher)
         granted = grant is not None and "publisher" in grant.roles and publisher not in distrusted
-        if statement.id not in gone and (granted or statement.issuer in admins):
+        if statement.id not in gone and (granted or admins.counts(statement)):
             models.append(statement)
     reports = [it for it in of_kind["flag"] if it.id not in gone]
     workers = {node for node, grant in grants.items() if "worker" in grant.roles and node not in revocations}
 
     def of_admins(kind: str) -> tuple[Statement, ...]:
-        return tuple(it for it in of_kind[kind] if it.id not in gone and it.issuer in admins)
+        return tuple(it for it in of_kind[kind] if it.id not in gone and admins.counts(it))
 
     return Standing(
         admins,
@@ -103,27 +105,8 @@ def derive(genesis: Statement, statements: Iterable[Statement], id_of: IdOf) -> 
     )
 
 
-def _admins(genesis: Statement, added: list[Statement], removed: list[Statement]) -> dict[bytes, bytes]:
-    """The genesis' admins and everyone added by an admin, less the removed; the oldest stays if nobody else would."""
-    ever: dict[bytes, bytes] = dict(genesis.body["admins"])
-    grew = True
-    while grew:
-        grew = False
-        for statement in added:
-            key = statement.body["key"]
-            if statement.issuer in ever and key not in ever:
-                ever[key] = statement.body["root"]
-                grew = True
-    out = {statement.body["key"] for statement in removed if statement.issuer in ever}
-    live = {key: root for key, root in ever.items() if key not in out}
-    if not live:
-        oldest = next(iter(ever))
-        live = {oldest: ever[oldest]}
-    return live
-
-
 def _revocations(
-    statements: list[Statement], admins: Mapping[bytes, bytes], id_of: IdOf
+    statements: list[Statement], admins: Admins, id_of: IdOf
 ) -> tuple[dict[NodeId, Revocation], set[NodeId]]:
     """Who is out, and who of them was thrown out by an admin rather than left."""
     revocations: dict[NodeId, Revocation] = {}
@@ -133,7 +116,7 @@ def _revocations(
         if node is None:
             continue
         by = id_of(statement.issuer)
-        if statement.issuer in admins:
+        if admins.counts(statement):
             if node not in distrusted:  # an admin's word is told, also when the node says that it left before
                 revocations[node] = _revocation(statement, by)
             distrusted.add(node)
@@ -146,23 +129,21 @@ def _revocation(statement: Statement, by: NodeId) -> Revocation:
     return Revocation(statement.body["reason"], by, statement.issued_at, statement.id)
 
 
-def _revoked_statements(of_kind: Mapping[str, list[Statement]], admins: Mapping[bytes, bytes]) -> set[bytes]:
+def _revoked_statements(of_kind: Mapping[str, list[Statement]], admins: Admins) -> set[bytes]:
     issuer_of = {s.id: s.issuer for kind in ("grant", "model", "flag") for s in of_kind[kind]}
     return {
         target
         for statement in of_kind["revoke"]
         if (target := statement.body.get("statement")) is not None
-        and (statement.issuer in admins or issuer_of.get(target) == statement.issuer)
+        and (admins.counts(statement) or issuer_of.get(target) == statement.issuer)
     }
 
 
-def _flags(
-    reports: Iterable[Statement], admins: Mapping[bytes, bytes], workers: set[NodeId], id_of: IdOf
-) -> dict[str, Flag]:
+def _flags(reports: Iterable[Statement], admins: Admins, workers: set[NodeId], id_of: IdOf) -> dict[str, Flag]:
     """By digest: reports that nobody took back, of live admins and of workers that are still in."""
     flags: dict[str, Flag] = {}
     for report in reports:
-        node, by_admin = id_of(report.issuer), report.issuer in admins
+        node, by_admin = id_of(report.issuer), admins.counts(report)
         flag = flags.get(report.body["digest"], Flag((), (), (), False))
         if not by_admin and (node not in workers or node in flag.reporters):
             continue
@@ -186,4 +167,6 @@ def _grant(statement: Statement, id_of: IdOf) -> Grant:
         statement.issued_at,
         body["expires_at"],
         statement.id,
+        final=body.get("final", False),
+        was=body.get("was", ""),
     )

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from meshnode.errors import MeshError, PermissionDenied, ProtocolError
 from meshnode.trust import standing
+from meshnode.trust.admins import Admins
 from meshnode.trust.batch import OVER_MAX, BatchInvite
 from meshnode.trust.form import (
     DEFAULT_ROLES,
@@ -157,14 +158,29 @@ class StatementSet:
         return str(self.genesis.body["name"])
 
     def admins(self) -> Mapping[bytes, bytes]:
-        """Admin public keys (DER) and their certificates (DER), the TLS roots."""
+        """Admin public keys (DER) and their certificates (DER), the oldest first."""
+        return self._derived().admins.live
+
+    def office(self) -> Admins:
+        """Who is admin, who was, and what is proposed."""
         return self._derived().admins
 
+    def said_by(self, key: bytes) -> list[Statement]:
+        """All statements of an issuer."""
+        return [it for it in self._statements.values() if it.issuer == key]
+
+    def of_kinds(self, *kinds: str) -> list[Statement]:
+        """All statements of these kinds, whether they hold or not, in the order in which they were taken in."""
+        return [it for it in self._statements.values() if it.kind in kinds]
+
     def grant(self, node: NodeId, now: float | None = None) -> Grant | None:
-        """The grant that makes a node a member; None when it has none, was revoked, or `now` is past its expiry."""
+        """The grant that makes a node a member; None when it has none, was revoked, or it is over at `now`.
+
+        It may be renewed for some time after its expiry; see `Grant.ends_at`.
+        """
         held = self._derived()
         grant = held.grants.get(node)
-        if grant is None or node in held.revocations or (now is not None and now >= grant.expires_at):
+        if grant is None or node in held.revocations or (now is not None and now >= grant.ends_at):
             return None
         return grant
 

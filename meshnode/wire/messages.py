@@ -18,6 +18,12 @@ from msgspec import Meta
 
 from meshnode.errors import ProtocolError
 from meshnode.wire.fleet import FleetAsk, FleetRows
+from meshnode.wire.keys import AdminKey as AdminKey
+from meshnode.wire.keys import AdminKeyAsk as AdminKeyAsk
+from meshnode.wire.keys import KeyReply, KeyRequest
+from meshnode.wire.keys import RenewAsk as RenewAsk
+from meshnode.wire.keys import Renewed as Renewed
+from meshnode.wire.keys import RotateAsk as RotateAsk
 from meshnode.wire.looks import Look, LookAsk, ReachAsk, Reached
 from meshnode.wire.stages import Stage as Stage
 from meshnode.wire.stages import StageDone as StageDone
@@ -236,9 +242,10 @@ RelayRequest = RelayOpen | RelayOffer | RelayData | RelayClose
 LookRequest = LookAsk | ReachAsk | FleetAsk
 TaskRequest = VitalsAsk | QuoteAsk | Warm | Infer | ResultAsk | PieceAsk | PieceListAsk | HaveAsk
 ModelRequest = ModelDo | MovedAsk
-PeerRequest = TrustSync | TrustPush | MembershipRequest | RelayRequest | LookRequest | TaskRequest | ModelRequest
+TrustRequest = TrustSync | TrustPush | KeyRequest
+PeerRequest = TrustRequest | MembershipRequest | RelayRequest | LookRequest | TaskRequest | ModelRequest
 TaskReply = Vitals | Quote | Inferred | Piece | PieceList | Have | Moved
-PeerReply = Done | TrustDelta | ViewDigest | ViewNews | Adverts | Look | Reached | FleetRows | TaskReply
+PeerReply = Done | TrustDelta | KeyReply | ViewDigest | ViewNews | Adverts | Look | Reached | FleetRows | TaskReply
 LocalRequest = Submit | Plan | Ask
 LocalReply = Submitted | Document
 

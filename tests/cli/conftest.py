@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def door(tmp_path: Path) -> Iterator[Door]:
 
 
 @pytest.fixture
-def meshnode(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+def meshnode(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
     """Run `meshnode WORDS` on the home `tmp_path`: its exit code, stdout and stderr."""
     monkeypatch.setenv("MESHNODE_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "80")
@@ -31,4 +32,10 @@ def meshnode(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
         out, err = capsys.readouterr()
         return code, out, err
 
-    return run
+    loggers = [logging.getLogger(), logging.getLogger("meshnode")]
+    before = [list(it.handlers) for it in loggers]
+    yield run
+    for logger, handlers in zip(loggers, before, strict=True):
+        for added in [it for it in logger.handlers if it not in handlers]:
+            logger.removeHandler(added)  # they write to this test's file and captured stderr
+            added.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meshnode.cli import checks, mesh
+from meshnode.cli import asking, checks
 from meshnode.errors import AgentUnavailable
 from tests.cli.conftest import Command
 
@@ -39,4 +39,4 @@ def test_a_home_that_is_not_there_yet_is_no_fault(tmp_path: Path) -> None:
 )
 def test_durations(text: str, expected: float) -> None:
     """Seconds, minutes, hours, days, and their sums."""
-    assert expected == mesh.seconds(text)
+    assert expected == asking.seconds(text)

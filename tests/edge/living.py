@@ -57,6 +57,7 @@ async def living(home: Path, keeper: Keeper, peers: Peers, given: Settings) -> A
 async def founder(home: Path, name: str = "ann", **fields: Any) -> AsyncIterator[Agent]:
     """The agent of a mesh of one."""
     keeper = Keeper.open(home)
+    keeper.life_s = settings(name, **fields).trust.valid_days * 86400
     keeper.found("mesh", name, fields.get("zone", ""))
     async with living(home, keeper, (), settings(name, **fields)) as agent:
         yield agent

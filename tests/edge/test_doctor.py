@@ -19,7 +19,7 @@ from meshnode.sandbox import Confinement, Lack
 from tests.edge.living import ask, founder, joiner, workers
 from tests.waiting import until
 
-ORDER = ["worker", "sandbox", "gpu", "disk", "clock", "address", "multicast", "owner"]
+ORDER = ["worker", "sandbox", "gpu", "disk", "clock", "address", "multicast", "owner", "renewal"]
 Look = Callable[[str], Awaitable[dict[str, Any]]]
 
 

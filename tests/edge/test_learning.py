@@ -137,9 +137,12 @@ async def test_a_grant_that_expires_ends_what_it_allowed(
     await link.call(quote)
     grant = ann.keeper.statements.grant(bob.keeper.id)
     assert grant is not None
-    late = float(grant.expires_at + 1)
+    late = float(grant.ends_at + 1)
+    assert grant.ends_at > grant.expires_at
     assert time.time() < late
     with monkeypatch.context() as clock:
+        clock.setattr("meshnode.agent.time.time", lambda: grant.ends_at - 1.0)
+        await link.call(quote)  # who could not be renewed in time has some days more
         clock.setattr("meshnode.agent.time.time", lambda: late)
         for request in (quote, VitalsAsk()):
             with pytest.raises(PermissionDenied, match="expired"):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from meshnode.trust import form, identity
+from meshnode.trust import admins, form, identity
 from meshnode.trust.statements import StatementSet
 from meshnode.wire.messages import NodeId
 
@@ -50,13 +50,16 @@ class Person:
 
 @dataclass
 class Town:
-    """A mesh with one admin, as bytes to be told to sets."""
+    """A mesh with one admin, or with others and a quorum, as bytes to be told to sets."""
 
     admin: Person = field(default_factory=lambda: Person(1))
+    others: tuple[Person, ...] = ()
+    quorum: int = 1
 
     @cached_property
     def genesis(self) -> bytes:
-        body = form.genesis_body("town", self.admin.spki, self.admin.root, bytes(32))
+        first = [(it.spki, it.root) for it in (self.admin, *self.others)]
+        body = form.genesis_body("town", first, bytes(32), self.quorum)
         return self.admin.says("genesis", body, mesh="")
 
     @cached_property
@@ -81,10 +84,17 @@ class Town:
         return by.says("flag", form.flag_body(digest, reason), mesh=self.mesh)
 
     def adds(self, admin: Person, *, by: Person | None = None, at: int = NOW) -> bytes:
-        return (by or self.admin).says("admin_add", form.admin_add_body(admin.spki, admin.root), mesh=self.mesh, at=at)
+        body = admins.add_body(admin.spki, admin.root, admin.id)
+        return (by or self.admin).says("admin_add", body, mesh=self.mesh, at=at)
 
-    def removes(self, admin: Person, *, by: Person | None = None, at: int = NOW) -> bytes:
-        return (by or self.admin).says("admin_remove", form.admin_remove_body(admin.spki), mesh=self.mesh, at=at)
+    def removes(
+        self, admin: Person, *, by: Person | None = None, at: int = NOW, keeping: Sequence[bytes] | None = None
+    ) -> bytes:
+        """A vote that says what is kept, or in the form of versions that could not say it."""
+        body: dict[str, Any] = {"key": admin.spki}
+        if keeping is not None:
+            (body,) = admins.remove_bodies(admin.spki, [form.parse(data) for data in keeping])
+        return (by or self.admin).says("admin_remove", body, mesh=self.mesh, at=at)
 
     def set(self, *statements: bytes) -> StatementSet:
         held = empty()

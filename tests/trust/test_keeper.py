@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from meshnode.errors import HomeError, PermissionDenied, ProtocolError
-from meshnode.trust import form, identity
+from meshnode.trust import admins, form, identity
 from meshnode.trust.files import write_checked
 from meshnode.trust.keeper import Keeper, Membership
 from tests.trust.cast import Person, Town
@@ -295,11 +295,9 @@ def test_an_admin_key_that_is_none_any_more_has_no_say(homes: Homes, caplog: pyt
     key = form.parse(a.statements.genesis.data).issuer
     says = {"mesh": a.statements.mesh_id, "issued_at": 1, "nonce": bytes(16)}
     add = form.make_statement(
-        "admin_add", form.admin_add_body(second.spki, second.root), issuer=key, sign=a.admin_key.sign, **says
+        "admin_add", admins.add_body(second.spki, second.root, second.id), issuer=key, sign=a.admin_key.sign, **says
     )
-    remove = form.make_statement(
-        "admin_remove", form.admin_remove_body(key), issuer=second.spki, sign=second.key.sign, **says
-    )
+    remove = form.make_statement("admin_remove", {"key": key}, issuer=second.spki, sign=second.key.sign, **says)
     assert 2 == len(a.merge([add, remove]))
 
     with pytest.raises(PermissionDenied, match="no live admin key"):

@@ -109,12 +109,14 @@ def test_revocation_wins_over_any_grant() -> None:
     assert [B.id] == [grant.node for grant in held.members()]
 
 
-def test_a_grant_ends_when_it_says() -> None:
-    """Expiry is asked with a time, and counts from that second."""
-    held = TOWN.set(TOWN.grants(B))
+@pytest.mark.parametrize(("final", "late_s"), [(True, 0), (False, 30 * 86400)])
+def test_a_grant_ends_when_it_says(final: bool, late_s: int) -> None:
+    """Expiry is asked with a time and counts from that second; one that may be renewed is good for thirty days more."""
+    body = form.grant_body(B.id, "b", ("worker",), (), NOW + 1000, final=final)
+    held = TOWN.set(ADMIN.says("grant", body, mesh=TOWN.mesh))
 
-    assert held.grant(B.id, NOW + 999) is not None
-    assert held.grant(B.id, NOW + 1000) is None
+    assert held.grant(B.id, NOW + 999 + late_s) is not None
+    assert held.grant(B.id, NOW + 1000 + late_s) is None
     assert held.grant(B.id) is not None
 
 

@@ -253,9 +253,10 @@ async def test_a_broker_that_restarts_loses_nothing(agent: Agent, broker: Mosqui
         for i in range(150):
             assert np.array_equal(number(i), loaded(client.answers[b"%d" % i][0].payload))
         if end == "stopped":
-            # What the broker delivers again because it did not hear that it came, it marks: that is QoS 1.
-            fresh = {sum(not it.again for it in answers) for answers in client.answers.values()}
-            assert (150, {1}) == (done(agent), fresh)
+            # What the broker delivers again because it did not hear that it came, it marks: that is QoS 1. It may
+            # stop before its first delivery left the machine, and then the marked one is the only one.
+            fresh = max(sum(not it.again for it in answers) for answers in client.answers.values())
+            assert (150, 1) == (done(agent), fresh)
     finally:
         client.close()
 
