@@ -121,8 +121,9 @@ class FrigateDoor:
             return
         try:
             answer = await self._answer_to(said, came_at)
-        except Exception:
+        except Exception as error:
             log.exception("while a message of Frigate was answered")
+            self._missed(ExecutionFailed(f"a fault in this door: {error!r}"))  # cameras are as blind by it
             return
         if answer is not None and (socket := self._listening.socket) is not None:
             await socket.send_multipart([sender, b"", *answer])

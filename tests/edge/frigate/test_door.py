@@ -258,6 +258,22 @@ async def test_frames_that_do_not_fit_the_model_are_an_outage_with_its_reason(tm
             assert ["cameras blind", "cameras see"] == blind(agent.node)
 
 
+async def test_a_fault_of_ours_is_an_outage_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cameras are as blind when the fault is in the door itself, and somebody has to hear of it."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    async with founder(tmp_path / "ann", frigate=patient()) as agent:
+        model = await with_model(agent, yolo(tmp_path / "yolo.onnx"))
+        async with plugin(agent, model, timeout_ms=200) as frigate:
+            monkeypatch.setattr("meshnode.edge.frigate.door.detections.read", broken)
+            for _ in range(4):
+                assert await detect(frigate, coloured(0.9, 0, 0)) is None
+            await until(lambda: blind(agent.node), "the alarm")
+            assert "planted" in why_blind(agent.node)
+
+
 async def test_a_model_that_the_mesh_lacks_is_told_and_refused(tmp_path: Path) -> None:
     """Nothing is taken from the recorder unless the settings allow it: its protocol does not say who brings it."""
     async with founder(tmp_path / "ann", frigate=patient(), name="ann") as agent:
