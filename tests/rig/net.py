@@ -61,6 +61,8 @@ class Net:
     ) -> None:
         self.rig = Rig(folder)
         self.size = len(hosts)
+        self.commands: dict[int, Sequence[str]] = {}
+        """What `meshnode` is on a host, where it is not that of this checkout."""
         self._rootless = os.geteuid() != 0 if rootless is None else rootless
         given = {"seed": seed, "hosts": [list(subnets) for subnets in hosts]}
         self._switch = subprocess.Popen(
@@ -102,13 +104,14 @@ class Net:
 
     def up(self, host: int, *options: str, env: Sequence[str] = ()) -> Agent:
         """Start the agent of a host, with multicast discovery, and wait until it is ready; `env` is of KEY=VALUE."""
-        return self.rig.start(
-            f"h{host}", *options, listen="0.0.0.0:7433", command=self.inside(host, "env", *env, *COMMAND), mdns=True
-        )
+        command = self.inside(host, "env", *env, *self.commands.get(host, COMMAND))
+        return self.rig.start(f"h{host}", *options, listen="0.0.0.0:7433", command=command, mdns=True)
 
     def join(self, host: int, token: str) -> None:
         """Make a host's home a member, without an agent."""
-        command = self.inside(host, *COMMAND, "--home", str(self.rig.folder / f"h{host}"), "join", token)
+        command = self.inside(
+            host, *self.commands.get(host, COMMAND), "--home", str(self.rig.folder / f"h{host}"), "join", token
+        )
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 

@@ -23,6 +23,7 @@ from tests.rig.promises import (
     models,
     sealed,
     seeds,
+    soak,
     splits,
     starts,
     strangers,
@@ -75,6 +76,9 @@ PROMISES = {
         Promise("P18", "malformed frames and datagrams cost an agent nothing", strangers.keep),
         Promise("P19", "connections that say nothing are dropped, and make nobody wait", strangers.slow),
         Promise("P20", "a flood takes nothing from another client", floods.keep),
+        Promise(
+            "P26", "hours of mixed faults cost no task, and leave nothing behind in who lives through them", soak.keep
+        ),
         Promise("P28", "many join at once, and who has a bad token is told why", joins.keep),
         Promise("P30", "a thousand seeds of the simulator break nothing, and a seed is one run", seeds.keep),
     )
