@@ -84,7 +84,7 @@ class Soak:
         self._temporary = it.rig.folder / "tmp"
         self._temporary.mkdir()
         for host in range(NEWCOMER + 1):
-            it.commands[host] = [sys.executable, "-P", str(COUNTED)]
+            it.rig.programs[f"h{host}"] = [sys.executable, "-P", str(COUNTED)]
         agents = it.mesh(range(HOSTS), roles=dict.fromkeys(SUBMITTERS, "submitter"), env=self._env_of(it))
         self.town = town = Town(it, dict(enumerate(agents)), seed)
         stack.callback(town.close)
