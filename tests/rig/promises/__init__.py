@@ -28,6 +28,7 @@ from tests.rig.promises import (
     starts,
     strangers,
     transfers,
+    upgrades,
     wires,
     zones,
 )
@@ -42,6 +43,8 @@ class Promise:
     name: str
     says: str
     keep: Callable[[Stage, bool], list[Figure]]
+    lacks: Callable[[], str] = str
+    """Why it cannot be tried here; empty when it can."""
 
 
 PROMISES = {
@@ -76,6 +79,7 @@ PROMISES = {
         Promise("P18", "malformed frames and datagrams cost an agent nothing", strangers.keep),
         Promise("P19", "connections that say nothing are dropped, and make nobody wait", strangers.slow),
         Promise("P20", "a flood takes nothing from another client", floods.keep),
+        Promise("P25", "a mesh is updated node by node under load, and back", upgrades.keep, upgrades.lacks),
         Promise(
             "P26", "hours of mixed faults cost no task, and leave nothing behind in who lives through them", soak.keep
         ),

@@ -51,6 +51,9 @@ def main() -> int:
         stage = Stage(Path(folder), args.seed, args.minutes, args.samples)
         try:
             for name in [name.upper() for name in args.names] or PROMISES:
+                if why := PROMISES[name].lacks():
+                    print(f"\n{name}: not tried: {why}")
+                    continue
                 began, date = time.monotonic(), records.now()
                 print(f"\n{name}: {PROMISES[name].says}", flush=True)
                 figures = _try(stage, name, args.full)
