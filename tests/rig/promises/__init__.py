@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.rig.promises import (
+    brokers,
     clocks,
     copies,
     cuts,
@@ -82,6 +83,12 @@ PROMISES = {
         Promise("P25", "a mesh is updated node by node under load, and back", upgrades.keep, upgrades.lacks),
         Promise(
             "P26", "hours of mixed faults cost no task, and leave nothing behind in who lives through them", soak.keep
+        ),
+        Promise(
+            "P27",
+            "a broker that dies, replays or lies costs nothing but what goes over it",
+            brokers.keep,
+            brokers.lacks,
         ),
         Promise("P28", "many join at once, and who has a bad token is told why", joins.keep),
         Promise("P30", "a thousand seeds of the simulator break nothing, and a seed is one run", seeds.keep),
