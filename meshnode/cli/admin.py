@@ -21,6 +21,9 @@ PassphraseFile = Annotated[
     typer.Option("--passphrase-file", metavar="FILE", help="Read the passphrase from it, not from the terminal."),
 ]
 KEYS_MAX = 16
+Anyway = Annotated[
+    bool, typer.Option("--anyway", help="Also while nodes are up whose older software reads such votes otherwise.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -50,32 +53,33 @@ def list_admins() -> None:
     context.show(document, _listed)
 
 
-def add(node: NodeName) -> None:
+def add(node: NodeName, anyway: Anyway = False) -> None:
     """Make a member an admin: it makes a key of its own, and this admin votes for it."""
     with context.client() as client:
-        answer = client.ask("admin.add", node=node)
+        answer = client.ask("admin.add", node=node, anyway=anyway)
     context.show(answer, lambda it: _voted(it, f"{it['name']} is an admin now", "for", f"admin add {node}"))
 
 
 def remove(
     node: Annotated[str, typer.Argument(metavar="NODE|KEY", help="An admin's node, or the id of its key.")],
     yes: Yes = False,
+    anyway: Anyway = False,
 ) -> None:
     """Vote that a key is no admin's any more, for good. What it signed until now stays; `revoke` ends that."""
     with context.client() as client:
         confirm(f"The admin key of {node} has no say any more, for good. Remove it?", yes=yes)
-        answer = client.ask("admin.remove", node=node)
+        answer = client.ask("admin.remove", node=node, anyway=anyway)
     context.show(answer, lambda it: _voted(it, f"{it['name']} is no admin any more", "against", f"admin remove {node}"))
 
 
-def rotate_admin(passphrase_file: PassphraseFile = None, yes: Yes = False) -> None:
+def rotate_admin(passphrase_file: PassphraseFile = None, yes: Yes = False, anyway: Anyway = False) -> None:
     """Give this node another admin key; the old one and all copies of it have no say any more."""
     with context.client() as client:
         here = [it for it in client.ask("admin.list")["admins"] if it["here"]]
         confirm("The present admin key and its copies become worthless. Make another?", yes=yes)
         sealed = bool(here and here[0]["sealed"])
         words = _new_passphrase(passphrase_file) if sealed or passphrase_file is not None else ""
-        answer = client.ask("admin.rotate", passphrase=words)
+        answer = client.ask("admin.rotate", passphrase=words, anyway=anyway)
     context.show(answer, lambda it: f"the admin key is {it['key'][:8]} now; old copies are worthless, export a new one")
 
 

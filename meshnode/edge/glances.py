@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
+from meshnode.edge import speaking
 from meshnode.edge.http.guard import CODE_S
 from meshnode.edge.node import Node
-from meshnode.errors import ConfigError, MeshError
-from meshnode.membership.view import Member
+from meshnode.errors import ConfigError
 from meshnode.tasks.finding import find_member
-from meshnode.wire.messages import FEATURES, PROTOCOL_VERSION, StreamPing
+from meshnode.wire.messages import StreamPing
 
 PING_TIMEOUT_S = 5.0
 JSON = Any
@@ -77,25 +77,7 @@ async def _ping(node: Node, args: PingNode) -> JSON:
 
 
 async def _speaks(node: Node, _: Nothing) -> JSON:
-    """What each node that is up speaks, by its HELLO: those without a link are dialled."""
-    asked = [_spoken(node, member) for member in node.membership.view() if member.state in ("alive", "suspect")]
-    return await asyncio.gather(*asked)
-
-
-async def _spoken(node: Node, member: Member) -> JSON:
-    row = {"id": member.id, "name": member.name, "software": "", "versions": None, "features": None, "why": ""}
-    if member.id == node.keeper.id:
-        return row | {
-            "software": f"meshnode/{node.version}",
-            "versions": [PROTOCOL_VERSION],
-            "features": list(FEATURES),
-        }
-    try:
-        async with asyncio.timeout(PING_TIMEOUT_S):
-            peer = (await node.pool.link(member.id, member.addresses)).peer
-    except (MeshError, TimeoutError) as error:
-        return row | {"why": str(error) or f"no answer within {PING_TIMEOUT_S:.0f} s"}
-    return row | {"software": peer.software, "versions": list(peer.versions), "features": sorted(peer.features)}
+    return await speaking.everyone(node)
 
 
 async def _dashboard(node: Node, _: Nothing) -> JSON:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from meshnode.edge import speaking
 from meshnode.edge.node import Node
 from meshnode.errors import InvalidInput, PermissionDenied, ProtocolError
 from meshnode.links.link import Reply
@@ -18,22 +19,33 @@ from meshnode.tasks.finding import find_member
 from meshnode.trust import adminkey, identity, office
 from meshnode.trust.keeper import ADMIN_ROLES
 from meshnode.trust.statements import Statement, StatementSet
-from meshnode.wire.messages import AdminKey, AdminKeyAsk, NodeId
+from meshnode.wire.messages import KEYS, AdminKey, AdminKeyAsk, NodeId
 
 JSON = Any
 ASK_S = 10.0
 
 
-class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`node` is a name, an id or the beginning of one; of an admin also the beginning of its key's id."""
+class Vote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`node` is a name, an id or the beginning of one; of an admin also the beginning of its key's id.
+
+    `anyway`: though nodes are up whose software reads such votes otherwise.
+    """
 
     node: str
+    anyway: bool = False
 
 
 class Passphrase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an admin key is sealed with."""
 
     passphrase: str = ""
+
+
+class Another(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Another admin key, sealed or not; `anyway` as in `Vote`."""
+
+    passphrase: str = ""
+    anyway: bool = False
 
 
 class Import(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,8 +110,15 @@ async def _list(node: Node, _: Nothing) -> JSON:
     }
 
 
-async def _add(node: Node, args: Which) -> JSON:
+UPDATE = "update them first; `--anyway` does it now"
+ALONE = "takes the first vote for enough"
+FORGETS = "drops all that a removed admin had signed, the memberships too, until it is updated"
+
+
+async def _add(node: Node, args: Vote) -> JSON:
     node.keeper.admin("add an admin")
+    if node.keeper.statements.office().quorum > 1 and not args.anyway:
+        await speaking.check_everyone(node, KEYS, ALONE, UPDATE)
     member = find_member(node.membership.view(), args.node)
     if member.id == node.keeper.id:
         raise InvalidInput("this node holds an admin key already")
@@ -113,16 +132,19 @@ async def _add(node: Node, args: Which) -> JSON:
 
 async def _key_of(node: Node, member: Member) -> AdminKey:
     link = await node.pool.link(member.id, member.addresses)
+    speaking.check(link.peer, KEYS, "can hold no admin key but a founder's")
     received = await link.call(AdminKeyAsk(), timeout_s=ASK_S)
     if not isinstance(received.message, AdminKey) or not identity.is_root(received.message.root, received.message.key):
         raise ProtocolError(f"{member.name} was asked for its admin key and sent none")
     return received.message
 
 
-async def _remove(node: Node, args: Which) -> JSON:
+async def _remove(node: Node, args: Vote) -> JSON:
     keeper, statements = node.keeper, node.keeper.statements
     keeper.admin("remove an admin")
     key, who, name = _meant(node, args.node)
+    if not args.anyway:
+        await speaking.check_everyone(node, KEYS, FORGETS, UPDATE)
     _say(node, office.vote_remove(keeper, key))
     done = key not in statements.admins()
     still = {it for other, it in holders(statements).items() if other in statements.admins()}
@@ -201,8 +223,10 @@ def key_for(node: Node, peer: NodeId) -> Reply:
 # --- the key of this node ---
 
 
-async def _rotate(node: Node, args: Passphrase) -> JSON:
+async def _rotate(node: Node, args: Another) -> JSON:
     office.check_may_rotate(node.keeper)
+    if not args.anyway:
+        await speaking.check_everyone(node, KEYS, FORGETS, UPDATE)
     new = Ed25519PrivateKey.generate()
     text = await asyncio.to_thread(adminkey.seal, new, args.passphrase) if args.passphrase else adminkey.pem(new)
     _say(node, office.rotate_admin(node.keeper, new, text))
@@ -259,9 +283,9 @@ async def _forget(node: Node, args: Forget) -> JSON:
 
 VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
     "admin.list": (Nothing, _list),
-    "admin.add": (Which, _add),
-    "admin.remove": (Which, _remove),
-    "admin.rotate": (Passphrase, _rotate),
+    "admin.add": (Vote, _add),
+    "admin.remove": (Vote, _remove),
+    "admin.rotate": (Another, _rotate),
     "admin.lock": (Passphrase, _lock),
     "admin.unlock": (Passphrase, _unlock),
     "admin.export": (Passphrase, _export),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from meshnode.edge import speaking
 from meshnode.edge.judging import Row, row
 from meshnode.errors import InvalidInput, MeshError, PeerLost, PermissionDenied, ProtocolError
 from meshnode.links.link import Reply
@@ -25,7 +26,7 @@ from meshnode.trust import form, identity, office, renewing
 from meshnode.trust.renewing import Outlook
 from meshnode.trust.statements import STATEMENT_BYTES_MAX, Statement
 from meshnode.wire import batches
-from meshnode.wire.messages import NodeId, RenewAsk, Renewed, RotateAsk
+from meshnode.wire.messages import KEYS, NodeId, RenewAsk, Renewed, RotateAsk
 
 if TYPE_CHECKING:
     from meshnode.edge.node import Node
@@ -153,6 +154,7 @@ async def _ask_admins(node: Node, request: RenewAsk | RotateAsk) -> list[bytes]:
     for member in able:
         try:
             link = await node.pool.link(member.id, member.addresses)
+            speaking.check(link.peer, KEYS, "renews nobody's membership")
             received = await link.call(request, timeout_s=ASK_S)
             if not isinstance(received.message, Renewed):
                 raise ProtocolError(f"{request.__class__.__name__} was answered otherwise than by a certificate")

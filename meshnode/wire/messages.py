@@ -39,6 +39,7 @@ from meshnode.wire.tasks import Vitals as Vitals
 from meshnode.wire.tasks import VitalsAsk as VitalsAsk
 from meshnode.wire.tasks import Warm as Warm
 from meshnode.wire.terms import FEATURES as FEATURES
+from meshnode.wire.terms import KEYS as KEYS
 from meshnode.wire.terms import PROTOCOL_VERSION as PROTOCOL_VERSION
 from meshnode.wire.terms import Count, Task, Text
 from meshnode.wire.terms import Digest as Digest

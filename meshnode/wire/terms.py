@@ -8,7 +8,9 @@ import msgspec
 from msgspec import Meta
 
 PROTOCOL_VERSION = 1
-FEATURES = ("traces",)
+KEYS = "keys"
+"""A feature: renewals, other keys, and admins by votes (sections 7 and 8 of protocols/trust.md)."""
+FEATURES = ("traces", KEYS)
 """What this software takes part in that older versions of it do not, as its HELLO says."""
 
 NodeId = NewType("NodeId", str)

@@ -110,7 +110,7 @@ def test_tracebacks_only_with_debug(meshnode: Command) -> None:
 
 def test_help_and_version_open_nothing(meshnode: Command) -> None:
     """--version and --help are exit code 0; no words at all show the help."""
-    assert meshnode("--version")[:2] == (0, "meshnode 0.1.0\n")
+    assert meshnode("--version")[:2] == (0, "meshnode 0.2.0\n")
     code, out, _ = meshnode("run", "--help")
     assert 0 == code
     assert "image rule" in out

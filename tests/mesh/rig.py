@@ -55,6 +55,8 @@ class Agent:
     home: Path
     options: tuple[str, ...]
     process: subprocess.Popen[str]
+    program: Sequence[str] = field(default_factory=lambda: COMMAND)
+    """What `meshnode` is for it."""
     ready: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -68,7 +70,7 @@ class Agent:
     def command(self, *words: str, check: int | None = 0, within_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """`meshnode --home … WORDS`; the exit code is checked unless `check` is None."""
         done = subprocess.run(
-            [*COMMAND, "--home", str(self.home), *words],
+            [*self.program, "--home", str(self.home), *words],
             capture_output=True,
             text=True,
             timeout=within_s,
@@ -114,6 +116,12 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.agents: list[Agent] = []
+        self.programs: Mapping[str, Sequence[str]] = {}
+        """What `meshnode` is for the agents of these names, where it is not that of this checkout."""
+
+    def program(self, name: str) -> Sequence[str]:
+        """What `meshnode` is for the agent of that name."""
+        return self.programs.get(name, COMMAND)
 
     def start(
         self,
@@ -121,23 +129,24 @@ class Rig:
         *options: str,
         listen: str = "127.0.0.1:0",
         within_s: float = 60.0,
-        command: Sequence[str] = COMMAND,
+        command: Sequence[str] = (),
         mdns: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> Agent:
-        """Start (or restart) the agent of that name and wait until it is ready."""
+        """Start (or restart) the agent of that name and wait until it is ready; `command` is its program, inside of
+        what may be around it."""
         home = self.folder / name
         words = ["up", "--manners", "free", *options, "--json", "--name", name, "--listen", listen]
         words += [] if mdns else ["--no-mdns"]
         process = subprocess.Popen(
-            [*command, "--home", str(home), *words],
+            [*(command or self.program(name)), "--home", str(home), *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             stdin=subprocess.DEVNULL,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
         )
-        agent = Agent(home, options, process)
+        agent = Agent(home, options, process, self.program(name))
         self.agents.append(agent)
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -29,6 +29,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 @pytest.mark.parametrize("name", PROMISES)
 def test_a_promise_is_kept(stage: Stage, name: str) -> None:
     """Each figure of it is within what is promised; times, within what a loaded machine may need."""
+    if why := PROMISES[name].lacks():
+        pytest.skip(why)
     try:
         figures = PROMISES[name].keep(stage, False)
     except BaseException:

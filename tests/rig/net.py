@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import meshnode
-from tests.mesh.rig import COMMAND, Agent, Rig, wait_for
+from tests.mesh.rig import Agent, Rig, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -102,13 +102,14 @@ class Net:
 
     def up(self, host: int, *options: str, env: Sequence[str] = ()) -> Agent:
         """Start the agent of a host, with multicast discovery, and wait until it is ready; `env` is of KEY=VALUE."""
-        return self.rig.start(
-            f"h{host}", *options, listen="0.0.0.0:7433", command=self.inside(host, "env", *env, *COMMAND), mdns=True
-        )
+        command = self.inside(host, "env", *env, *self.rig.program(f"h{host}"))
+        return self.rig.start(f"h{host}", *options, listen="0.0.0.0:7433", command=command, mdns=True)
 
     def join(self, host: int, token: str) -> None:
         """Make a host's home a member, without an agent."""
-        command = self.inside(host, *COMMAND, "--home", str(self.rig.folder / f"h{host}"), "join", token)
+        command = self.inside(
+            host, *self.rig.program(f"h{host}"), "--home", str(self.rig.folder / f"h{host}"), "join", token
+        )
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 

@@ -285,6 +285,7 @@ class Life:
             boot=self.keeper.boot,
             root=self.keeper.statements.root_hash,
             port=PORT,
+            features=messages.FEATURES,
             body_bytes_max=self.settings.links.body_bytes_max,
         )
 

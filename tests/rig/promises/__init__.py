@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.rig.promises import (
+    brokers,
     clocks,
     copies,
     cuts,
@@ -23,10 +24,12 @@ from tests.rig.promises import (
     models,
     sealed,
     seeds,
+    soak,
     splits,
     starts,
     strangers,
     transfers,
+    upgrades,
     wires,
     zones,
 )
@@ -41,6 +44,8 @@ class Promise:
     name: str
     says: str
     keep: Callable[[Stage, bool], list[Figure]]
+    lacks: Callable[[], str] = str
+    """Why it cannot be tried here; empty when it can."""
 
 
 PROMISES = {
@@ -75,6 +80,16 @@ PROMISES = {
         Promise("P18", "malformed frames and datagrams cost an agent nothing", strangers.keep),
         Promise("P19", "connections that say nothing are dropped, and make nobody wait", strangers.slow),
         Promise("P20", "a flood takes nothing from another client", floods.keep),
+        Promise("P25", "a mesh is updated node by node under load, and back", upgrades.keep, upgrades.lacks),
+        Promise(
+            "P26", "hours of mixed faults cost no task, and leave nothing behind in who lives through them", soak.keep
+        ),
+        Promise(
+            "P27",
+            "a broker that dies, replays or lies costs nothing but what goes over it",
+            brokers.keep,
+            brokers.lacks,
+        ),
         Promise("P28", "many join at once, and who has a bad token is told why", joins.keep),
         Promise("P30", "a thousand seeds of the simulator break nothing, and a seed is one run", seeds.keep),
     )

@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from tests.rig.net import unavailable
-from tests.rig.promises import PROMISES
+from tests.rig.promises import PROMISES, samples
 from tests.rig.promises import record as records
 from tests.rig.promises.figures import Figure, table
 from tests.rig.promises.town import Stage
@@ -24,6 +24,11 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="the full length, not that of the ordinary tests")
     parser.add_argument("--seed", type=int, default=1, help="of what the wires do, who is hit, what is turned over")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append a JSON line for each figure")
+    parser.add_argument("--minutes", type=float, help="how long the soak (P26) is to be; in full it is 120")
+    parser.add_argument("--samples", type=Path, metavar="FILE", help="append what the soak sees, a JSON line a minute")
+    parser.add_argument(
+        "--judge", type=Path, metavar="FILE", help="try nothing: judge the samples of a soak, also an ended one"
+    )
     parser.add_argument("--note", default="", help="what else this machine was doing, for the JSON lines")
     parser.add_argument("--table", type=Path, metavar="FILE", help="try nothing: make docs/promises.md of such lines")
     parser.add_argument("--list", action="store_true", help="say what is promised, and end")
@@ -37,13 +42,18 @@ def main() -> int:
         records.PAGE.write_text(records.page(records.read(args.table), {it.name: it.says for it in PROMISES.values()}))
         print(f"written: {records.PAGE}")
         return 0
+    if args.judge:
+        return _judged(args)
     if reason := unavailable():
         sys.exit(f"no rig here: {reason}")
     kept = True
     with tempfile.TemporaryDirectory(prefix="meshnode-promises") as folder:
-        stage = Stage(Path(folder), args.seed)
+        stage = Stage(Path(folder), args.seed, args.minutes, args.samples)
         try:
             for name in [name.upper() for name in args.names] or PROMISES:
+                if why := PROMISES[name].lacks():
+                    print(f"\n{name}: not tried: {why}")
+                    continue
                 began, date = time.monotonic(), records.now()
                 print(f"\n{name}: {PROMISES[name].says}", flush=True)
                 figures = _try(stage, name, args.full)
@@ -58,6 +68,19 @@ def main() -> int:
             stage.close()
     print("\nall kept" if kept else "\nNOT all kept")
     return 0 if kept else 1
+
+
+def _judged(args: argparse.Namespace) -> int:
+    """A soak by what it wrote down."""
+    lines = records.read(args.judge)
+    figures = samples.judged(lines)
+    print(table([("P26", figure) for figure in figures]))
+    if args.json:
+        head, form = lines[0], "full" if args.full else "short"
+        records.append(
+            args.json, records.Trial("P26", form, head["seed"], head["date"], lines[-1]["at"], args.note), figures
+        )
+    return 0 if all(figure.ok for figure in figures) else 1
 
 
 def _try(stage: Stage, name: str, full: bool) -> list[Figure]:

@@ -213,6 +213,10 @@ class Stage:
     folder: Path
     seed: int = 1
     """Of what the wires do, and of who is hit."""
+    minutes: float | None = None
+    """How long the soak is to be, when not as long as its form says."""
+    samples: Path | None = None
+    """Where the soak writes down what it sees, to be judged even if it is ended."""
     _stack: ExitStack = field(default_factory=ExitStack)
     _town: Town | None = None
     _numbers: Iterator[int] = field(default_factory=itertools.count)
