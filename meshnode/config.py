@@ -362,7 +362,7 @@ def load(home: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
     settings = apply(settings, dict(overrides or {}), "the command line", mistakes)
     mistakes = mistakes or contradictions(settings)
     if mistakes:
-        raise ConfigError("; ".join(mistakes), hint="every setting is explained in meshnode/config.py")
+        raise ConfigError("; ".join(mistakes), hint="every setting is explained in docs/configuration.md")
     return settings
 
 

@@ -18,6 +18,7 @@ from meshnode.errors import PermissionDenied
 from meshnode.execution.devices import Devices
 from meshnode.membership.arriving import enter
 from meshnode.trust import invites
+from meshnode.trust.homefiles import is_lost
 from meshnode.trust.keeper import Keeper
 
 log = logging.getLogger(__name__)
@@ -29,11 +30,11 @@ GIVE_BACK_S = 30.0
 """So often what is free of our memory goes back: the next large tensor after it costs what fresh pages cost."""
 
 
-async def run(home: Path, settings: Settings, *, token: str | None, announce: Announce) -> None:
+async def run(home: Path, settings: Settings, *, token: str | None, announce: Announce, anew: bool = False) -> None:
     """Run the agent of a home until it is told to stop.
 
-    `announce` gets one map an event, `{"event": "ready", …}` first. Raises HomeError, ConfigError, TokenRefused,
-    PermissionDenied, PeerLost when it cannot begin.
+    `anew`: found a mesh in the place of one that was lost. `announce` gets one map an event, `{"event": "ready", …}`
+    first. Raises HomeError, ConfigError, TokenRefused, PermissionDenied, PeerLost when it cannot begin.
     """
     manager = Manager.of(os.environ)
     beating = asyncio.ensure_future(manager.beat())
@@ -46,7 +47,7 @@ async def run(home: Path, settings: Settings, *, token: str | None, announce: An
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     try:
-        belonging = asyncio.ensure_future(belong(keeper, settings, token))
+        belonging = asyncio.ensure_future(belong(keeper, settings, token, anew=anew))
         if not await _unless(stopping, belonging):
             return
         peers = belonging.result()
@@ -87,10 +88,11 @@ async def _unless(stopping: asyncio.Event, work: asyncio.Future[Peers]) -> bool:
     return not work.cancelled()
 
 
-async def belong(keeper: Keeper, settings: Settings, token: str | None) -> Peers:
+async def belong(keeper: Keeper, settings: Settings, token: str | None, *, anew: bool = False) -> Peers:
     """Be in a mesh: the one from last time, the token's, or a new mesh of one. Returns peers to try first.
 
-    Raises TokenRefused, Revoked without a token for a node that is out, PermissionDenied, PeerLost.
+    `anew`: also where a mesh was lost. Raises HomeError without it, TokenRefused, Revoked without a token for a node
+    that is out, PermissionDenied, PeerLost.
     """
     name = node_name(settings)
     if token is not None:
@@ -109,6 +111,8 @@ async def belong(keeper: Keeper, settings: Settings, token: str | None) -> Peers
     if keeper.out is not None:
         raise keeper.out
     if not keeper.belongs:
+        if anew and is_lost(keeper.home):
+            keeper.begin_anew()
         keeper.life_s = settings.trust.valid_days * 86400
         keeper.found(f"{name}'s mesh", name, settings.zone)
     return ()

@@ -49,6 +49,9 @@ def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
         "frame_bytes",
     ):
         assert expected in str(caught.value)
+    page = caught.value.hint.rpartition(" ")[2]
+    assert "docs/configuration.md" == page
+    assert (Path(__file__).parent.parent / page).is_file()
 
 
 def test_manners_are_one_of_three(tmp_path: Path) -> None:

@@ -37,8 +37,9 @@ class Run:
         self.events: list[dict[str, Any]] = []
         self.task: asyncio.Task[None] | None = None
 
-    def start(self, token: str | None, given: Settings) -> None:
-        self.task = asyncio.ensure_future(daemon.run(self.home, given, token=token, announce=self.events.append))
+    def start(self, token: str | None, given: Settings, *, anew: bool = False) -> None:
+        work = daemon.run(self.home, given, token=token, announce=self.events.append, anew=anew)
+        self.task = asyncio.ensure_future(work)
 
     async def ready(self, lives: int = 1) -> dict[str, Any]:
         """The announcement of a life; raises what ended the agent before."""
@@ -191,6 +192,42 @@ async def test_an_empty_key_is_no_reason_for_a_new_one(tmp_path: Path) -> None:
     (home / "node.key").write_bytes(b"")
     assert isinstance(await refused(home), HomeError)
     assert b"" == (home / "node.key").read_bytes()
+
+
+async def test_a_lost_mesh_is_not_replaced_unnoticed(tmp_path: Path) -> None:
+    """`trust` is gone and the key is there: refused, and nothing changed, until it is said what shall become of it."""
+    home = tmp_path / "ann"
+    async with up(home) as first:
+        old = first.events[0]
+    (home / "trust").unlink()
+    before = files(home)
+    for _ in range(2):
+        error = await refused(home)
+        assert isinstance(error, HomeError)
+        assert "meshnode up TOKEN" in error.hint
+        assert "meshnode up --new-mesh" in error.hint
+    assert before == files(home)
+    it = Run(home)
+    it.start(None, settings("ann"), anew=True)
+    new = await it.ready()
+    await it.stop()
+    assert (True, True) == (old["id"] != new["id"], old["mesh"] != new["mesh"])
+    assert {"node.key", "admin.key"} == {path.name.partition(".lost")[0] for path in home.glob("*.lost-1")}
+    it = Run(home)
+    it.start(None, settings("ann"), anew=True)  # the same words again: there is a mesh now, and it stays
+    assert new["mesh"] == (await it.ready())["mesh"]
+    await it.stop()
+
+
+async def test_a_lost_mesh_is_joined_again_with_a_token(tmp_path: Path) -> None:
+    """The machine keeps its id, so that nobody has to be revoked."""
+    async with founder(tmp_path / "ann") as ann:
+        async with up(tmp_path / "bob", (await ask(ann.node.home, "invite"))["token"]) as bob:
+            old = bob.events[0]
+        (tmp_path / "bob" / "trust").unlink()
+        assert isinstance(await refused(tmp_path / "bob"), HomeError)
+        async with up(tmp_path / "bob", (await ask(ann.node.home, "invite"))["token"]) as bob:
+            assert (old["id"], old["mesh"]) == (bob.events[0]["id"], bob.events[0]["mesh"])
 
 
 async def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:

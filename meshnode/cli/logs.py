@@ -36,8 +36,28 @@ class Text(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The first line."""
-        line, task = super().formatMessage(record), task_now()
+        line, task = escaped(super().formatMessage(record)), task_now()
         return line if not task or task in line else f"{line} (task {task})"
+
+    def formatException(self, ei: Any) -> str:
+        """Its lines, none of which looks like the beginning of a record."""
+        lines = (escaped(it) for it in super().formatException(ei).split("\n"))
+        return "\n".join(f"  {it}" if LOG_LINE.match(it) else it for it in lines)
+
+
+class Brief(logging.Formatter):
+    """A warning, for whoever looks at the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, without a traceback."""
+        return f"{record.levelname}: {escaped(record.getMessage())}"
+
+
+def escaped(text: str) -> str:
+    """In one line that moves no cursor: what peers say stands in messages, and must not look like another record."""
+    if text.isprintable():
+        return text
+    return "".join(it if it.isprintable() or it == "\t" else it.encode("unicode_escape").decode() for it in text)
 
 
 class Json(logging.Formatter):
@@ -55,7 +75,8 @@ class Json(logging.Formatter):
             line["task"] = task
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        text = json.dumps(line, ensure_ascii=False, default=str)
+        return text if text.isprintable() else "".join(it if it.isprintable() else json.dumps(it)[1:-1] for it in text)
 
 
 def task_now() -> str:
@@ -80,7 +101,7 @@ def start_log(home: Path, settings: Log) -> None:
     if not context.current.json:
         stderr = logging.StreamHandler()
         stderr.setLevel(logging.WARNING)
-        stderr.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        stderr.setFormatter(Brief())
         logging.getLogger("meshnode").addHandler(stderr)
 
 

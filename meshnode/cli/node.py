@@ -48,6 +48,10 @@ def up(
     mqtt: Annotated[
         str, typer.Option(metavar="URL", help="A broker for state, tasks and rendezvous: mqtt[s]://[USER@]HOST[:PORT].")
     ] = "",
+    new_mesh: Annotated[
+        bool,
+        typer.Option("--new-mesh", help="Where the mesh was lost (`trust` is missing): begin anew, with another id."),
+    ] = False,
     no_mdns: Annotated[bool, typer.Option("--no-mdns", help="No multicast discovery.")] = False,
 ) -> None:
     """Run this machine's agent; the first start makes keys and a mesh of one, or joins with TOKEN."""
@@ -72,7 +76,10 @@ def up(
     start_log(home, settings.log)
     from meshnode import daemon
 
-    work = daemon.run(home, settings, token=read_token(token) if token is not None else None, announce=_announce)
+    if new_mesh and token is not None:
+        raise typer.BadParameter("--new-mesh founds a mesh, and a token joins one")
+    given_token = read_token(token) if token is not None else None
+    work = daemon.run(home, settings, token=given_token, announce=_announce, anew=new_mesh)
     try:
         import uvloop
     except ImportError:

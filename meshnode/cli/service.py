@@ -97,7 +97,7 @@ def install(
     _check_free(home, manager)
     _make_home(home)
     if changes:
-        (home / "config.toml").write_text(settings, "utf-8")
+        _write(home / "config.toml", settings)
     if token is not None:
         _join(home, read_token(token))
     if system:
@@ -207,6 +207,13 @@ def _make_home(home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise HomeError(f"the home {home} cannot be made: {error.strerror}") from error
+
+
+def _write(path: Path, settings: str) -> None:
+    """Through a link of the owner's own; never, as root, through one that another user may have put there."""
+    from meshnode.trust.files import write_atomic
+
+    write_atomic(path if os.geteuid() == 0 else path.resolve(), settings.encode())
 
 
 def _check_free(home: Path, manager: Any) -> None:

@@ -175,7 +175,8 @@ async def _ask_admins(node: Node, request: RenewAsk | RotateAsk) -> list[bytes]:
 
 def for_peer(node: Node, request: RenewAsk | RotateAsk, peer: NodeId) -> Reply:
     """Answer a member. Raises PermissionDenied: it is not itself, or this node does not do that."""
-    grant = node.keeper.statements.grant(peer, time.time())
+    held = node.keeper.statements
+    grant = (held.to_hand_over if isinstance(request, RotateAsk) else held.grant)(peer, time.time())
     if grant is None or grant.quarantine or identity.node_id(request.key) != peer:
         raise PermissionDenied(f"node {peer[:8]} has no membership that could be renewed")
     if not node.settings.trust.renew and renewing.grant_is_due(grant, time.time()):
@@ -223,7 +224,7 @@ async def _renew(node: Node, args: RenewFor) -> JSON:
 async def _rotate(node: Node, _: Nothing) -> JSON:
     """Go on as another node: a new key with this one's name, roles and zones, while this one is revoked."""
     keeper = node.keeper
-    grant = keeper.statements.grant(keeper.id, time.time())
+    grant = keeper.statements.to_hand_over(keeper.id, time.time())
     if grant is None or grant.quarantine:
         raise PermissionDenied("only a member of the mesh can go on with another key", hint="`meshnode members`")
     new = Ed25519PrivateKey.generate()

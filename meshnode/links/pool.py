@@ -20,11 +20,11 @@ from meshnode.errors import MeshError
 from meshnode.links.address import Address as Address
 from meshnode.links.circuit import Circuit
 from meshnode.links.link import DRAIN_S, Link
-from meshnode.links.porch import Porch
 from meshnode.links.reach import Reach
 from meshnode.links.relay import Knowledge, Relay
 from meshnode.links.side import Prove, Side, lost
 from meshnode.links.sockets import give_way, tune
+from meshnode.porch import Porch
 from meshnode.wire.messages import NodeId, StreamPing
 from meshnode.wire.traffic import Traffic
 

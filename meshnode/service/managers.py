@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -193,8 +194,25 @@ def account(home: Path, reads: Iterable[Path]) -> None:
     except KeyError:
         _run(["useradd", "--system", "--home-dir", str(home), "--shell", "/usr/sbin/nologin", USER], "make it by hand")
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for path in (home, *home.rglob("*")):
-        shutil.chown(path, USER, USER)
+    it = pwd.getpwnam(USER)
+    give(home, it.pw_uid, it.pw_gid)
+
+
+def give(home: Path, uid: int, gid: int) -> None:
+    """Make a folder and what is in it a user's. Raises ServiceError.
+
+    The folder may have been that user's before, and root does this: no link of theirs leads out of it, symbolic or
+    hard, nor one that takes a folder's place meanwhile.
+    """
+    try:
+        for _, folders, names, fd in os.fwalk(home, follow_symlinks=False):
+            os.fchown(fd, uid, gid)
+            for name in (*folders, *names):
+                found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode) or found.st_nlink == 1:
+                    os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+    except OSError as error:
+        raise ServiceError(f"{home} cannot be given to another user: {error}") from error
 
 
 def _write(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from meshnode.sim import campaign, experiments
+from meshnode.sim import campaign, ending, experiments
 from meshnode.sim.experiments import RULES
 from meshnode.sim.faults import KINDS
 from meshnode.sim.figures import FIGURES, SETTINGS, parallel
@@ -51,21 +51,19 @@ def main() -> None:
     if args.shells and (args.nodes > shells.NODES_MAX or args.nodes == 2 or args.seconds < shells.SECONDS_MIN):
         parser.error(f"--shells wants 3 to {shells.NODES_MAX} nodes and {shells.SECONDS_MIN:.0f} seconds or more")
     console = Console()
-    try:
-        if args.shells:
-            sys.exit(shells.campaign(console, args))
-        if args.campaign is not None or args.show:
-            sys.exit(_campaign(console, args))
-        if args.figures is not None:
-            unknown = [name for name in args.figures if name not in FIGURES]
-            if unknown:
-                parser.error(f"no figure {unknown[0]!r}: there are {', '.join(FIGURES)}")
-            for name in args.figures or FIGURES:
-                FIGURES[name](console)
-        else:
-            _crash(console, args)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    ending.told()
+    if args.shells:
+        sys.exit(shells.campaign(console, args))
+    if args.campaign is not None or args.show:
+        sys.exit(_campaign(console, args))
+    if args.figures is not None:
+        unknown = [name for name in args.figures if name not in FIGURES]
+        if unknown:
+            parser.error(f"no figure {unknown[0]!r}: there are {', '.join(FIGURES)}")
+        for name in args.figures or FIGURES:
+            FIGURES[name](console)
+    else:
+        _crash(console, args)
 
 
 # --- one crash, compared ---

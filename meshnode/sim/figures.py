@@ -16,7 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 from meshnode.membership.rules import OURS
-from meshnode.sim import experiments, hostile, troubles
+from meshnode.sim import ending, experiments, hostile, troubles
 from meshnode.sim.experiments import RULES
 
 SETTINGS = {**RULES, **{f"without {name}": experiments.without(name) for name in experiments.OWN_RULES}}
@@ -28,9 +28,20 @@ HOSTILE_RULES = ("own_verdict", "paced", "first_hand")
 
 
 def parallel(work: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
-    """The results in order, from as many processes as there are processors."""
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(work, jobs)
+    """The results in order, from as many processes as there are processors; who is interrupted ends them first."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(mp_context=spawn, initializer=ending.told) as pool:
+        results = [pool.submit(ending.tidily, work, job) for job in jobs]
+        try:
+            for result in results:
+                yield result.result()
+        except GeneratorExit:
+            pool.shutdown(cancel_futures=True)
+            raise
+        except SystemExit:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
 
 
 def _all(console: Console, what: str, work: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:

@@ -18,6 +18,7 @@ The core decides; `meshnode.tasks.pursuit` routes, sends and waits. A task is in
     running   Failed, the ninth time    routing   Route
     running   Failed, it fell silent    routing   Recall, Route     it may come back; whichever answers first answers
     running   Failed, of a later stage  done      Fail
+    running   Failed, by a policy       routing   Route     that node is never tried again; without another: Fail
     running   Failed, anything else     routing   Route     that node is not tried again; at most `attempts_max` times
     running   Failed, another one runs  running
     running   it is late, may hedge     running   Route     a second copy, on another node; one a task
@@ -145,6 +146,8 @@ class Lifecycle:
     """With nodes that fell silent: nobody waits for them, and they may still answer."""
     _tried: set[NodeId] = field(default_factory=set)
     _refused: set[NodeId] = field(default_factory=set)
+    _denied: dict[NodeId, MeshError] = field(default_factory=dict)
+    """Whose policy forbids it: to ask again is to be told again."""
     _history: list[Attempt] = field(default_factory=list)
     _late_at: float | None = None
     _hedged: bool = False
@@ -212,7 +215,7 @@ class Lifecycle:
     def _route(self) -> list[Effect]:
         self._seeking = True
         running = {copy.node for copy in self._running.values()}
-        return [Route(self.avoid | self._tried | self._refused | running)]
+        return [Route(self.avoid | self._tried | self._refused | self._denied.keys() | running)]
 
     def _send(self, now: float, node: NodeId, name: str, late_s: float | None) -> list[Effect]:
         assert self._seeking, "a node was chosen that nobody asked for"
@@ -231,6 +234,8 @@ class Lifecycle:
             return []
         if final or self.brief or (self.returns and not self._counted):
             return self._fail(error)
+        if self._denied and not (self._tried or self._refused):
+            return self._fail(next(reversed(self._denied.values())))
         if self._tried or self._refused:
             # Those tried are all there is: forget them, so that one able machine that lives is enough.
             self._tried.clear()
@@ -300,6 +305,8 @@ class Lifecycle:
                         hint="run the model on this input alone to find the fault; it is not tried again",
                     )
                 )
+        if error.fault == "policy":
+            self._denied[copy.node] = error
         return self._again(now, copy, error, free=isinstance(error, UnknownTask))
 
     def _lost(self, now: float, copy: _Copy, error: PeerLost) -> list[Effect]:
@@ -332,7 +339,8 @@ class Lifecycle:
 
     def _again(self, now: float, copy: _Copy, error: MeshError, *, free: bool) -> list[Effect]:
         """Run it on another node, unless another copy is under way."""
-        self._tried.add(copy.node)
+        if copy.node not in self._denied:
+            self._tried.add(copy.node)
         if self._running:
             return []
         self._late_at = None

@@ -29,7 +29,8 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace a file so that a crash leaves the old or the new content. Raises HomeError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        temporary.unlink(missing_ok=True)  # of a process with this number that was killed
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
         try:
             os.fchmod(fd, mode)
             with os.fdopen(fd, "wb", closefd=False) as file:
@@ -112,7 +113,7 @@ def move_aside(path: Path, why: str = "damaged") -> Path:
 def take_lock(path: Path) -> int:
     """Take the lock of a home; the file descriptor that holds it. Raises HomeError, naming who has it."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise HomeError(f"the home {path.parent} cannot be used: {error.strerror}") from error
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from meshnode.errors import HomeError, MeshError
 from meshnode.trust import identity
-from meshnode.trust.files import read_checked, sync_folder, write_checked
+from meshnode.trust.files import move_aside, read_checked, sync_folder, write_atomic, write_checked
 from meshnode.trust.statements import StatementSet
-from meshnode.wire.messages import NodeId
 
 NEXT_KEY = "node.key.next"
 """The key that takes the place of this node's once `trust` holds a certificate for it."""
+UNJOINED = "unjoined"
+"""Lies beside a key that has been in no mesh yet. Where it does not, and neither does `trust`, that was lost."""
 EPOCH = 1_577_836_800
 """2020-01-01 UTC; the first boot of a home is counted from here in seconds."""
 
@@ -34,15 +36,6 @@ class Membership:
     mesh_prefix: str
 
 
-@dataclass(frozen=True, slots=True)
-class Peek:
-    """What can be told about a home without its lock."""
-
-    id: NodeId
-    mesh_id: str | None
-    mesh_name: str | None
-
-
 def empty(mesh_id: str | None = None) -> StatementSet:
     """A set that knows nothing, or only which mesh it is of."""
     return StatementSet(identity.verify, identity.node_id, mesh_id)
@@ -55,7 +48,37 @@ def node_key(home: Path) -> Ed25519PrivateKey:
             f"the key {home / 'node.key'} is missing, and the certificate in {home / 'trust'} is for it",
             hint="restore it from a backup, or move the home away and join again with a new token",
         )
+    if not (home / "node.key").exists():
+        mark_unjoined(home)  # before there is a key: a first start that is interrupted is another first start
     return identity.load_or_create_key(home / "node.key")
+
+
+def mark_unjoined(home: Path) -> None:
+    """The key here is in no mesh, or will be in none in a moment. Raises HomeError."""
+    write_atomic(home / UNJOINED, b"")
+
+
+def is_lost(home: Path) -> bool:
+    """Whether the key was in a mesh, and `trust` is not there any more."""
+    return not (home / "trust").exists() and not (home / UNJOINED).exists()
+
+
+def check_not_lost(home: Path) -> None:
+    """Raises HomeError when it is: another mesh must not take its place unnoticed."""
+    if is_lost(home):
+        raise HomeError(
+            f"{home / 'trust'} is missing, and the key beside it has been in a mesh",
+            hint="restore it from a backup; or join again with a new token, `meshnode up TOKEN`; "
+            "or leave that mesh behind: `meshnode up --new-mesh` puts the old keys aside",
+        )
+
+
+def put_aside(home: Path, names: Iterable[str], why: str) -> None:
+    """Rename what is there of these, in this order, and forget the addresses of peers. Raises HomeError."""
+    for name in names:
+        if (home / name).exists():
+            move_aside(home / name, why)
+    (home / "peers").unlink(missing_ok=True)
 
 
 def read_trust(path: Path) -> tuple[StatementSet, bytes | None]:

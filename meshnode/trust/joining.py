@@ -21,11 +21,12 @@ import secrets
 import socket
 import ssl
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from meshnode.errors import InvalidInput, MeshError, PermissionDenied, ProtocolError, TokenRefused
+from meshnode.porch import Porch
 from meshnode.trust import identity, invites, inviting
 from meshnode.trust.invites import Invite
 from meshnode.trust.keeper import Keeper
@@ -49,9 +50,10 @@ __all__ = ["Address", "Inviter", "Joined", "redeem"]
 
 log = logging.getLogger(__name__)
 
-CONNECTIONS_MAX = 64
-CONNECTIONS_PER_ADDRESS_MAX = 8
-BACKLOG = 32
+CONNECTIONS_MAX = 256
+"""At once; beyond them the oldest goes of the source with most. A join takes some milliseconds, silence `HANDSHAKE_S`:
+a room full of machines behind one address comes in, and strangers make room for each other."""
+BACKLOG = 256
 
 
 class Inviter:
@@ -83,9 +85,8 @@ class Inviter:
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._connections: set[asyncio.Task[None]] = set()
-        self._from: Counter[str] = Counter()
         self._closing: asyncio.TimerHandle | None = None
-        self._room = asyncio.Semaphore(CONNECTIONS_MAX)
+        self._porch = Porch[asyncio.Task[None]](CONNECTIONS_MAX)
 
     async def start(self) -> None:
         """Open the port again when invites from before a restart are still good."""
@@ -196,42 +197,30 @@ class Inviter:
         self._listener = None
 
     async def _accept(self, listener: socket.socket) -> None:
-        """Accept one by one, so that handshakes in progress are bounded, together and from each address."""
+        """Accept whoever comes: nobody waits for the silence of others."""
+        loop = asyncio.get_running_loop()
         while True:
-            await self._room.acquire()
-            source = None
             try:
-                source = await self._accept_one(listener)
+                connection, address = await loop.sock_accept(listener)
             except OSError as error:
                 log.warning("a connection to the join port could not be accepted: %s", error)
                 await asyncio.sleep(0.1)  # out of file descriptors: let some close
-            finally:
-                if source is None:
-                    self._room.release()
-
-    async def _accept_one(self, listener: socket.socket) -> str | None:
-        """Serve the next connection; None when its address has too many already."""
-        connection, address = await asyncio.get_running_loop().sock_accept(listener)
-        source = str(address[0])
-        if self._from[source] >= CONNECTIONS_PER_ADDRESS_MAX:
-            connection.close()
-            return None
-        self._from[source] += 1
-        task = asyncio.ensure_future(self._serve(connection))
-        self._connections.add(task)
-        task.add_done_callback(lambda task: self._served(task, source))
-        return source
+                continue
+            source = str(address[0])
+            task = asyncio.ensure_future(self._serve(connection, source))
+            task.add_done_callback(partial(self._served, source=source))
+            self._connections.add(task)
+            await asyncio.sleep(0)  # it begins: one that is cancelled before would not close what it was given
+            if (goes := self._porch.enter(task, source)) is not None:
+                goes.cancel()
 
     def _served(self, task: asyncio.Task[None], source: str) -> None:
         self._connections.discard(task)
-        self._room.release()
-        self._from[source] -= 1
-        if self._from[source] <= 0:
-            del self._from[source]
+        self._porch.leave(task, source)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("the join port failed", exc_info=error)
 
-    async def _serve(self, connection: socket.socket) -> None:
+    async def _serve(self, connection: socket.socket, source: str) -> None:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
@@ -240,9 +229,11 @@ class Inviter:
             transport, _ = await loop.connect_accepted_socket(
                 lambda: protocol, connection, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S
             )
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, asyncio.CancelledError) as error:
             log.debug("a stranger was turned away from the join port: %s", error)
             connection.close()
+            if isinstance(error, asyncio.CancelledError):
+                raise
             return
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         try:
@@ -252,6 +243,9 @@ class Inviter:
                 request = await receive(reader, REQUEST_BYTES_MAX)
             try:
                 answer = self._redeem(request, nonce)
+                task = asyncio.current_task()
+                assert task is not None
+                self._porch.leave(task, source)  # it is none of the strangers, and its token is used up
             except MeshError as error:
                 log.warning("a join was refused: %s", error)
                 answer = {"error": error.to_wire()}

@@ -15,6 +15,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,17 +25,17 @@ import msgpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from meshnode.errors import HomeError, PermissionDenied, Revoked
-from meshnode.trust import adminkey, believing, form, identity
+from meshnode.trust import adminkey, believing, form, homefiles, identity
 from meshnode.trust.adminkey import Holding
-from meshnode.trust.files import move_aside, take_lock, write_checked
+from meshnode.trust.files import take_lock, write_checked
 from meshnode.trust.grants import GRANT_S
-from meshnode.trust.homefiles import NEXT_KEY, Membership, Peek, empty, next_boot, node_key, read_trust, settle_key
+from meshnode.trust.homefiles import Membership, empty
 from meshnode.trust.statements import Statement, StatementSet
 from meshnode.wire.messages import NodeId
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Keeper", "Membership", "Peek"]
+__all__ = ["Keeper", "Membership"]
 
 ADMIN_ROLES = ("admin", "operator", "publisher", "submitter", "worker")
 
@@ -71,27 +72,13 @@ class Keeper:
             raise HomeError(f"the home {home} cannot be used: {error.strerror}") from error
         lock = take_lock(home / "agent.lock")
         try:
-            settle_key(home, read_trust(home / "trust")[1])
-            keeper = cls(home, lock, node_key(home))
+            homefiles.settle_key(home, homefiles.read_trust(home / "trust")[1])
+            keeper = cls(home, lock, homefiles.node_key(home))
             keeper._read()
         except BaseException:
             os.close(lock)
             raise
         return keeper
-
-    @staticmethod
-    def peek(home: Path) -> Peek | None:
-        """What a home says about itself, beside a running agent too; None when no agent ever ran on it.
-
-        Raises HomeError when it is damaged. Changes nothing.
-        """
-        if not (home / "node.key").exists():
-            return None
-        node = identity.node_id(identity.public_der(identity.load_key(home / "node.key")))
-        held, leaf = read_trust(home / "trust")
-        if leaf is None:
-            return Peek(node, None, None)
-        return Peek(node, held.mesh_id, held.mesh_name)
 
     def close(self) -> None:
         """Give the lock back; what a full disk refused before is written, if it can be now."""
@@ -122,8 +109,10 @@ class Keeper:
     ) -> None:
         """Make a mesh of one: an admin key, a genesis, and this node's own grant and certificate. Raises HomeError.
 
-        `others` are admin keys that are kept elsewhere; `quorum` of all must agree about who is admin.
+        `others` are admin keys that are kept elsewhere; `quorum` of all must agree about who is admin. Never in the
+        place of a mesh whose `trust` was lost: see `begin_anew`.
         """
+        homefiles.check_not_lost(self.home)
         admin = identity.load_or_create_key(self.home / adminkey.NAME)
         spki = identity.public_der(admin)
         first = [(identity.public_der(key), identity.make_root(key, mesh_name)) for key in (admin, *others)]
@@ -170,11 +159,18 @@ class Keeper:
             self.key = identity.write_key(self.home / "node.key", key)
             self.spki, self.id = identity.public_der(key), node
         self._save(adopted, membership.leaf)
-        self.statements, self.leaf, self.holding = adopted, membership.leaf, None
-        for name in ("invites", "admin.key"):  # of the mesh of one that is left behind
-            if (self.home / name).exists():
-                move_aside(self.home / name, "left")
-        (self.home / "peers").unlink(missing_ok=True)
+        still = self.holding is not None and self.holding.spki in adopted.admins()  # its `trust` was lost
+        self.statements, self.leaf, self.holding = adopted, membership.leaf, self.holding if still else None
+        # Of the mesh of one that is left behind:
+        homefiles.put_aside(self.home, ("invites", *(() if still else (adminkey.NAME,))), "left")
+
+    def begin_anew(self) -> None:
+        """Put aside what is left of a mesh whose `trust` was lost, and be a new node in none. Raises HomeError."""
+        assert not self.belongs, "who is in a mesh leaves it"
+        self._put_away("lost")
+        self.key = homefiles.node_key(self.home)
+        self.spki = identity.public_der(self.key)
+        self.id, self.holding = identity.node_id(self.spki), None
 
     def raise_boot(self, boot: int) -> None:
         """Count this start as a later one, because a later one was heard of. Raises HomeError."""
@@ -220,9 +216,9 @@ class Keeper:
         if held.grant(node) is None:
             raise PermissionDenied("the admin sent no grant for the new key")
         believing.check_peer(held, leaf, node, lambda _: None, datetime.now(UTC))
-        identity.write_key(self.home / NEXT_KEY, key)
+        identity.write_key(self.home / homefiles.NEXT_KEY, key)
         self._save(held, leaf)  # from here on the new key is this node's; `open` finishes what is interrupted
-        settle_key(self.home, leaf)
+        homefiles.settle_key(self.home, leaf)
         self.key, self.spki, self.id = key, identity.public_der(key), node
         self.statements, self.leaf = held, leaf
 
@@ -306,10 +302,9 @@ class Keeper:
     # --- inside ---
 
     def _put_away(self, why: str) -> None:
-        for name in KEPT:
-            if (self.home / name).exists():
-                move_aside(self.home / name, why)
-        (self.home / "peers").unlink(missing_ok=True)
+        with suppress(HomeError):  # a full disk keeps nobody in a mesh
+            homefiles.mark_unjoined(self.home)
+        homefiles.put_aside(self.home, KEPT, why)
         self.leaf = None
         self._unsaved = False
 
@@ -385,8 +380,10 @@ class Keeper:
         self.holding = replace(self.holding, key=key)
 
     def _read(self) -> None:
-        self.boot = next_boot(self.home / "boot")
-        self.statements, self.leaf = read_trust(self.home / "trust")
+        self.boot = homefiles.next_boot(self.home / "boot")
+        self.statements, self.leaf = homefiles.read_trust(self.home / "trust")
+        if self.leaf is not None:
+            (self.home / homefiles.UNJOINED).unlink(missing_ok=True)  # the start that joined was interrupted
         if self.leaf is not None and identity.leaf_id(self.leaf) != self.id:
             raise HomeError(
                 f"the certificate in {self.home / 'trust'} is not for the key in {self.home / 'node.key'}",
@@ -397,4 +394,5 @@ class Keeper:
     def _save(self, held: StatementSet | None = None, leaf: bytes | None = None, also: Iterable[bytes] = ()) -> None:
         statements = [*(data for _, data in (held or self.statements).items()), *also]
         write_checked(self.home / "trust", msgpack.packb({"leaf": leaf or self.leaf, "statements": statements}))
+        (self.home / homefiles.UNJOINED).unlink(missing_ok=True)
         self._unsaved = False

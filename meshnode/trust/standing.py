@@ -48,7 +48,11 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What holds; `invites` are batch ones."""
+    """What holds; `invites` are batch ones.
+
+    `heirs` are the nodes that took the places of others, by the ids of those; `idle` are who gave such a place away,
+    and who was given one that another was given later. They have a grant, and it gives them nothing.
+    """
 
     admins: Admins
     grants: Mapping[NodeId, Grant]
@@ -59,6 +63,8 @@ class Standing:
     invites: Mapping[bytes, BatchInvite] = field(default_factory=dict)
     policies: tuple[Statement, ...] = ()
     publishers: tuple[Statement, ...] = ()
+    heirs: Mapping[NodeId, NodeId] = field(default_factory=dict)
+    idle: frozenset[NodeId] = frozenset()
 
 
 NOTHING = Standing(Admins(), {}, {}, (), {})
@@ -77,17 +83,20 @@ def derive(genesis: Statement, statements: Iterable[Statement], id_of: IdOf) -> 
         for statement in of_kind["grant"]
         if admins.counts(statement) and statement.id not in gone
     }
+    heirs, doubles = _heirs(of_kind["grant"], admins, gone)
     invites, joined = batch.derive(of_kind, admins, gone, revocations, id_of)
     grants = joined | grants  # what an admin says of a node itself wins
     models = []
     for statement in of_kind["model"]:
         publisher = id_of(statement.issuer)
         grant = grants.get(publisher)
-        granted = grant is not None and "publisher" in grant.roles and publisher not in distrusted
+        granted = grant is not None and "publisher" in grant.roles and publisher not in distrusted | doubles
         if statement.id not in gone and (granted or admins.counts(statement)):
             models.append(statement)
     reports = [it for it in of_kind["flag"] if it.id not in gone]
-    workers = {node for node, grant in grants.items() if "worker" in grant.roles and node not in revocations}
+    idle = doubles | heirs.keys()
+    out = idle | revocations.keys()
+    workers = {node for node, grant in grants.items() if "worker" in grant.roles and node not in out}
 
     def of_admins(kind: str) -> tuple[Statement, ...]:
         return tuple(it for it in of_kind[kind] if it.id not in gone and admins.counts(it))
@@ -102,7 +111,31 @@ def derive(genesis: Statement, statements: Iterable[Statement], id_of: IdOf) -> 
         invites=invites,
         policies=of_admins("policy"),
         publishers=of_admins("publisher"),
+        heirs=heirs,
+        idle=frozenset(idle),
     )
+
+
+def _heirs(
+    statements: Iterable[Statement], admins: Admins, gone: set[bytes]
+) -> tuple[dict[NodeId, NodeId], set[NodeId]]:
+    """Who took the place of which node, the last who did; and who had taken it before.
+
+    A node that may give its place to another key must not be two nodes by it, or as many as it likes: two workers
+    together flag a model, and one that nobody knows of would outlive the revocation of the other.
+    """
+    heirs: dict[NodeId, NodeId] = {}
+    doubles: set[NodeId] = set()
+    known: set[NodeId] = set()
+    for statement in statements:  # by (time, id); a later grant of the same heir renews it
+        was, node = statement.body.get("was", ""), statement.body["node"]
+        if not was or node in known or not admins.counts(statement) or statement.id in gone:
+            continue
+        known.add(node)
+        if (before := heirs.get(was)) is not None:
+            doubles.add(before)
+        heirs[NodeId(was)] = NodeId(node)
+    return heirs, doubles
 
 
 def _revocations(

@@ -174,10 +174,23 @@ class StatementSet:
         return [it for it in self._statements.values() if it.kind in kinds]
 
     def grant(self, node: NodeId, now: float | None = None) -> Grant | None:
-        """The grant that makes a node a member; None when it has none, was revoked, or it is over at `now`.
-
-        It may be renewed for some time after its expiry; see `Grant.ends_at`.
+        """The grant that makes a node a member; None when it has none, was revoked, gave its place to another key, or
+        it is over at `now`. It may be renewed for some time after its expiry; see `Grant.ends_at`.
         """
+        return None if node in self._derived().idle else self._granted(node, now)
+
+    def to_hand_over(self, node: NodeId, now: float | None = None) -> Grant | None:
+        """The grant that a node may have given to another key, or given anew: it may not have heard that it was.
+
+        None as for `grant`, and for good when who took its place was revoked.
+        """
+        held = self._derived()
+        heir = held.heirs.get(node)
+        if heir is not None and heir in held.revocations:
+            return None
+        return self._granted(node, now) if heir is not None else self.grant(node, now)
+
+    def _granted(self, node: NodeId, now: float | None) -> Grant | None:
         held = self._derived()
         grant = held.grants.get(node)
         if grant is None or node in held.revocations or (now is not None and now >= grant.ends_at):

@@ -14,6 +14,7 @@ import pytest
 
 import meshnode as library
 from meshnode.cli import logs
+from meshnode.cli.logs import LOG_LINE
 from meshnode.tasks.current import TASK
 from tests.cli.conftest import Command
 from tests.mesh.rig import MODELS, rig
@@ -87,6 +88,23 @@ def test_a_traceback_is_in_the_line_and_shown_below_it() -> None:
     assert first.endswith("INFO meshnode.x: it broke")
     assert ("Traceback (most recent call last):", "ValueError: of a test") == (rest[0], rest[-1])
     assert ["{not json"] == list(logs.for_people("{not json"))
+
+
+@pytest.mark.parametrize("form", [logs.Text(), logs.Json(), logs.Brief()], ids=["text", "json", "terminal"])
+def test_what_a_peer_says_is_part_of_a_line(form: logging.Formatter) -> None:
+    """A forged record, a cleared screen, a title for the window: all of it stands escaped in the one line."""
+    said = f"bye\n{LINE}\r\x1b[2J\x1b]0;owned\x07\u202e\x9b31m"
+    try:
+        raise ValueError(said)
+    except ValueError:
+        caught = sys.exc_info()
+    for exception in (None, caught):
+        record = logging.LogRecord("meshnode.links", logging.INFO, "f", 1, "%s hung up: %s", ("evil", said), exception)
+        lines = form.format(record).split("\n")
+        assert not any(ord(it) < 32 or 127 <= ord(it) < 160 or it == "\u202e" for line in lines for it in line)
+        assert 0 == sum(LOG_LINE.match(line) is not None for line in lines[1:])
+        assert "evil" in lines[0]
+        assert "owned" in lines[0]
 
 
 def test_only_the_lines_of_one_task(meshnode: Command, tmp_path: Path) -> None:

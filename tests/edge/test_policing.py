@@ -13,6 +13,7 @@ from meshnode.client import AsyncClient
 from meshnode.edge.node import Node
 from meshnode.errors import ConfigError, InvalidInput, NoNodeInZone, PermissionDenied
 from meshnode.tasks.permits import Permits
+from meshnode.trust import office
 from meshnode.trust.keeper import Keeper
 from tests.edge.living import ask, founder, living, settings
 from tests.edge.test_local import ECHO
@@ -70,13 +71,32 @@ async def test_a_node_of_its_own_mind_is_passed_over(pair: tuple[Node, Node]) ->
     locally(bob, "[models]\nmax_bytes = 1")
     async with AsyncClient(ann.home) as client:
         assert ann.keeper.id == (await client.infer("echo", X)).node
-        with pytest.raises(PermissionDenied, match=r"models.max_bytes = 1 of policy.toml"):
+        with pytest.raises(PermissionDenied, match=r"models.max_bytes = 1 of policy.toml") as refused:
             await client.infer("echo", X, node=bob.keeper.id)
+        assert ["permission_denied"] == [it.outcome for it in refused.value.attempts]  # it is not asked again
         with pytest.raises(PermissionDenied, match=r"models.max_bytes = 1 of policy.toml"):
             await ask(bob.home, "model.load", {"model": "echo"})
         assert [] == bob.execution.loaded()
         locally(bob, "")
         assert bob.keeper.id == (await client.infer("echo", X, node=bob.keeper.id)).node
+
+
+async def test_a_node_without_the_role_works_for_itself_alone(pair: tuple[Node, Node]) -> None:
+    """`submitter` is about the mesh: others run nothing for bob and say so once, and his own machine is his."""
+    ann, bob = pair
+    await model_on(ann, bob)
+    grant = ann.keeper.statements.grant(bob.keeper.id)
+    assert grant is not None
+    said = office.regrant(ann.keeper, grant, "take a role", roles=frozenset({"worker"}))
+    ann.trust.publish([said.data])
+    ann.trust.learnt([said])
+    await until(lambda: bob.keeper.statements.get(said.id) is not None, "bob knows")
+    async with AsyncClient(bob.home) as client:
+        for _ in range(3):
+            assert bob.keeper.id == (await client.infer("echo", X)).node
+        with pytest.raises(PermissionDenied, match="may not submit tasks in this mesh") as refused:
+            await client.infer("echo", X, node=ann.keeper.id)
+    assert ["permission_denied"] == [it.outcome for it in refused.value.attempts]
 
 
 async def test_a_broken_file_keeps_what_held_and_stops_a_start(pair: tuple[Node, Node], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from meshnode.errors import MeshError, PermissionDenied
 from meshnode.lasting import Trust
 from meshnode.trust import identity, office
 from meshnode.trust.keeper import Keeper, Membership
+from meshnode.wire.looks import LookAsk
 from meshnode.wire.messages import RenewAsk, RotateAsk
 from tests.edge.living import ask, founder, joiner, living, sees, settings
 from tests.edge.test_local import ECHO, run
@@ -190,6 +191,32 @@ async def test_nobody_takes_anothers_place(tmp_path: Path) -> None:
         assert "not both keys" in await refused(new, bob.keeper.key, bob.keeper.key)
         assert "already" in await refused(bob.keeper.key, bob.keeper.key, bob.keeper.key)
         assert 2 == len(ann.keeper.statements.members())
+
+
+async def test_one_node_is_never_two(tmp_path: Path) -> None:
+    """A member that takes other keys and does not go has none of their places but the last; and none of its own."""
+    async with founder(tmp_path / "ann") as ann_agent, joiner(tmp_path / "bob", ann_agent.node) as agent:
+        ann, bob = ann_agent.node, agent.node
+        link, held = bob.pool.get(ann.keeper.id), ann.keeper.statements
+        assert link is not None
+        keys = [Ed25519PrivateKey.generate() for _ in range(3)]
+
+        async def taken(key: Ed25519PrivateKey) -> None:
+            spki = identity.public_der(key)
+            message = office.hand_over(held.mesh_id, bob.keeper.id, spki)
+            await link.call(RotateAsk(bob.keeper.spki, spki, bob.keeper.key.sign(message), key.sign(message)))
+
+        ids = [identity.node_id(identity.public_der(key)) for key in keys]
+        for number, key in enumerate(keys[:2]):
+            await taken(key)
+            now = time.time()
+            assert [ids[number]] == [it for it in (bob.keeper.id, *ids) if held.grant(it, now) is not None]
+        with pytest.raises(PermissionDenied, match="has no grant"):
+            await link.call(LookAsk())
+        ann.keeper.revoke(ids[1], "stolen")
+        with pytest.raises(PermissionDenied, match="no membership"):
+            await taken(keys[2])
+        assert [] == [it for it in (bob.keeper.id, *ids) if held.grant(it, time.time()) is not None]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from meshnode.errors import (
     OutOfMemory,
     PeerLost,
     PeerSilent,
+    PermissionDenied,
     PoisonTask,
     ProtocolError,
     Refused,
@@ -634,3 +635,28 @@ def test_what_was_not_begun_is_given_back_and_what_was_is_not() -> None:
     life.handle(0.1, Failed(1, OutOfMemory("full")))
     assert [] == life.handle(0.1, Unroutable(error, final=False))
     assert State.WAITING is life.state
+
+
+def test_a_policy_is_asked_once() -> None:
+    """Who forbids the task is never tried again: another node is, and without one its word is the answer."""
+    life = task()
+    life.handle(0.0, Begin())
+    life.handle(0.0, Chosen(A, "a"))
+    assert [Route(frozenset({A}))] == life.handle(0.1, Failed(1, PermissionDenied("models.max_bytes")))
+    life.handle(0.1, Chosen(B, "b"))
+    assert [Route(frozenset({A, B}))] == life.handle(0.2, Failed(2, WorkerCrashed("signal 11")))
+    assert [] == life.handle(0.2, Unroutable(NoCapacity("nobody"), final=False))
+    assert [Route(frozenset({A}))] == life.handle(5.0), "b gets another chance, a is not asked again"
+    error = failure(life.handle(5.1, Unroutable(NoCapacity("b is gone"), final=False)))
+    assert isinstance(error, PermissionDenied)
+    assert ["permission_denied", "worker_crashed"] == [it.outcome for it in error.attempts]
+
+
+def test_a_policy_of_the_only_node_ends_the_task() -> None:
+    """At once, as what it is: nobody waits for a rule to change."""
+    life = task()
+    life.handle(0.0, Begin())
+    life.handle(0.0, Chosen(A, "a"))
+    error = NoNodeInZone("the task is for zone 'eu'")
+    assert [Route(frozenset({A}))] == life.handle(0.1, Failed(1, error))
+    assert error is failure(life.handle(0.1, Unroutable(NoCapacity("no other"), final=False)))

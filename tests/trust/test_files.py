@@ -141,3 +141,15 @@ def test_a_lock_names_its_holder(tmp_path: Path) -> None:
 def test_headers_are_fixed() -> None:
     """The header has 46 bytes: files of this version stay readable."""
     assert 46 == files._HEADER.size
+
+
+def test_a_lock_and_a_file_are_written_through_no_link(tmp_path: Path) -> None:
+    """Not through one that lies where the temporary file goes either: what it leads to stays as it is."""
+    (tmp_path / "shadow").write_text("root")
+    (tmp_path / "agent.lock").symlink_to(tmp_path / "shadow")
+    with pytest.raises(HomeError, match="cannot be used"):
+        take_lock(tmp_path / "agent.lock")
+    for link in (Path.symlink_to, Path.hardlink_to):
+        link(tmp_path / f".trust.{os.getpid()}.tmp", tmp_path / "shadow")
+        write_atomic(tmp_path / "trust", b"new")
+    assert ("root", b"new") == ((tmp_path / "shadow").read_text(), (tmp_path / "trust").read_bytes())

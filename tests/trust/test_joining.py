@@ -180,7 +180,7 @@ async def test_damaged_and_cut_tokens_are_refused_before_anything_is_dialled(pla
         await redeem(b, token[:70] + wrong + token[71:], "b")
     with pytest.raises(TokenRefused, match="incomplete: 130 of 138"):
         await redeem(b, token[:130], "b")
-    assert 0 == inviter._from.total()
+    assert 0 == len(inviter._porch)
 
 
 async def test_a_machine_in_the_middle_hears_nothing(place: Place) -> None:
@@ -473,23 +473,35 @@ async def test_noise_on_the_port_is_dropped(place: Place, monkeypatch: pytest.Mo
     assert 2 == len(a.statements.members())
 
 
-async def test_one_address_cannot_hold_all_the_room(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond its share a source is hung up on at once, and its places come back when it goes."""
-    monkeypatch.setattr(joining, "CONNECTIONS_PER_ADDRESS_MAX", 3)
-    _, inviter = await place.founder()
+async def test_silence_from_one_address_keeps_nobody_out(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the room the oldest of the address with most goes, so that a machine from another one comes in at once."""
+    monkeypatch.setattr(joining, "CONNECTIONS_MAX", 3)
+    _, inviter = await place.founder(host="0.0.0.0")
     token = await token_of(inviter)
-    held = [await asyncio.open_connection(HOST, inviter.port) for _ in range(3)]
-    await until(lambda: inviter._from.total() == 3)
-
+    held = [await asyncio.open_connection("127.0.0.2", inviter.port) for _ in range(5)]
     async with asyncio.timeout(5):
-        reader, writer = await asyncio.open_connection(HOST, inviter.port)
-        with suppress(ConnectionError):
-            assert b"" == await reader.read()
+        for reader, _ in held[:2]:
+            with suppress(ConnectionError):
+                assert b"" == await reader.read()
+        await redeem(place.home("b"), token, "b")
+    for _, writer in held:
         writer.close()
-    for _, held_writer in held:
-        held_writer.close()
-    await until(lambda: inviter._from.total() == 0)
-    await redeem(place.home("b"), token, "b")
+    await until(lambda: len(inviter._porch) == 0)
+
+
+async def test_twenty_machines_behind_one_address_come_in_at_once(place: Place) -> None:
+    """A room full of new machines looks like one address, and strangers are there too: all of them are members."""
+    a, inviter = await place.founder(host="0.0.0.0")
+    assert inviter.port is None
+    tokens = [await token_of(inviter) for _ in range(20)]
+    strangers = [await asyncio.open_connection("127.0.0.2", inviter.port) for _ in range(joining.CONNECTIONS_MAX)]
+    homes = [place.home(f"b{i}") for i in range(20)]
+    joins = (redeem(home, token, home.home.name) for home, token in zip(homes, tokens, strict=True))
+    joined = await asyncio.gather(*joins, return_exceptions=True)
+    assert [] == [it for it in joined if isinstance(it, BaseException)]
+    assert 21 == len(a.statements.members())
+    for _, writer in strangers:
+        writer.close()
 
 
 async def test_a_stranger_costs_little(place: Place) -> None:

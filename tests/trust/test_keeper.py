@@ -7,12 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from meshnode.errors import HomeError, PermissionDenied, ProtocolError
-from meshnode.trust import admins, form, identity
+from meshnode.trust import admins, form, homefiles, identity
 from meshnode.trust.files import write_checked
 from meshnode.trust.keeper import Keeper, Membership
 from tests.trust.cast import Person, Town
@@ -102,7 +103,7 @@ def test_each_start_is_newer_than_the_one_before(homes: Homes) -> None:
 
 
 def test_a_second_agent_on_one_home_is_told_who_has_it(homes: Homes) -> None:
-    """Another process gets a HomeError with this process's id, and looking in is possible all the same."""
+    """Another process gets a HomeError with this process's id."""
     keeper = homes.founder()
     script = (
         "import sys; from pathlib import Path; from meshnode.trust.keeper import Keeper\n"
@@ -110,28 +111,12 @@ def test_a_second_agent_on_one_home_is_told_who_has_it(homes: Homes) -> None:
         "home = Path(sys.argv[1])\n"
         "try: Keeper.open(home)\n"
         "except HomeError as error: print(error)\n"
-        "print(Keeper.peek(home).mesh_name)\n"
     )
     run = subprocess.run(
         [sys.executable, "-c", script, str(keeper.home)], capture_output=True, text=True, check=True, cwd=os.getcwd()
     )
 
     assert f"(process {os.getpid()})" in run.stdout
-    assert run.stdout.endswith("town\n")
-
-
-def test_peek_changes_nothing(homes: Homes, tmp_path: Path) -> None:
-    """It makes no home, and a damaged one stays as it is."""
-    assert Keeper.peek(tmp_path / "nowhere") is None
-    assert not (tmp_path / "nowhere").exists()
-    keeper = homes.open("a")
-    peek = Keeper.peek(keeper.home)
-    assert peek is not None
-    assert (keeper.id, None) == (peek.id, peek.mesh_id)
-    (keeper.home / "trust").write_bytes(b"damaged")
-    with pytest.raises(HomeError):
-        Keeper.peek(keeper.home)
-    assert b"damaged" == (keeper.home / "trust").read_bytes()
 
 
 def test_a_joiner_becomes_a_member(homes: Homes) -> None:
@@ -277,6 +262,75 @@ def test_a_home_that_lost_its_key_is_told_and_gets_no_other(homes: Homes) -> Non
         with pytest.raises(HomeError, match=r"node\.key is missing"):
             homes.again(keeper)
     assert not (keeper.home / "node.key").exists()
+
+
+def test_a_home_that_lost_its_mesh_founds_no_other_in_its_place(homes: Homes) -> None:
+    """A key that was in a mesh, and no `trust` beside it: the way out is told, each time, and nothing is changed."""
+    keeper = homes.founder()
+    (keeper.home / "trust").unlink()
+    for _ in range(2):
+        keeper = homes.again(keeper)
+        before = {path.name: path.read_bytes() for path in keeper.home.iterdir()}
+        with pytest.raises(HomeError, match="trust is missing") as refused:
+            keeper.found("town", "a")
+        assert "--new-mesh" in refused.value.hint
+        assert before == {path.name: path.read_bytes() for path in keeper.home.iterdir()}
+
+
+def test_a_first_start_may_be_interrupted_anywhere(homes: Homes) -> None:
+    """Before the key, after it, and while the mesh is founded: the next start is a first one again, or goes on."""
+    keeper = homes.open("a")
+    (keeper.home / "node.key").unlink()
+    keeper = homes.again(keeper)
+    keeper = homes.again(keeper)
+    identity.load_or_create_key(keeper.home / "admin.key")  # as `found` does before it writes `trust`
+    keeper = homes.again(keeper)
+    keeper.found("town", "a")
+    (keeper.home / "unjoined").touch()  # `trust` was written, and nothing after it
+    keeper = homes.again(keeper)
+    assert keeper.belongs
+    assert not (keeper.home / "unjoined").exists()
+
+
+def test_a_leave_may_be_interrupted_anywhere(homes: Homes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of a mesh that was left is none that was lost: the next start founds another."""
+    for at, name in enumerate(("trust", "admin.key", "node.key")):
+        keeper = homes.founder(name)
+        real, count = homefiles.move_aside, iter(range(9))
+
+        def cut(path: Path, why: str, real: Any = real, count: Any = count, at: int = at) -> Path:
+            if next(count) == at:
+                raise HomeError("the power is gone")
+            return Path(real(path, why))
+
+        monkeypatch.setattr(homefiles, "move_aside", cut)
+        with pytest.raises(HomeError, match="power"):
+            keeper.leave()
+        monkeypatch.setattr(homefiles, "move_aside", real)
+        keeper = homes.again(keeper)
+        assert keeper.belongs == (name == "trust")
+        if not keeper.belongs:
+            keeper.found("town", "a")
+
+
+def test_who_lost_its_mesh_joins_it_again_as_who_it_was(homes: Homes) -> None:
+    """By a token, with the same id; an admin key that still counts there stays where it is, and at work."""
+    a, b = homes.pair()
+    key = Ed25519PrivateKey.generate()
+    identity.write_key(b.home / "admin.key", key)
+    spki = identity.public_der(key)
+    a.say("admin_add", admins.add_body(spki, identity.make_root(key, "town"), b.id), admin="add")
+    (b.home / "trust").unlink()
+    b = homes.again(b)
+    assert homefiles.is_lost(b.home)
+
+    b.adopt(welcome(a, b))
+
+    assert b.is_admin
+    assert not homefiles.is_lost(b.home)
+    b = homes.again(b)
+    assert b.is_admin
+    assert a.check_peer(b.leaf, b.id) == b.id
 
 
 def test_a_certificate_beside_another_key_is_told(homes: Homes) -> None:

@@ -1,7 +1,7 @@
 """The gRPC server: who may come in, the calls, and what an error of the mesh is in gRPC.
 
-The token is the HTTP door's, and so are the certificate and the limit of a request. No page of a browser can speak
-gRPC, so Host and Origin need no look.
+The token is the HTTP door's, asked for before anything of a call's message is read, and so are the certificate and the
+limit of a request. No page of a browser can speak gRPC, so Host and Origin need no look.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class GrpcServer:
             ("grpc.max_metadata_size", METADATA_BYTES_MAX),
             ("grpc.so_reuseport", 0),
         )
-        self._server = server = grpc.aio.server(options=options)
+        self._server = server = grpc.aio.server(interceptors=(_Gate(self._guard),), options=options)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(messages.SERVICE, self._handlers()),))
         name = f"[{host}]" if ":" in host else host
         context_for(http, self._node.home, host)  # a certificate that cannot be used is said now
@@ -139,7 +139,6 @@ class GrpcServer:
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def guarded(data: bytes, context: Context) -> bytes:
             try:
-                self._check(context)
                 return await act(data, context)
             except MeshError as error:
                 return await _abort(context, error)
@@ -150,11 +149,6 @@ class GrpcServer:
                 return await _abort(context, MeshError("an error of the agent; its log has more"))
 
         return guarded
-
-    def _check(self, context: Context) -> None:
-        given = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
-        if not (len(given) == 1 and isinstance(given[0], str) and self._guard.has_token(given[0])):
-            raise no_token()
 
     async def _infer(self, data: bytes, context: Context) -> bytes:
         asked = infer.read(data)
@@ -209,6 +203,25 @@ class GrpcServer:
         return {}
 
 
+class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Turns away who does not show the token, by the head of a call alone: nothing of its message is read."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        """The call's handler, or one that takes a stream and so waits for no message."""
+        given = [value for key, value in details.invocation_metadata or () if key == "authorization"]
+        if len(given) == 1 and isinstance(given[0], str) and self._guard.has_token(given[0]):
+            return await continuation(details)
+        return _TURNED_AWAY
+
+
+async def _turn_away(_: object, context: Context) -> bytes:
+    return await _abort(context, no_token())
+
+
+_TURNED_AWAY = grpc.stream_unary_rpc_method_handler(_turn_away)
 _KNOWN = frozenset(messages.of("ModelInput").DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_name)
 
 

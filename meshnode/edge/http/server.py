@@ -21,6 +21,7 @@ from aiohttp import web
 from meshnode.config import host_port
 from meshnode.doors import Http
 from meshnode.edge.http import certificate
+from meshnode.edge.http.doorstep import Doorstep
 from meshnode.edge.http.guard import COOKIE, Guard, NoToken
 from meshnode.edge.node import Node
 from meshnode.errors import ConfigError, HomeError, ListenError, MeshError
@@ -71,6 +72,7 @@ class HttpServer:
         self._parts = tuple(parts)
         self.door = Door(node, Guard(token(node.home), names(self._settings.hosts), f"{COOKIE}-{node.keeper.id[:8]}"))
         self._runner: web.AppRunner | None = None
+        self._doorstep: Doorstep | None = None
         self.address = ""
         """host:port."""
         self.scheme = "http"
@@ -95,21 +97,23 @@ class HttpServer:
             lingering_time=CLOSE_S,  # what still comes after a refusal is read for so long, that it may be seen
         )
         await self._runner.setup()
+        assert self._runner.server is not None, "it was set up"
+        self._doorstep = Doorstep(self._runner.server, tls)
         try:
-            site = web.TCPSite(self._runner, host, port, ssl_context=tls)
-            await site.start()
-        except OSError as error:
+            bound = await self._doorstep.open(host, port)
+        except ListenError as error:
             await self.stop()
             raise ListenError(
-                f"cannot listen on {self._settings.listen} for HTTP: {error.strerror or error}",
+                f"cannot listen on {self._settings.listen} for HTTP: {error.__cause__ or error}",
                 hint="choose another --http HOST:PORT; port 0 takes any free one",
             ) from error
-        bound = self._runner.addresses[0]
         self.address = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
 
     async def stop(self) -> None:
         """Let what is open end, for a moment."""
         self.door.stopping.set()
+        if self._doorstep is not None:
+            self._doorstep.close()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -127,6 +131,8 @@ class HttpServer:
                 headers = request.headers
                 cookies = request.cookies if "Cookie" in headers else {}
                 self.door.guard.check(request.method, headers, cookies, request.scheme, request.path)
+                assert self._doorstep is not None, "requests come over it"
+                self._doorstep.known(request.transport)
             else:
                 self.door.guard.check_host(request.headers.get("Host", ""))
             return await handler(request)

@@ -20,7 +20,7 @@ from meshnode.sim.shells.life import PORT, ROLES, Life, Peers, SimKeeper, Watche
 from meshnode.sim.shells.loop import SimLoop
 from meshnode.sim.shells.process import PROCESS, Process
 from meshnode.sim.shells.stations import Network, Station
-from meshnode.trust import identity
+from meshnode.trust import homefiles, identity
 from meshnode.trust.keeper import Membership
 from meshnode.wire.messages import NodeId
 
@@ -103,6 +103,7 @@ class Mesh:
             home = self.folder / str(index)
             home.mkdir()
             drawn = hashlib.sha256(f"key {self.seed} {index}".encode()).digest()
+            homefiles.mark_unjoined(home)
             identity.write_key(home / "node.key", Ed25519PrivateKey.from_private_bytes(drawn))
             keepers.append(keeper := SimKeeper.open(home))
             self.nodes.append(Node(index, self.network.add(), home, keeper.spki, zone=self._zone(index)))

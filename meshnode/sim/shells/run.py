@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
 import tempfile
 import time
@@ -111,7 +112,7 @@ def run(
     checks = Checks(findings, network.note)
     clients = Clients(seed, checks)
     gc.freeze()  # what was there before is none of ours, and need not be looked through again and again
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder, listening() as heard:
+    with _homes() as folder, listening() as heard:
         mesh = checks.mesh = Mesh(seed, Path(folder), loop, network, findings, checks, clients.of, zones)
         mesh.found(nodes, nodes // LATE)
         doing = Doing(mesh, checks, Weather(network.world.faults))
@@ -141,6 +142,10 @@ def run(
     loop.close()
     gc.unfreeze()
     return outcome
+
+
+def _homes() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix=f"meshnode-sim-{os.getpid()}-", dir=MEMORY if MEMORY.is_dir() else None)
 
 
 def _walls(seed: int, nodes: int, seconds: float) -> list[Fault]:

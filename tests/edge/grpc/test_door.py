@@ -161,6 +161,7 @@ async def test_errors_have_their_codes(ann: Agent) -> None:
         for data, headers, code in (
             (but(), {}, grpc.StatusCode.UNAUTHENTICATED),
             (but(), {"authorization": "Bearer x"}, grpc.StatusCode.UNAUTHENTICATED),
+            (bytes(2 * 1024 * 1024), {}, grpc.StatusCode.UNAUTHENTICATED),  # its message is not read
             (b"\xff\xff\xff", token(ann), bad),
             (but(model_name="no-such"), token(ann), grpc.StatusCode.NOT_FOUND),
             (but(model_version="9"), token(ann), grpc.StatusCode.NOT_FOUND),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.links.porch import Porch
+from meshnode.porch import Porch, network_of
 
 
 def test_there_is_room_for_so_many() -> None:
@@ -46,3 +46,21 @@ def test_it_never_holds_more_than_its_room(steps: list[tuple[bool, int, str]]) -
             there.add(guest)
             there.discard(porch.enter(guest, source))  # type: ignore[arg-type]
         assert len(there) == len(porch) <= 4
+
+
+def test_a_machine_with_many_addresses_pushes_out_its_own() -> None:
+    """Of IPv6 a machine has as many as it likes: its network has most, whatever each of them has."""
+    porch = Porch[int](4)
+    porch.enter(0, "10.0.0.1")
+    porch.enter(1, "10.0.0.1")
+    assert [None, None, 2, 3] == [porch.enter(n, f"2001:db8::{n}") for n in range(2, 6)]
+    assert "10.0.0.1" == network_of("10.0.0.1")
+    assert network_of("fe80::1%eth0") == network_of("fe80::2%eth0") != network_of("fe80:0:0:1::2")
+
+
+def test_a_crowd_among_neighbours_pushes_out_its_own() -> None:
+    """All of a LAN are one network of IPv6: within it the address with most goes, and its neighbours stay."""
+    porch = Porch[int](4)
+    assert [None, None] == [porch.enter(n, f"2001:db8::{n}") for n in range(2)]
+    assert [None, None, 2, 3] == [porch.enter(n, "2001:db8::bad") for n in range(2, 6)]
+    assert [4, None] == [porch.enter(6, "10.0.0.1"), porch.leave(0, "2001:db8::0")]
