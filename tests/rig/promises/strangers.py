@@ -9,23 +9,21 @@ import random
 import socket
 import ssl
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-import meshnode
 from meshnode.config import LAN
 from meshnode.membership import updates
 from meshnode.membership.updates import AnyPacket, Gossip, Nack, Ping, PingReq
 from meshnode.trust.keeper import Keeper
-from meshnode.trust.redeeming import redeem
 from meshnode.wire import messages
 from meshnode.wire.frames import Type, pack
 from meshnode.wire.messages import Hello
 from tests.membership.members import Mate
+from tests.mesh.comers import address, come_and_go, member
 from tests.mesh.load import Load
 from tests.mesh.rig import MODELS, Agent, Rig, rig
 from tests.rig.promises.figures import Figure, at_least, at_most, none_of, tasks, told, true
@@ -43,20 +41,6 @@ def _victim(it: Rig) -> Agent:
     agent = it.start("n0")
     agent.command("model", "add", str(MODELS / "echo" / "model.onnx"), "--name", "echo")
     return agent
-
-
-def _member(it: Rig, agent: Agent) -> Keeper:
-    """A member of the agent's mesh, with keys that are right, and no agent."""
-    keeper = Keeper.open(it.folder / "evil")
-    with meshnode.Client(home=agent.home) as client:
-        token = client.ask("invite")["token"]
-    keeper.adopt(asyncio.run(redeem(keeper, token, "evil")).membership)
-    return keeper
-
-
-def _address(agent: Agent) -> tuple[str, int]:
-    host, _, port = agent.address.rpartition(":")
-    return host, int(port)
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
@@ -86,7 +70,7 @@ def keep(stage: Stage, full: bool) -> list[Figure]:
         agent = _victim(it)
         process = psutil.Process(agent.process.pid)
         with ExitStack() as stack:
-            keeper = _member(it, agent)
+            keeper = member(it, agent)
             stack.callback(keeper.close)
             load = stack.enter_context(Load(agent.home, 25.0))
             _frames(agent, keeper, rng, 50)  # what is there once, whoever comes, is no growth
@@ -132,10 +116,10 @@ def _frames(agent: Agent, keeper: Keeper, rng: random.Random, count: int) -> int
     _, context = keeper.contexts()
     said = hung_up = 0
     while said < count:
-        member = rng.random() < 0.9  # one frame of a stranger ends the connection, many of a member's do not
-        batch = [mutated(rng.choice(real), rng) for _ in range(FRAMES_A_CONNECTION if member else 1)]
-        with suppress(OSError), socket.create_connection(_address(agent), timeout=5) as tcp:
-            if member:
+        known = rng.random() < 0.9  # one frame of a stranger ends the connection, many of a member's do not
+        batch = [mutated(rng.choice(real), rng) for _ in range(FRAMES_A_CONNECTION if known else 1)]
+        with suppress(OSError), socket.create_connection(address(agent), timeout=5) as tcp:
+            if known:
                 with context.wrap_socket(tcp) as tls:
                     tls.sendall(greeting if rng.random() < 0.8 else mutated(greeting, rng))
                     said += _say(tls, batch)
@@ -170,7 +154,7 @@ async def _datagrams(agent: Agent, keeper: Keeper, rng: random.Random, count: in
     mate = Mate(keeper, "evil", LAN.membership, rng.randrange(1 << 30))
     await mate.start()
     try:
-        await mate.pool.link(_id(agent), (_address(agent),))
+        await mate.pool.link(_id(agent), (address(agent),))
         await until(lambda: _knows(mate, agent), "they know each other's keys")
         packets: list[AnyPacket] = [
             Ping(1, (), 5),
@@ -187,7 +171,7 @@ async def _datagrams(agent: Agent, keeper: Keeper, rng: random.Random, count: in
                     content = rng.choice(plain)
                     datagram = sealer.seal(_id(agent), mutated(content, rng)[:1100] if i % 2 else content)
                     with suppress(BlockingIOError):
-                        port.sendto(datagram if i % 2 else mutated(datagram, rng)[:1400], _address(agent))
+                        port.sendto(datagram if i % 2 else mutated(datagram, rng)[:1400], address(agent))
                 await asyncio.sleep(0.001)  # so that the kernel keeps most of them for the agent
             await asyncio.sleep(0.2)
             answers = 0
@@ -200,8 +184,8 @@ async def _datagrams(agent: Agent, keeper: Keeper, rng: random.Random, count: in
 
 
 def _knows(mate: Mate, agent: Agent) -> bool:
-    member: Any = mate.membership.member(_id(agent))
-    return member is not None and member.state == "alive" and member.advert is not None
+    other: Any = mate.membership.member(_id(agent))
+    return other is not None and other.state == "alive" and other.advert is not None
 
 
 def _id(agent: Agent) -> Any:
@@ -221,9 +205,9 @@ def slow(stage: Stage, full: bool) -> list[Figure]:
     count = HALF_OPEN if full else 150
     with rig(stage.fresh()) as it, ExitStack() as stack:
         agent = _victim(it)
-        keeper = _member(it, agent)
+        keeper = member(it, agent)
         stack.callback(keeper.close)
-        alone = asyncio.run(_connects(agent, keeper, 50 if full else 10, lambda: False))
+        alone = asyncio.run(come_and_go(agent, keeper, 50 if full else 10, lambda: False))
         seen = asyncio.run(_slowly(agent, keeper, count))
         alive = agent.process.poll() is None and agent.status()["mesh"]["nodes"]["alive"] >= 1
     took, held = sorted(seen[0]), sorted(seen[1])
@@ -245,7 +229,7 @@ async def _slowly(agent: Agent, keeper: Keeper, count: int) -> tuple[list[float]
     async def drip() -> None:
         began = time.monotonic()
         with suppress(OSError):
-            reader, writer = await asyncio.open_connection(*_address(agent), local_addr=(ELSEWHERE, 0))
+            reader, writer = await asyncio.open_connection(*address(agent), local_addr=(ELSEWHERE, 0))
             try:
                 for at in range(len(hello)):
                     writer.write(hello[at : at + 1])
@@ -258,7 +242,7 @@ async def _slowly(agent: Agent, keeper: Keeper, count: int) -> tuple[list[float]
         held.append(time.monotonic() - began)
 
     drips = [asyncio.ensure_future(drip()) for _ in range(count)]
-    took = await _connects(agent, keeper, 10_000, lambda: len(held) == count)
+    took = await come_and_go(agent, keeper, 10_000, lambda: len(held) == count)
     await asyncio.gather(*drips)
     return took, held
 
@@ -271,18 +255,3 @@ def _client_hello() -> bytes:
     with suppress(ssl.SSLWantReadError):
         context.wrap_bio(coming, going).do_handshake()
     return going.read()
-
-
-async def _connects(agent: Agent, keeper: Keeper, most: int, over: Callable[[], bool]) -> list[float]:
-    """A member comes and goes, ten times a second; how long each took."""
-    _, context = keeper.contexts()
-    took = list[float]()
-    while len(took) < most and not over():
-        began = time.monotonic()
-        _, writer = await asyncio.open_connection(*_address(agent), ssl=context)
-        took.append(time.monotonic() - began)
-        writer.close()
-        with suppress(OSError, ssl.SSLError):
-            await writer.wait_closed()
-        await asyncio.sleep(0.1)
-    return took
