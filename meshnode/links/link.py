@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 from meshnode.errors import DeadlineExceeded, MeshError, PeerSilent, PermissionDenied, ProtocolError, from_wire
+from meshnode.links.calls import Calls
 from meshnode.links.heartbeat import Heartbeat
 from meshnode.links.pump import Pump
 from meshnode.links.side import Incoming, Peer, Prove, Received, Reply, Side, closing, lost, path_of, peer_of, who
@@ -60,14 +61,14 @@ class Link(asyncio.BufferedProtocol):
         self._peer: Peer | None = None
         self._proven: NodeId | None = None
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._refusal: list[MeshError] = []
         self._loop = self._ready.get_loop()
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader(side.settings, side.traffic)
         self._writer = FrameWriter(side.settings)
         self._crediting = Crediting(side.settings)
         self._pump = Pump(self._writer, self._loop, side.machine, side.traffic)
-        self._next_stream = 1 if dialled else 2
-        self._calls: dict[int, asyncio.Future[Received]] = {}
+        self._calls = Calls(self._loop, dialled=dialled)
         self._serving: dict[int, asyncio.Task[None]] = {}
         self._closing = self._going_away = False
         self._beat: asyncio.TimerHandle | None = None
@@ -114,6 +115,8 @@ class Link(asyncio.BufferedProtocol):
     async def opened(self) -> None:
         """Wait for both HELLOs. Raises PermissionDenied with the peer's reason, ProtocolError, PeerLost."""
         await asyncio.shield(self._ready)
+        if self._refusal:
+            raise self._refusal.pop()  # not kept: its traceback has frames that hold this link
 
     async def call(
         self, request: AnyMessage, body: Sequence[Buffer] = (), *, timeout_s: float | None = None
@@ -125,11 +128,9 @@ class Link(asyncio.BufferedProtocol):
         """
         if not self.usable:
             raise lost(f"the link to {self._who()} is closed: {self.close_reason or 'going away'}", sent=False)
-        stream = self._next_stream
-        self._next_stream += 2
+        stream = self._calls.stream()
         self._writer.message(Type.REQ, stream, messages.encode(request), body)
-        answer: asyncio.Future[Received] = self._loop.create_future()
-        self._calls[stream] = answer
+        answer = self._calls.open(stream)
         self._pump()
         self._beat_soon()
         expiry = self._loop.call_later(timeout_s, self._expire, stream, timeout_s) if timeout_s is not None else None
@@ -221,19 +222,15 @@ class Link(asyncio.BufferedProtocol):
             self._beat.cancel()
         self.close_reason = self.close_reason or (str(error) if error else "the connection broke")
         self._closing = True
-        if not self._ready.done():
-            self._ready.set_exception(lost(f"the connection closed before HELLO: {self.close_reason}", sent=False))
-            self._ready.exception()
-        broken = lost(f"the link to {self._who()} broke: {self.close_reason}", sent=True)
-        for answer in self._calls.values():
-            if not answer.done():
-                answer.set_exception(broken)
-        self._calls.clear()
+        self._settle(lost(f"the connection closed before HELLO: {self.close_reason}", sent=False))
+        self._calls.fail(lost(f"the link to {self._who()} broke: {self.close_reason}", sent=True))
         for task in list(self._serving.values()):
             task.cancel()
         self.closed.set()
         if self._on_lost is not None:
             self._on_lost(self, self.close_reason)
+        # The transport holds TLS, which holds this link: a ring of 256 KiB that only a whole collection would free.
+        self._transport = self._pump.transport = None
 
     def pause_writing(self) -> None:
         """The transport's buffer is above the high-water mark."""
@@ -254,11 +251,11 @@ class Link(asyncio.BufferedProtocol):
         if self._peer is None:
             raise ProtocolError("a message before HELLO")
         if event.type is Type.RES:
-            answer = self._calls.pop(event.stream, None)
+            answer = self._calls.pop(event.stream)
             received = Received(self._side.replies(event.header), memoryview(event.body))
             (self._side.late if answer is None or answer.done() else answer.set_result)(received)
             return
-        if event.stream % 2 == self._next_stream % 2 or event.stream in self._serving:
+        if self._calls.is_ours(event.stream) or event.stream in self._serving:
             raise ProtocolError(f"stream {event.stream} is not the peer's to open")
         if len(self._serving) >= self._settings.streams_max:
             error = {"code": "refused", "message": f"{len(self._serving)} requests are open on this link, the limit"}
@@ -290,7 +287,7 @@ class Link(asyncio.BufferedProtocol):
             case Type.HELLO:
                 self._hello(messages.decode_hello(event.header))
             case Type.ERR:
-                answer = self._calls.pop(event.stream, None)
+                answer = self._calls.pop(event.stream)
                 self._writer.cancel(event.stream)
                 self._reader.discard(event.stream)
                 if answer is not None and not answer.done():
@@ -327,26 +324,26 @@ class Link(asyncio.BufferedProtocol):
         self._writer.peer_bytes_max = hello.body_bytes_max or self._settings.body_bytes_max
         self._heartbeat.opened(self._now())
         self._arm()
-        if not self._ready.done():
-            self._ready.set_result(None)
+        self._settle()
         if self._on_opened is not None:
             self._on_opened(self)
+
+    def _settle(self, *refusal: MeshError) -> None:
+        if not self._ready.done():
+            self._refusal.extend(refusal)
+            self._ready.set_result(None)
 
     def _closed_by_peer(self, error: dict[str, Any]) -> None:
         self.close_reason = text = str(error.get("message") or error.get("code") or "no reason given")
         self._side.told(error)
-        if not self._ready.done():
-            self._ready.set_exception(PermissionDenied(f"the peer refused the link: {text}"))
-            self._ready.exception()
+        self._settle(PermissionDenied(f"the peer refused the link: {text}"))
         self._closing = True
         if self._transport is not None:
             self._transport.close()
 
     def _fail(self, error: MeshError) -> None:
         log.info("the link to %s is closed: %s", self._who(), error)
-        if not self._ready.done():
-            self._ready.set_exception(error)
-            self._ready.exception()
+        self._settle(error)
         self.hang_up(error.code, str(error), getattr(error, "statement", b""))
 
     # --- calls that end early ---
@@ -357,7 +354,7 @@ class Link(asyncio.BufferedProtocol):
             answer.set_exception(DeadlineExceeded(f"{self._who()} did not answer within {timeout_s:.3g} s"))
 
     def _give_up(self, stream: int) -> None:
-        if self._calls.pop(stream, None) is not None and not self._closing:
+        if self._calls.pop(stream) is not None and not self._closing:
             self._writer.cancel(stream)
             self._reader.discard(stream)
             self._crediting.forget(stream)
@@ -388,11 +385,7 @@ class Link(asyncio.BufferedProtocol):
         if not self.silent:
             log.info("%s has been silent for %.2f s", self._who(), quiet_s)
         self.silent = True
-        error = PeerSilent(f"{self._who()} has not answered for {quiet_s:.2f} s")
-        for answer in self._calls.values():
-            if not answer.done():
-                answer.set_exception(error)
-        self._calls.clear()
+        self._calls.fail(PeerSilent(f"{self._who()} has not answered for {quiet_s:.2f} s"))
         if self._on_silent is not None:
             self._on_silent(self)
 

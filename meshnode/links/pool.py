@@ -295,6 +295,7 @@ class Pool:
             connection.close()
             if isinstance(error, asyncio.CancelledError):
                 raise
+            error.__traceback__ = None  # asyncio's frames in it hold the error and TLS: a ring
 
     # --- dialling ---
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from meshnode.errors import DeadlineExceeded, PeerSilent
+from meshnode.links.calls import Calls
 from meshnode.links.link import Link
 from meshnode.membership.book import AdvertBook
 from meshnode.membership.contact import Contact
@@ -142,7 +143,7 @@ def _calls_not_told_of_a_broken_link(patch: pytest.MonkeyPatch) -> None:
     lost = Link.connection_lost
 
     def connection_lost(self: Link, error: Exception | None) -> None:
-        self._calls.clear()
+        self._calls = Calls(self._loop, dialled=self.dialled)
         lost(self, error)
 
     patch.setattr(Link, "connection_lost", connection_lost)
