@@ -34,14 +34,17 @@ KEPT_MAX = 40
 SLOW_S = 2.0
 """Of the processor; a longer reading of so few bytes is a defect too."""
 DEFECT = "defect-"
+TELL_S = 0.5
+"""How often the counts are written down: libFuzzer ends its process without a word to Python."""
 
 
 class Run:
     """Counts what a target did, and keeps what went wrong."""
 
-    def __init__(self, target: Target, seconds: float) -> None:
+    def __init__(self, target: Target, told: Path) -> None:
         self.target = target
-        self.ends_at = time.monotonic() + seconds
+        self.told = told
+        self.told_at = 0.0
         self.count = self.values = 0
         self.defects: dict[str, str] = {}
         self.seeds = list(target.seeds())
@@ -58,6 +61,9 @@ class Run:
             self.defect(data, f"{type(error).__name__} at {last.filename}:{last.lineno}: {error!s:.100}")
         if (took_s := time.process_time() - began) > SLOW_S:
             self.defect(data, f"{took_s:.1f} s of the processor")
+        if (now := time.monotonic()) - self.told_at > TELL_S:
+            self.told_at = now
+            self.told.write_text(json.dumps([self.count, self.values, self.defects]))
 
     def defect(self, data: bytes, text: str) -> None:
         """Keep the first input of each kind, and the shortest."""
@@ -113,7 +119,8 @@ def main() -> None:
     target, seconds, folder = NAMED[sys.argv[1]], float(sys.argv[2]), Path(sys.argv[3])
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    run = Run(target, seconds)
+    told = folder.with_suffix(".told")
+    run = Run(target, told)
     for number, data in enumerate([*run.seeds, *(path.read_bytes() for path in target.kept())]):
         (folder / f"seed-{number}").write_bytes(data)
         run.one(data)
@@ -125,17 +132,13 @@ def main() -> None:
         run.one,
         custom_mutator=run.mutator,
     )
-    pid = os.fork()  # libFuzzer ends its process when the time is up: what is left to do is done by the parent
+    pid = os.fork()  # what is left to do when libFuzzer has ended its process is done by the parent
     if pid == 0:
-        import atexit
-
-        atexit.register(lambda: (folder / ".done").write_text(json.dumps([run.count, run.values, run.defects])))
         atheris.Fuzz()
         return
     os.waitpid(pid, 0)
-    done = folder / ".done"
-    count, values, defects = json.loads(done.read_text()) if done.exists() else (0, 0, {"": "the process died"})
-    found = [path.read_bytes() for path in folder.iterdir() if path.name != ".done"]
+    count, values, defects = json.loads(told.read_text())
+    found = [path.read_bytes() for path in folder.iterdir()]
     small = [data for data in found if len(data) <= KEPT_BYTES_MAX]
     place = CORPUS / target.name
     place.mkdir(parents=True, exist_ok=True)
