@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -17,6 +16,7 @@ from typing import Annotated, Any
 
 import platformdirs
 
+from meshnode import toml
 from meshnode.doors import Frigate, Grpc, Http, Mqtt
 from meshnode.errors import ConfigError
 from meshnode.lasting import Trust
@@ -351,8 +351,8 @@ def load(home: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
     """
     path = home / "config.toml"
     try:
-        document: dict[str, Any] = tomllib.loads(path.read_text("utf-8")) if path.exists() else {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        document: dict[str, Any] = toml.read(path.read_text("utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {error}", hint="correct the file, or move it away to use the defaults") from error
     profile = document.pop("profile", "lan")
     if not isinstance(profile, str) or profile not in PROFILES:
@@ -378,7 +378,7 @@ def host_port(text: str, *, default_port: int | None = None) -> tuple[str, int]:
         host = ""
     if host and not port_text and default_port is not None:
         return host, default_port
-    if not host or not port_text.isascii() or not port_text.isdigit() or int(port_text) > 65535:
+    if not host or not port_text.isascii() or not port_text.isdigit() or len(port_text) > 5 or int(port_text) > 65535:
         raise ConfigError(f"{text!r} is not an address", hint="write host:port, or [address]:port for IPv6")
     return host, int(port_text)
 

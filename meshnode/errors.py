@@ -7,6 +7,7 @@ the border where they appear, with the cause kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -301,18 +302,28 @@ BY_CODE: Mapping[str, type[MeshError]] = _walk(MeshError)
 
 
 def from_wire(wire: Mapping[str, Any]) -> MeshError:
-    """Make the error that `to_wire` described. An unknown code (a newer peer's) becomes a plain `MeshError`."""
+    """Make the error that `to_wire` described. An unknown code (a newer peer's) becomes a plain `MeshError`.
+
+    Raises ProtocolError when it is none.
+    """
     cls = BY_CODE.get(str(wire.get("code")), MeshError)
-    attempts = [
-        Attempt(str(node), str(name), str(outcome), float(seconds), str(detail), int(stage[0]) if stage else 0)
-        for node, name, outcome, seconds, detail, *stage in wire.get("attempts", ())
-    ]
-    retry_after_s, at = wire.get("retry_after_s"), wire.get("stage")
-    error = cls(
-        str(wire.get("message", "")),
-        hint=str(wire.get("hint", "")),
-        attempts=attempts,
-        retry_after_s=None if retry_after_s is None else float(retry_after_s),
+    try:
+        attempts = [
+            Attempt(str(node), str(name), str(outcome), _number(seconds), str(detail), int(stage[0]) if stage else 0)
+            for node, name, outcome, seconds, detail, *stage in wire.get("attempts", ())
+        ]
+        retry_after_s = None if (after_s := wire.get("retry_after_s")) is None else _number(after_s)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ProtocolError(f"an error that cannot be read: {error}") from error
+    it = cls(
+        str(wire.get("message", "")), hint=str(wire.get("hint", "")), attempts=attempts, retry_after_s=retry_after_s
     )
-    error.stage = at if isinstance(at, int) else None
-    return error
+    it.stage = at if isinstance(at := wire.get("stage"), int) else None
+    return it
+
+
+def _number(value: Any) -> float:
+    """Seconds that can be slept, compared and written as JSON. Raises ValueError, TypeError, OverflowError."""
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"{number} is no time")
+    return number

@@ -163,4 +163,7 @@ def amount(text: str | int) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
     if match is None or match[2].upper() not in UNITS:
         raise ValueError(f"{text!r} is no amount of memory: write it as 4GB or 512MiB")
-    return round(float(match[1]) * UNITS[match[2].upper()])
+    try:
+        return round(float(match[1]) * UNITS[match[2].upper()])
+    except OverflowError as error:
+        raise ValueError(f"{text[:40]!r}… is more memory than there is") from error

@@ -11,6 +11,7 @@ import msgspec
 from meshnode.catalog.manifest import File, digest_of
 from meshnode.errors import HomeError, ModelRefused
 from meshnode.trust.files import read_checked
+from meshnode.wire.terms import UNREADABLE
 
 LIST = ".files"
 """What the files of a model are, with the hashes of their pieces, beside them."""
@@ -32,7 +33,7 @@ def look(folder: Path) -> Contents:
         if payload is None:
             raise ModelRefused("its list of files is missing")
         held = msgspec.msgpack.decode(payload, type=Contents)
-    except (HomeError, msgspec.DecodeError) as error:
+    except (HomeError, *UNREADABLE) as error:
         raise ModelRefused(f"its list of files cannot be read: {error}") from error
     if not held.files or len(held.files) != len(held.pieces) or digest_of(held.files) != folder.name:
         raise ModelRefused("its list of files does not match its digest")

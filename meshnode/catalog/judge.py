@@ -16,6 +16,7 @@ from meshnode.catalog.scan import scan
 from meshnode.catalog.verdict import SCANNER, Verdict
 from meshnode.errors import HomeError, ModelRefused
 from meshnode.trust.files import read_checked, write_checked
+from meshnode.wire.terms import UNREADABLE
 
 VERDICT = ".verdict"
 
@@ -50,6 +51,6 @@ def kept(folder: Path) -> Verdict | None:
     try:
         payload = read_checked(folder / VERDICT)
         verdict = None if payload is None else msgspec.msgpack.decode(payload, type=Verdict)
-    except (HomeError, msgspec.DecodeError, msgspec.ValidationError):
+    except (HomeError, *UNREADABLE):
         return None
     return verdict if verdict is not None and verdict.scanner == SCANNER else None

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from meshnode.errors import ProtocolError
 from meshnode.wire.messages import TensorSpec
+from meshnode.wire.terms import UNREADABLE
 
 INLINE_BYTES = 16 * 1024
 """Bodies up to this size travel in the message."""
@@ -231,7 +232,7 @@ def receive(connection: socket.socket) -> tuple[bytes, int | None]:
 def _decode(decoder: Any, data: bytes) -> Any:
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNREADABLE as error:
         raise ProtocolError(f"not a control message: {error}") from error
 
 

@@ -7,7 +7,6 @@ the statements with one blueprint's name the one with the highest (revision, id)
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 from msgspec import Meta
 
+from meshnode import toml
 from meshnode.errors import InvalidInput, ProtocolError
 from meshnode.ranges import amount as amount
 from meshnode.wire.messages import Digest
@@ -194,9 +194,11 @@ def read(text: str, resolve: Resolve) -> tuple[str, tuple[Want, ...]]:
     if len(text.encode()) > BYTES_MAX:
         raise InvalidInput(f"the blueprint has {len(text.encode())} bytes; {BYTES_MAX} are allowed")
     try:
-        wishes = msgspec.convert(tomllib.loads(text), _Wishes)
-    except tomllib.TOMLDecodeError as error:
+        document = toml.read(text)
+    except ValueError as error:
         raise InvalidInput(f"the blueprint is no TOML: {error}") from error
+    try:
+        wishes = msgspec.convert(document, _Wishes)
     except msgspec.ValidationError as error:
         raise InvalidInput(
             f"the blueprint does not say what it should: {error}",

@@ -251,8 +251,8 @@ class Link(asyncio.BufferedProtocol):
         if self._peer is None:
             raise ProtocolError("a message before HELLO")
         if event.type is Type.RES:
-            answer = self._calls.pop(event.stream)
             received = Received(self._side.replies(event.header), memoryview(event.body))
+            answer = self._calls.pop(event.stream)  # once it has an answer: a link that fails ends the others
             (self._side.late if answer is None or answer.done() else answer.set_result)(received)
             return
         if self._calls.is_ours(event.stream) or event.stream in self._serving:
@@ -287,11 +287,11 @@ class Link(asyncio.BufferedProtocol):
             case Type.HELLO:
                 self._hello(messages.decode_hello(event.header))
             case Type.ERR:
-                answer = self._calls.pop(event.stream)
+                error = from_wire(messages.decode_error(event.header))  # a call is forgotten when it has its end
                 self._writer.cancel(event.stream)
                 self._reader.discard(event.stream)
-                if answer is not None and not answer.done():
-                    answer.set_exception(from_wire(messages.decode_error(event.header)))
+                if (answer := self._calls.pop(event.stream)) is not None and not answer.done():
+                    answer.set_exception(error)
             case Type.CREDIT:
                 self._writer.credit(event.stream, event.aux)
             case Type.CANCEL:

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from meshnode.errors import ProtocolError
 from meshnode.wire.messages import NodeId
-from meshnode.wire.terms import Hex64, Id, Name
+from meshnode.wire.terms import UNREADABLE, Hex64, Id, Name
 
 DOMAIN = b"meshnode/advert/1\0"
 ADVERT_BYTES_MAX = 16 * 1024
@@ -116,7 +116,7 @@ def unseal(data: bytes, verify: Callable[[bytes, bytes, bytes], bool], id_of: Ca
     try:
         signed = _signed.decode(data)
         advert = _advert.decode(signed.body)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ProtocolError(f"not an advert: {error}") from error
     if id_of(advert.key) != advert.id:
         raise ProtocolError(f"an advert of node {advert.id[:8]} carries another node's key")

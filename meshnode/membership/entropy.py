@@ -19,6 +19,7 @@ from meshnode.errors import ProtocolError
 from meshnode.membership.roster import BUCKETS, RANK, Roster, Row, raw_id
 from meshnode.membership.updates import AnyUpdate, Born, Id
 from meshnode.wire.messages import NodeId
+from meshnode.wire.terms import UNREADABLE
 
 _DIGEST = struct.Struct(f">{BUCKETS}Q")
 ROWS_MAX = 50_000
@@ -74,7 +75,7 @@ def decode_rows(data: bytes | memoryview) -> Rows:
     """Raises ProtocolError."""
     try:
         return _rows.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ProtocolError(f"not rows of a table: {error}") from error
 
 
@@ -82,7 +83,7 @@ def decode_news(data: bytes | memoryview) -> News:
     """Raises ProtocolError."""
     try:
         return _news.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ProtocolError(f"not news: {error}") from error
 
 

@@ -267,8 +267,8 @@ def usable(hosts: list[str], port: int) -> tuple[Address, ...]:
             it = ipaddress.ip_address(host)
         except ValueError:
             continue
-        lost = it.version == 6 and it.is_link_local and not scope.isdecimal()
-        if lost or it.is_multicast or it.is_loopback or it.is_unspecified:
+        local = it.version == 6 and it.is_link_local
+        if (local and not scope.isdecimal()) or it.is_multicast or it.is_loopback or it.is_unspecified:
             continue
-        found[scoped(host, int(scope or 0)), port] = it.is_link_local
+        found[scoped(host, int(scope) if local else 0), port] = it.is_link_local
     return tuple(sorted(found, key=lambda address: found[address])[:ADDRESSES_MAX])

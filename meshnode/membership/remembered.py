@@ -12,6 +12,7 @@ from msgspec import Meta
 from meshnode.links.address import Address
 from meshnode.membership.candidates import ADDRESSES_MAX, Row
 from meshnode.wire.messages import NodeId
+from meshnode.wire.terms import UNREADABLE
 
 Text = Annotated[str, Meta(min_length=1, max_length=255)]
 Place = tuple[Text, Annotated[int, Meta(ge=1, le=65535)]]
@@ -60,7 +61,7 @@ class Remembered:
         """Take the content of a file. Raises ValueError when it is none."""
         try:
             rows = _decoder.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise ValueError(str(error)) from error
         for row in reversed(rows):
             self.note(NodeId(row.node), row.addresses, row.seen)

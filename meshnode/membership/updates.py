@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from meshnode.errors import ProtocolError
+from meshnode.wire.terms import UNREADABLE
 
 DOMAIN = b"meshnode/membership/1\0"
 SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
@@ -144,7 +145,7 @@ def encode(value: AnyPacket | AnyUpdate) -> bytes:
 def _decode(decoder: Any, data: bytes) -> Any:
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ProtocolError(f"not a datagram's content: {error}") from error
 
 

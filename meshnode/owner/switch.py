@@ -11,6 +11,7 @@ import msgspec
 
 from meshnode.errors import HomeError, InvalidInput
 from meshnode.trust.files import read_checked, sync_folder, write_checked
+from meshnode.wire.terms import UNREADABLE
 
 FILE = "pause"
 PAUSE_MAX_S = 366 * 86400.0
@@ -45,7 +46,7 @@ class Switch:
         payload = read_checked(self.home / FILE)
         try:
             self.pause = None if payload is None else msgspec.json.decode(payload, type=Pause)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             self.pause = None
 
     def set(self, duration_s: float | None, wall: float) -> Pause:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from meshnode import toml
 from meshnode.errors import ConfigError
 
 _HEADER = re.compile(r"\s*\[")
@@ -41,8 +41,8 @@ def with_settings(text: str, changes: Mapping[str, Value]) -> str:
 
 def _read(text: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return toml.read(text)
+    except ValueError as error:
         raise ConfigError(f"config.toml: {error}", hint="correct the file, or move it away") from error
 
 

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from meshnode.catalog.manifest import Manifest
 from meshnode.errors import Attempt, MeshError, NoCapacity, PeerLost, ProtocolError, Refused, ResultLost
 from meshnode.links.link import Link, Received, Reply
 from meshnode.links.side import lost
@@ -38,7 +39,7 @@ from meshnode.tasks.lifecycle import (
 from meshnode.tasks.spans import Span, Spans
 from meshnode.tasks.wanted import Wanted
 from meshnode.wire.messages import Infer, Inferred, NodeId, ResultAsk, Stage, Submit
-from meshnode.wire.tensors import Buffer
+from meshnode.wire.tensors import ALIGN, DTYPES, STRING, Buffer, layout
 
 RunHere = Callable[[Infer, memoryview, NodeId], Awaitable[Reply]]
 """Run an attempt on this node, as for a peer: the message, its body and who submits it."""
@@ -323,7 +324,10 @@ class Pursuit:
         if wanted.provider and message.provider != wanted.provider:
             raise ProtocolError(f"node {node[:8]} ran it on {message.provider}, and {wanted.provider} was asked for")
         _check_stages(message, self._request.then, node)
-        if node != self._means.self_id and await checksum(outcome.body) != message.checksum:
+        if node == self._means.self_id:
+            return
+        _check_tensors(outcome, wanted.manifest, self._request, node)
+        if await checksum(outcome.body) != message.checksum:
             raise ProtocolError(f"the result of node {node[:8]} does not match its checksum")
 
 
@@ -348,6 +352,22 @@ def _check_stages(message: Inferred, then: tuple[Stage, ...], node: NodeId) -> N
     """Those that were run must be the first of those that were asked for."""
     if [done.model for done in message.stages] != [stage.model for stage in then[: len(message.stages)]]:
         raise ProtocolError(f"node {node[:8]} ran other stages than those that were asked for")
+
+
+def _check_tensors(outcome: Outcome, manifest: Manifest, request: Submit, node: NodeId) -> None:
+    """They must be whole, and those that were wanted: who waits for them has nobody else to ask any more."""
+    message = outcome.message
+    places, nbytes = layout(message.outputs), sum(map(len, outcome.body))
+    end = places[-1][1] if places else 0
+    if not end <= nbytes <= end + ALIGN:
+        raise ProtocolError(f"node {node[:8]} says that its tensors take {end} bytes, and {nbytes} came")
+    ran = request.then[: len(message.stages)]
+    plain = {it.name: it.dtype for it in manifest.outputs if it.dtype in DTYPES or it.dtype == STRING}
+    names = ran[-1].outputs if ran else request.outputs or tuple(plain)
+    if names and (len(message.outputs) != len(set(names)) or {it.name for it in message.outputs} != set(names)):
+        raise ProtocolError(f"node {node[:8]} answered with other outputs than those that were asked for")
+    if not ran and any(plain.get(it.name, it.dtype) != it.dtype for it in message.outputs):
+        raise ProtocolError(f"node {node[:8]} answered with another type of tensor than the model has")
 
 
 def _inferred(message: object) -> Inferred:

@@ -11,7 +11,6 @@ is can be read without the passphrase.
 from __future__ import annotations
 
 import base64
-import binascii
 import logging
 import os
 import secrets
@@ -152,7 +151,7 @@ def _unarmour(text: str) -> bytes:
     body, end, _ = rest.partition(_END)
     try:
         data = base64.b64decode("".join(body.split()), validate=True)
-    except binascii.Error:
+    except ValueError:  # also of text that is no ASCII
         data = b""
     fits = begin and end and len(data) == _HEAD + _SEALED and data.startswith(_MAGIC)
     if not fits or not 14 <= data[4] <= _LOG2_N_MAX or data[5] != _R or data[6] != _P:

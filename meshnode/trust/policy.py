@@ -7,7 +7,6 @@ both beside each other, so that whoever passes the two together passes each alon
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 from msgspec import Meta, structs
 
+from meshnode import toml
 from meshnode.errors import InvalidInput, MeshError
 from meshnode.ranges import amount
 from meshnode.trust.form import ROLES
@@ -226,10 +226,12 @@ def read(text: str, version: int = 0) -> Policy:
     if len(text.encode()) > BYTES_MAX:
         raise InvalidInput(f"the policy has {len(text.encode())} bytes; {BYTES_MAX} are allowed")
     try:
-        it = msgspec.convert(tomllib.loads(text), _Written)
-        max_bytes, bytes_s = amount(it.models.max_bytes), amount(it.quota.bytes_s)
-    except tomllib.TOMLDecodeError as error:
+        document = toml.read(text)
+    except ValueError as error:
         raise InvalidInput(f"the policy is no TOML: {error}") from error
+    try:
+        it = msgspec.convert(document, _Written)
+        max_bytes, bytes_s = amount(it.models.max_bytes), amount(it.quota.bytes_s)
     except (msgspec.ValidationError, ValueError) as error:
         raise InvalidInput(
             f"the policy does not say what it should: {error}",

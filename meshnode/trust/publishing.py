@@ -25,7 +25,7 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(max_length=64)]
     version: Annotated[int, Meta(ge=1, le=2**31)]
     digest: Hex64
-    key: Annotated[str, Meta(pattern=r"\A[0-9a-f]{2,256}\Z")]
+    key: Annotated[str, Meta(pattern=r"\A(?:[0-9a-f]{2}){1,128}\Z")]
     signature: Annotated[str, Meta(pattern=r"\A[0-9a-f]{128}\Z")]
     zone: Annotated[str, Meta(max_length=64)] = ""
 

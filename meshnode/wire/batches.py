@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from meshnode.errors import ProtocolError
+from meshnode.wire.terms import UNREADABLE
 
 ID_BYTES = 32
 BATCH_ITEMS_MAX = 50_000
@@ -25,7 +26,7 @@ def unpack_batch(data: bytes | bytearray | memoryview, *, item_bytes_max: int) -
     """The items of a body made by `pack_batch`. Raises ProtocolError, also when an item is longer than allowed."""
     try:
         items: list[bytes] = _decoder.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as error:
+    except UNREADABLE as error:
         raise ProtocolError(f"not a valid batch: {error}") from error
     if any(len(item) > item_bytes_max for item in items):
         raise ProtocolError(f"an item of a batch is longer than {item_bytes_max} bytes")

@@ -41,7 +41,7 @@ from meshnode.wire.tasks import Warm as Warm
 from meshnode.wire.terms import FEATURES as FEATURES
 from meshnode.wire.terms import KEYS as KEYS
 from meshnode.wire.terms import PROTOCOL_VERSION as PROTOCOL_VERSION
-from meshnode.wire.terms import Count, Task, Text
+from meshnode.wire.terms import UNREADABLE, Count, Task, Text
 from meshnode.wire.terms import Digest as Digest
 from meshnode.wire.terms import Hex64 as Hex64
 from meshnode.wire.terms import Id as Id
@@ -276,7 +276,7 @@ def with_features(hello: Hello, features: tuple[str, ...]) -> Hello:
 def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes | bytearray | memoryview, what: str) -> T:
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ProtocolError(f"not a valid {what}: {error}") from error
 
 

@@ -169,7 +169,7 @@ def decode(specs: Sequence[TensorSpec], body: Buffer) -> dict[str, Array]:
             arrays[spec.name] = _decode_strings(spec, piece)
         else:
             dtype = DTYPES[spec.dtype]
-            arrays[spec.name] = np.frombuffer(piece, np.uint8).view(dtype).reshape(spec.shape)
+            arrays[spec.name] = _shaped(np.frombuffer(piece, np.uint8).view(dtype), spec)
     return arrays
 
 
@@ -188,4 +188,11 @@ def _decode_strings(spec: TensorSpec, data: memoryview) -> Array:
         at += size
     if at != len(data):
         raise ProtocolError(f"tensor {spec.name!r}: {len(data) - at} bytes are left over")
-    return items.reshape(spec.shape)
+    return _shaped(items, spec)
+
+
+def _shaped(flat: Array, spec: TensorSpec) -> Array:
+    try:
+        return flat.reshape(spec.shape)
+    except ValueError as error:  # nothing at all, in more rows of it than numpy can count
+        raise ProtocolError(f"tensor {spec.name!r} cannot have the shape {list(spec.shape)}: {error}") from error

@@ -33,6 +33,10 @@ Objective = Literal["tail", "latency"]
 """What is worth more: that no task is slow, or that most are fast."""
 
 
+UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
+"""What msgspec raises: for what was not asked for; for text that is no UTF-8, and such; for nesting without an end."""
+
+
 class Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True, kw_only=True):
     """The base of all messages; subclasses are tagged with their class name in lower case."""
 

@@ -29,7 +29,7 @@ from meshnode.links.link import Reply
 from meshnode.tasks.dispatcher import Dispatcher
 from meshnode.tasks.pursuit import Means
 from meshnode.tasks.stages import Stages
-from meshnode.wire.messages import Infer, NodeId, Quote, Submit, Submitted
+from meshnode.wire.messages import Infer, NodeId, Quote, Submit, Submitted, TensorSpec
 from tests.tasks.around import ANN, BOB, CAT, ME, MODEL, Around, Far, hang, inferred
 from tests.waiting import until
 
@@ -144,6 +144,11 @@ async def test_a_task_runs_here_when_this_node_is_best(around: Around) -> None:
 async def test_the_peer_hears_what_the_client_said(around: Around, desk: Desk) -> None:
     """Zone, priority, outputs and the remaining time travel with the task."""
     ann = await around.peer(ANN, zone="eu")
+
+    async def answers(_message: Infer, body: memoryview) -> Reply:
+        return inferred(ANN, bytes(body), outputs=(TensorSpec("y", "uint8", (len(body),), len(body)),))
+
+    ann.run = answers
     await desk.submit(zone="eu", priority="high", outputs=("y",), deadline_s=7.0)
     (message,) = ann.ran
     assert ("eu", "high", ("y",), 1, 0) == (
@@ -177,8 +182,15 @@ async def test_a_peer_that_dies_with_the_task_inside_costs_an_attempt(around: Ar
 
 @pytest.mark.parametrize(
     "lie",
-    [{"checksum": 1}, {"model": "f" * 64}, {"node": BOB}],
-    ids=["checksum", "model", "node"],
+    [
+        {"checksum": 1},
+        {"model": "f" * 64},
+        {"node": BOB},
+        {"outputs": (TensorSpec("y", "uint8", (65,), 65),)},
+        {"outputs": (TensorSpec("y", "uint8", (2,), 3),)},
+        {"outputs": (TensorSpec("y", "nothing", (3,), 3),)},
+    ],
+    ids=["checksum", "model", "node", "more than came", "shape", "type"],
 )
 async def test_a_wrong_answer_is_never_handed_on(around: Around, desk: Desk, lie: dict[str, Any]) -> None:
     """Damaged bytes, another model's or another node's result: the task runs elsewhere."""

@@ -23,7 +23,7 @@ from meshnode.edge.mqtt.decoder import LENGTH, OUT_BYTES_MAX
 from meshnode.errors import InvalidInput, ProtocolError, Refused
 from meshnode.wire import tensors
 from meshnode.wire.tensors import Array
-from meshnode.wire.terms import Tensors
+from meshnode.wire.terms import UNREADABLE, Tensors
 
 OPEN_S = 5.0
 """A file that takes longer is refused and its process ended."""
@@ -70,7 +70,7 @@ class Decoding:
                     await self._start()
                 async with asyncio.timeout(START_S if first else OPEN_S):
                     arrays = await self._ask(kind, payload, inputs, metadata)
-            except (OSError, EOFError, TimeoutError, ProtocolError, msgspec.DecodeError) as error:
+            except (OSError, EOFError, TimeoutError, ProtocolError, *UNREADABLE) as error:
                 await self._end()
                 late = isinstance(error, TimeoutError)
                 why = "takes too long to open" if late else f"ended the process that opened it ({type(error).__name__})"

@@ -177,8 +177,11 @@ def read_npy(payload: bytes) -> Array:
         raise InvalidInput(
             f"the .npy says {count * dtype.itemsize} bytes of tensor, and {len(payload) - begin - length} came"
         )
-    array = np.frombuffer(payload, dtype, count, begin + length)
-    return array.reshape(shape, order="F" if match[2] == b"True" else "C")
+    try:
+        array = np.frombuffer(payload, dtype, count, begin + length)
+        return array.reshape(shape, order="F" if match[2] == b"True" else "C")
+    except ValueError as error:  # nothing at all, in more rows of it than numpy can count
+        raise InvalidInput(f"the .npy cannot have the shape {shape!s:.200}: {error}") from error
 
 
 def read_json(payload: bytes) -> dict[str, Array]:

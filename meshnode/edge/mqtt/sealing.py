@@ -27,6 +27,7 @@ from msgspec import Meta
 from meshnode.errors import PermissionDenied, ProtocolError
 from meshnode.trust import identity
 from meshnode.wire.messages import NodeId
+from meshnode.wire.terms import UNREADABLE
 
 DOMAIN = b"meshnode/mqtt/1"
 NONCE_BYTES, TAG_BYTES = 12, 16
@@ -161,7 +162,7 @@ class Sealing:
         try:
             fields = _decoder.decode(plain)
             content: Content = msgspec.msgpack.decode(fields.content, type=_KINDS[fields.kind])
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise ProtocolError(f"a record of a form that is not known: {error}") from error
         node = identity.node_id(fields.key)
         head = (fields.kind, fields.key, fields.boot, fields.number, fields.at, fields.content)

@@ -1,0 +1,154 @@
+"""One target under atheris, guided by coverage: see `scripts/fuzz`.
+
+python -m tests.fuzz.driving TARGET SECONDS FOLDER
+
+Begins with the seeds and the kept corpus. An input that raises what no reader may raise is written into the corpus,
+where every test run replays it, and the run goes on: one defect is told once. At the end the corpus is what is needed
+to reach every line that was reached, and the defects. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+from random import Random
+from types import FrameType
+from typing import Any
+
+import atheris
+
+with atheris.instrument_imports(include=["meshnode", "tomllib"]):
+    from tests.fuzz.targets import CORPUS, NAMED, Target
+from tests.fuzz.mutating import mutate
+from tests.fuzz.test_targets import KEPT_BYTES_MAX
+
+KEPT_MAX = 40
+"""Inputs of a target, beside defects."""
+SLOW_S = 2.0
+"""Of the processor; a longer reading of so few bytes is a defect too."""
+DEFECT = "defect-"
+TELL_S = 0.5
+"""How often the counts are written down: libFuzzer ends its process without a word to Python."""
+
+
+class Run:
+    """Counts what a target did, and keeps what went wrong."""
+
+    def __init__(self, target: Target, told: Path) -> None:
+        self.target = target
+        self.told = told
+        self.told_at = 0.0
+        self.count = self.values = 0
+        self.defects: dict[str, str] = {}
+        self.seeds = list(target.seeds())
+        self.rng = Random(1)
+
+    def one(self, data: bytes) -> None:
+        """The callback of atheris."""
+        self.count += 1
+        began = time.process_time()
+        try:
+            self.values += self.target(data)
+        except Exception as error:  # the defects that this is for
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            self.defect(data, f"{type(error).__name__} at {last.filename}:{last.lineno}: {error!s:.100}")
+        if (took_s := time.process_time() - began) > SLOW_S:
+            self.defect(data, f"{took_s:.1f} s of the processor")
+        if (now := time.monotonic()) - self.told_at > TELL_S:
+            self.told_at = now
+            self.told.write_text(json.dumps([self.count, self.values, self.defects]))
+
+    def defect(self, data: bytes, text: str) -> None:
+        """Keep the first input of each kind, and the shortest."""
+        key = hashlib.sha256(text.partition(": ")[0].encode()).hexdigest()[:12]
+        path = CORPUS / self.target.name / f"{DEFECT}{key}"
+        if len(data) <= KEPT_BYTES_MAX and (not path.exists() or len(data) < path.stat().st_size):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        if key not in self.defects:
+            self.defects[key] = text
+            print(f"{self.target.name}: {text}\n  {path}", flush=True)
+
+    def mutator(self, data: bytes, max_size: int, seed: int) -> bytes:
+        """Half of the time libFuzzer's own changes, which know what was compared with what."""
+        if seed % 2:
+            changed: bytes = atheris.Mutate(data, max_size)
+            return changed
+        return mutate(data, seed, self.target.form, 1 + seed % 3, self.rng.choice(self.seeds))[:max_size]
+
+
+def minimised(target: Target, inputs: list[bytes]) -> list[bytes]:
+    """The fewest, and of these the shortest, that reach every line of ours, in value or error, that all reach."""
+    reached: list[tuple[frozenset[Any], bytes]] = []
+    for data in inputs:
+        lines: set[Any] = set()
+
+        def trace(frame: FrameType, event: str, _: object, lines: set[Any] = lines) -> Any:
+            if event == "call" and "/meshnode/" not in frame.f_code.co_filename:
+                return None
+            if event == "line":
+                lines.add((frame.f_code.co_filename, frame.f_lineno))
+            return trace
+
+        sys.settrace(trace)
+        try:
+            lines.add(target(data))
+        except Exception as error:
+            lines.add(type(error).__name__)
+        finally:
+            sys.settrace(None)
+        reached.append((frozenset(lines), data))
+    kept: list[bytes] = []
+    missing = frozenset[Any]().union(*(lines for lines, _ in reached))
+    while missing and len(kept) < KEPT_MAX:
+        lines, data = max(reached, key=lambda it: (len(it[0] & missing), -len(it[1])))
+        kept.append(data)
+        missing -= lines
+    return kept
+
+
+def main() -> None:
+    """See the module's docstring."""
+    target, seconds, folder = NAMED[sys.argv[1]], float(sys.argv[2]), Path(sys.argv[3])
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    told = folder.with_suffix(".told")
+    run = Run(target, told)
+    for number, data in enumerate([*run.seeds, *(path.read_bytes() for path in target.kept())]):
+        (folder / f"seed-{number}").write_bytes(data)
+        run.one(data)
+    atheris.Setup(
+        [
+            *(sys.argv[0], str(folder), f"-max_total_time={max(1, int(seconds))}", f"-max_len={KEPT_BYTES_MAX}"),
+            *("-timeout=60", "-rss_limit_mb=4096", "-print_final_stats=0", "-verbosity=0", "-len_control=0"),
+        ],
+        run.one,
+        custom_mutator=run.mutator,
+    )
+    pid = os.fork()  # what is left to do when libFuzzer has ended its process is done by the parent
+    if pid == 0:
+        atheris.Fuzz()
+        return
+    os.waitpid(pid, 0)
+    count, values, defects = json.loads(told.read_text())
+    found = [path.read_bytes() for path in folder.iterdir()]
+    small = [data for data in found if len(data) <= KEPT_BYTES_MAX]
+    place = CORPUS / target.name
+    place.mkdir(parents=True, exist_ok=True)
+    for path in target.kept():
+        if not path.name.startswith(DEFECT):
+            path.unlink()
+    for data in minimised(target, small):
+        (place / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
+    print(json.dumps({"target": target.name, "runs": count, "values": values, "found": len(found), "defects": defects}))
+
+
+if __name__ == "__main__":
+    main()
