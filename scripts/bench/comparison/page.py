@@ -180,7 +180,7 @@ def _kills(rows: list[tuple[System, Row]]) -> str:
             [
                 _title(it),
                 _killed(row),
-                ", ".join(short(value) for value in row.values("kill_errors")),
+                ", ".join(f"{value:.0f}" for value in row.values("kill_errors")),
                 str(row.total("kill_unanswered")),
                 *(cell(row.spread(f"kill_{name}")) for name in ("gap_s", "slowest_s", "before_rate", "last_rate")),
                 _afterwards(row),

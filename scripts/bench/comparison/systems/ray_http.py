@@ -49,6 +49,8 @@ class Client:
 def serve(place: Place) -> None:
     """A cluster with a deployment."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing leaves the machine
+    # On a machine with much other work its proxy takes longer to start than it is given, and is killed for it.
+    os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "120"
     import ray
     from ray import serve
     from starlette.requests import Request
@@ -68,7 +70,12 @@ def serve(place: Place) -> None:
 
     temporary = str(Path(place.folder) / "ray")
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, _temp_dir=temporary)
-    serve.start(http_options={"host": "127.0.0.1", "port": place.ports[0]})
+    while True:
+        try:
+            serve.start(http_options={"host": "127.0.0.1", "port": place.ports[0]})
+        except TimeoutError:  # after a minute, however busy the machine; its processes go on starting
+            continue
+        break
     serve.run(Models.bind())
     threading.Event().wait()
 
