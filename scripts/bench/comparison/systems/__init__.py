@@ -1,0 +1,1 @@
+"""A module for each system; `contract` says what it has to have."""

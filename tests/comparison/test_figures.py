@@ -1,0 +1,112 @@
+"""Medians, ratios and tables of a comparison."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from scripts.bench.comparison import page
+from scripts.bench.comparison.figures import Spread, report, short, spread
+
+RUN = {
+    "at": "2026-01-01T00:00:00Z",
+    "rounds": 3,
+    "seconds": 1.0,
+    "command": "compare",
+    "cores": 2,
+    "processor": "one",
+    "memory_gib": 8,
+    "system": "Linux 6",
+    "python": "3.11",
+    "meshnode": "0.1.0",
+}
+
+
+def turn(system: str, number: int, **figures: Any) -> dict[str, Any]:
+    """A line of a run."""
+    return {"round": number, "system": system, "at": RUN["at"], "load": float(number), "took_s": 1.0} | {
+        "figures": figures
+    }
+
+
+def lines() -> list[dict[str, Any]]:
+    """Three rounds in which the machine is slower each time, for all."""
+    found: list[dict[str, Any]] = [{"run": RUN}]
+    for number in (1, 2, 3):
+        found.append(turn("direct", number, wrong=0, mlp_p50_ms=0.1 * number, cnn_p50_ms=1.0 * number))
+        found.append(turn("local", number, wrong=0, mlp_p50_ms=0.4 * number, cnn_p50_ms=2.0 * number, mlp_rate=100.0))
+        found.append(turn("nats", number, wrong=0, mlp_p50_ms=0.2 * number, cnn_p50_ms=4.0 * number, mlp_rate=50.0))
+    return found
+
+
+def test_a_spread_is_the_median_and_the_middle_half() -> None:
+    """One value is its own spread; of five, a quarter lies below and a quarter above."""
+    assert Spread(7.0, 7.0, 7.0, 1) == spread([7.0])
+    assert Spread(3.0, 2.0, 4.0, 5) == spread([5.0, 1.0, 4.0, 2.0, 3.0])
+    assert "3.00 (2.00-4.00)" == str(spread([5.0, 1.0, 4.0, 2.0, 3.0]))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0, "0"), (0.00512, "0.0051"), (0.31, "0.31"), (1.0, "1.00"), (12.34, "12.3"), (18_200, "18,200")],
+)
+def test_a_figure_has_three_digits(value: float, said: str) -> None:
+    """More would be noise."""
+    assert said == short(value)
+
+
+def test_ratios_are_of_the_turns_of_one_round() -> None:
+    """A machine that slows down for all changes the medians and no ratio."""
+    it = report(lines())
+    times = it.row("local").times("mlp_p50_ms", it.row("direct"))
+    assert times is not None
+    assert (pytest.approx(4.0), pytest.approx(4.0)) == (times.low, times.high)
+    assert it.row("local").times("mlp_p50_ms", it.row("nobody")) is None
+
+
+def test_the_page_names_those_ahead_and_those_behind() -> None:
+    """In either direction, by what is better in that figure."""
+    rows = page.text(report(lines()), plots=False).splitlines()
+    assert (
+        "| tiny model, one in flight, median | ONNX Runtime in the program 4.0x, NATS queue group 2.0x | nobody |"
+        in rows
+    )
+    assert "| tiny model, 16 in flight | nobody | NATS queue group 2.0x |" in rows
+    assert "| picture, one in flight, median | ONNX Runtime in the program 2.0x | NATS queue group 2.0x |" in rows
+
+
+def test_who_is_absent_or_failed_is_named_with_the_reason() -> None:
+    """No row is made up, and no failed turn is kept quiet."""
+    more = [
+        {"system": "ray", "absent": "not installed: run scripts/bench/compare --install"},
+        {"round": 2, "system": "dask", "at": RUN["at"], "load": 1.0, "took_s": 1.0, "failed": "first: nobody answered"},
+        turn("dask", 1, wrong=0, mlp_p50_ms=9.0),
+    ]
+    text = page.text(report(lines() + more), plots=False)
+    assert "* Ray Serve: not measured. not installed: run scripts/bench/compare --install" in text
+    assert "| Ray Serve" not in text
+    assert "**Failed** in 1 of 2 turns, first in 2: first: nobody answered" in text
+
+
+def test_wrong_answers_are_told_before_anything_else_of_speed() -> None:
+    """They are counted over all systems."""
+    assert "Every answer was ONNX Runtime's own." in page.text(report(lines()), plots=False)
+    wrong = [*lines(), turn("ray", 1, wrong=3, mlp_p50_ms=1.0)]
+    assert "**3 answers were wrong.**" in page.text(report(wrong), plots=False)
+
+
+def killed(number: int, last: float, workers: int, errors: int = 0) -> dict[str, Any]:
+    """A turn with a kill: what was left afterwards."""
+    figures = {"before_rate": 100.0, "last_rate": last, "errors": errors, "unanswered": 2, "gap_s": 0.5}
+    more = {"slowest_s": 1.0, "error": "", "killed": ["python -m x.comparison.systems.nats_queue {}"]}
+    more |= {"workers_before": 2, "workers_after": workers}
+    return turn("nats", number, wrong=0, **{f"kill_{name}": value for name, value in (figures | more).items()})
+
+
+def test_how_it_ended_is_told_for_each_way_it_ended() -> None:
+    """Back as before, fewer than before, or silence: by what most turns showed, and all others."""
+    turns = [killed(1, 90.0, 1), killed(2, 80.0, 1, errors=7), killed(3, 0.0, 1)]
+    row = next(it for it in page.text(report([{"run": RUN}, *turns]), plots=False).splitlines() if "0, 7, 0" in it)
+    assert "| NATS queue group | nats_queue | 0, 7, 0 | 6 |" in row
+    assert "2 of 3: answers; the lost one is not replaced, 1 of 3: does not answer any more" in row
