@@ -50,7 +50,7 @@ def start(
     # The package's own folder comes first, for a checkout that is not installed.
     environment["PYTHONPATH"] = str(Path(__file__).parent.parent.parent)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=folder,
         env=environment,
@@ -59,15 +59,25 @@ def start(
         stderr=subprocess.PIPE,
         pass_fds=tuple(fds),
         start_new_session=True,
-        preexec_fn=_Limits(os.getpid(), address_space_bytes, idle),
+        preexec_fn=_Limits(os.getpid(), address_space_bytes),
     )
+    if idle:
+        _lower(process.pid)
+    return process
+
+
+def _lower(pid: int) -> None:
+    """Not before the child's exec, for which `Popen` waits: on a busy machine that could be long, and the agent too."""
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.setpriority(os.PRIO_PROCESS, pid, NICEST)
 
 
 class _Limits:
     """Runs in the child between fork and exec: no allocation worth the name, no imports."""
 
-    def __init__(self, parent: int, address_space_bytes: int | None, idle: bool) -> None:
-        self._idle = idle
+    def __init__(self, parent: int, address_space_bytes: int | None) -> None:
         self._parent = parent
         self._address_space_bytes = address_space_bytes
         self._libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -77,11 +87,6 @@ class _Limits:
             self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != self._parent:
                 os._exit(1)  # the parent died before it could be asked for
-        if self._idle:
-            if hasattr(os, "SCHED_IDLE"):
-                os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-            else:
-                os.nice(NICEST)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if self._address_space_bytes is not None:
             resource.setrlimit(resource.RLIMIT_AS, (self._address_space_bytes, self._address_space_bytes))

@@ -40,6 +40,13 @@ def new(folder: Path, settings: Settings = SETTINGS, *, apart: bool = True) -> E
     )
 
 
+@pytest.fixture(autouse=True)
+def fed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that is busy for long the lowest class gets no time at all: only one test is about the class."""
+    if "lowest_class" not in request.node.name:
+        monkeypatch.setattr(os, "SCHED_IDLE", os.SCHED_OTHER)
+
+
 @pytest.fixture
 async def execution(tmp_path: Path) -> AsyncIterator[Execution]:
     """A machine with an owner; one slot for him and one for the others."""
@@ -71,10 +78,13 @@ async def test_foreign_work_has_a_process_in_the_lowest_class(execution: Executi
     """It starts with the first foreign task; own work goes on beside it, in its own process and class."""
     (own,) = workers()
     assert os.SCHED_OTHER == os.sched_getscheduler(own.pid)
-    work = await foreign_run(execution, tmp_path)
-    (lent,) = [p for p in workers() if p.pid != own.pid]
-    assert os.SCHED_IDLE == os.sched_getscheduler(lent.pid)
+    running = asyncio.create_task(foreign_run(execution, tmp_path))
+    lent = await until(lambda: next((p for p in workers() if p.pid != own.pid), None), "it has a process")
     assert {os.SCHED_IDLE} == {os.sched_getscheduler(thread.id) for thread in lent.threads()}
+    with suppress(PermissionError):  # for the rest of the test, where one may; what starts threads hands its class on
+        for thread in lent.threads():
+            os.sched_setscheduler(thread.id, os.SCHED_OTHER, os.sched_param(0))
+    work = await running
     answer = await done(execution, bundled("digits"), IMAGE)
     assert (CPU, False) == (answer.provider, work.done()), "the only lent slot is taken, and the owner's is not"
     work.cancel()
