@@ -29,6 +29,7 @@ from meshnode.edge.meeting import Meeting
 from meshnode.edge.node import Node as Parts
 from meshnode.edge.peers import PeerDoor
 from meshnode.edge.policing import Policing
+from meshnode.edge.renewal import Renewal
 from meshnode.execution.supervisor import Execution
 from meshnode.links.address import Address
 from meshnode.links.link import Link
@@ -141,6 +142,7 @@ class Life:
         self._door, self._meeting = PeerDoor(parts), Meeting(parts)
         self.fleet = steward(keeper.id, lambda: parts, lambda: None)  # there are no blueprints here
         self.book = Book(home / "audit", Audit(enabled=False), keeper.spki, keeper.key.sign)
+        self.renewal = Renewal()  # nothing ends within a simulation
         side = Side(
             hello=self._hello,
             handler=self._handle,
