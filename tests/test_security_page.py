@@ -28,6 +28,7 @@ NONE = {
     "What starts programs": {},
     "What reads bytes from outside": {
         "catalog/transfer": "its own journal's, checked by `catalog/partial` piece by piece",
+        "cli/hiding": "where its own arguments lie, by the kernel's word",
         "edge/frigate/listening": "its own key",
         "edge/grpc/door": "hands bytes to protobuf, after the token; certificate and key of the settings",
         "edge/grpc/messages": "the description of the protocol that comes with the package",

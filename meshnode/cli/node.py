@@ -11,6 +11,7 @@ import typer
 from meshnode import config
 from meshnode.cli import context, render
 from meshnode.cli.checks import without_agent
+from meshnode.cli.hiding import hide
 from meshnode.cli.logs import logs, start_log
 from meshnode.errors import AgentUnavailable, ConfigError
 
@@ -90,7 +91,10 @@ def up(
 
 def read_token(word: str) -> str:
     """The token itself, or standard input's first line for `-`: what stands on a command line is in its history."""
-    return sys.stdin.readline().strip() if word == "-" else word
+    if word == "-":
+        return sys.stdin.readline().strip()
+    hide(word)
+    return word
 
 
 def _label(text: str) -> tuple[str, str]:

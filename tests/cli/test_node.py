@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +43,16 @@ def test_a_home_that_is_not_there_yet_is_no_fault(tmp_path: Path) -> None:
 def test_durations(text: str, expected: float) -> None:
     """Seconds, minutes, hours, days, and their sums."""
     assert expected == asking.seconds(text)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="arguments are blanked on Linux only")
+def test_a_token_does_not_stay_among_the_arguments() -> None:
+    """Every user of a machine reads the arguments of its processes, for as long as these run."""
+    script = (
+        "import sys; from pathlib import Path; from meshnode.cli.node import read_token\n"
+        "token = read_token(sys.argv[2]); left = Path('/proc/self/cmdline').read_bytes().split(b'\\0')\n"
+        "print(token, [it.decode() for it in left[-4:-1]])"
+    )
+    words = [sys.executable, "-c", script, "up", "mesh1-secret", "--name=a"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True, cwd=os.getcwd()).stdout
+    assert "mesh1-secret ['up', 'xxxxxxxxxxxx', '--name=a']\n" == said

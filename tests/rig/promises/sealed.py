@@ -46,6 +46,7 @@ def keep(stage: Stage, full: bool) -> list[Figure]:
         x = np.frombuffer(CANARY * 4096, np.float32).reshape(1, -1)
         for host in SUBMITTERS:
             town.client(host).infer("echo", {"x": x}, node=worker.id, timeout=60)
+        asked = _by_other_doors(town, folder)
         wait(60 if full else 0.5)
     town.net.record(None)
     founder.ask("model.remove", model=NAME)
@@ -56,13 +57,14 @@ def keep(stage: Stage, full: bool) -> list[Figure]:
         "the mesh's name": town.client(0).status()["mesh"]["name"].encode(),
         "the invite": token.encode()[:SLICE],
         "the host's name": socket.gethostname().encode(),
+        "the token of the doors": (town.agents[town.workers[-1]].home / "http.token").read_bytes().strip(),
         **{f"the model's bytes at {at}": model[at : at + SLICE] for at in range(100_000, len(model), 400_000)},
     }
     with record.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as frames:
         found = [what for what, data in secrets.items() if len(data) > 3 and frames.find(data) >= 0]
         control = frames.find(CONTROL) >= 0
         size = len(frames)
-    did = "tasks, a model fetched, an invite made, members and multicast, all frames kept"
+    did = "tasks, by HTTP and gRPC too, a model fetched, an invite made, members and multicast, all frames kept"
     of_ports = "a worker's ports, from another host"
     ports = range(1, 65536) if full else (*range(1, 200), *range(PORT - 50, PORT + 50))
     scanned = _scan(town, ports)
@@ -70,6 +72,7 @@ def keep(stage: Stage, full: bool) -> list[Figure]:
     return [
         at_least(did, "searched", size / 1e6, len(model) / 1e6, "MB"),
         true(did, "what was said in the clear on purpose is found", control),
+        true(did, "tasks came back by HTTP and by gRPC", asked == ["http", "grpc"], str(asked)),
         none_of(did, f"of {len(secrets)} found in the clear", found),
         *tasks(did, loads),
         none_of(
@@ -88,6 +91,57 @@ def _in_the_clear(town: Town) -> None:
     """One datagram that has to be found, or the search is none."""
     code = f"import socket; socket.socket(type=socket.SOCK_DGRAM).sendto({CONTROL!r}, ({address(1, 0)!r}, 9))"
     subprocess.run(town.net.inside(2, sys.executable, "-c", code), check=True)
+
+
+DOORS = """
+import json, ssl, sys, urllib.request
+import grpc
+from meshnode.edge.grpc import messages
+host, token, chain = sys.argv[1:]
+canary, heads, done = sys.stdin.buffer.read(), {"authorization": f"Bearer {token}"}, []
+tensor = {"name": "x", "shape": [1, len(canary) // 4], "datatype": "FP32"}
+head = json.dumps({
+    "inputs": [{**tensor, "parameters": {"binary_data_size": len(canary)}}],
+    "outputs": [{"name": "y", "parameters": {"binary_data": True}}],
+}).encode()
+request = urllib.request.Request(
+    f"https://{host}:8443/v2/models/echo/infer",
+    head + canary,
+    {**heads, "Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"},
+)
+trusted = ssl.create_default_context(cafile=chain)
+with urllib.request.urlopen(request, context=trusted, timeout=60) as answer:
+    done += ["http"] * answer.read().endswith(canary)
+asked = messages.of("ModelInferRequest")(model_name="echo", raw_input_contents=[canary])
+row = asked.inputs.add(name="x", datatype="FP32")
+row.shape.extend(tensor["shape"])
+with open(chain, "rb") as file:
+    trusted = grpc.ssl_channel_credentials(file.read())
+with grpc.secure_channel(f"{host}:8444", trusted) as channel:
+    call = channel.unary_unary(f"/{messages.SERVICE}/ModelInfer")
+    done += ["grpc"] * (canary in call(asked.SerializeToString(), metadata=tuple(heads.items()), timeout=60))
+print(json.dumps(done))
+"""
+
+
+def _by_other_doors(town: Town, folder: Path) -> list[str]:
+    """The same tensors by the doors for programs of other kinds, from another host; the doors that answered."""
+    host = town.workers[-1]
+    settings = town.agents[host].home / "config.toml"
+    before = settings.read_text() if settings.exists() else None
+    settings.write_text(f"{before or ''}\n[http]\nlisten = '0.0.0.0:8443'\n[grpc]\nlisten = '0.0.0.0:8444'\n")
+    try:
+        home = town.restart(host).home
+        wait_for(lambda: "echo" in {it["name"] for it in town.client(host).models()}, within_s=60, why="echo is known")
+        words = (address(host, 0), (home / "http.token").read_text().strip(), str(home / "http.crt"))
+        command = town.net.inside(2, sys.executable, "-c", DOORS, *words)
+        done = subprocess.run(command, input=CANARY * 4096, capture_output=True, cwd=Path(__file__).parents[3])
+        (folder / "doors").write_bytes(done.stderr)
+        return list(json.loads(done.stdout or b"[]")) + [done.stderr.decode(errors="replace")[-300:]] * done.returncode
+    finally:
+        settings.unlink() if before is None else settings.write_text(before)
+        town.restart(host)
+        town.until_alive()
 
 
 SCAN = """
