@@ -549,7 +549,7 @@ class Liar:
         (b"noise", None, ProtocolError, "not a map|malformed"),
         (b"\x81\xa5nonce\xc4\x20" + bytes(32), None, PeerLost, "hung up"),
         (b"\x81\xa5nonce\xc4\x20" + bytes(32), b"\x80", ProtocolError, "malformed"),
-        (b"\x81\xa5nonce\xc4\x20" + bytes(32), b"\x81\xa5error\x81\xa8attempts\x01", ProtocolError, "malformed"),
+        (b"\x81\xa5nonce\xc4\x20" + bytes(32), b"\x81\xa5error\x81\xa8attempts\x01", ProtocolError, "cannot be read"),
         (b"\x81\xa5nonce\xc4\x20" + bytes(32), b"\x81\xa5error\x82\xa4code\xa3new\xa7message\xa2no", MeshError, "no"),
         (
             b"\x81\xa5nonce\xc4\x20" + bytes(32),
