@@ -16,6 +16,9 @@ from pathlib import Path
 
 from meshnode.cli.main import main
 
+COMMON = 30
+"""Kinds of objects of which there are fewer are not told."""
+
 
 def _say(_signal: int, _frame: object) -> None:
     path = Path(os.environ["RIG_COUNTS"])
@@ -25,7 +28,9 @@ def _say(_signal: int, _frame: object) -> None:
         tasks = set()
     names = Counter(getattr(task.get_coro(), "__qualname__", "?") for task in tasks)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps({"tasks": dict(names), "objects": len(gc.get_objects())}))
+    kinds = Counter(f"{type(it).__module__}.{type(it).__qualname__}" for it in gc.get_objects())
+    common = {kind: count for kind, count in kinds.items() if count >= COMMON}
+    part.write_text(json.dumps({"tasks": dict(names), "objects": kinds.total(), "kinds": common}))
     part.replace(path)
 
 

@@ -59,6 +59,7 @@ def of_agent(agent: Agent) -> dict[str, Any]:
         "tasks": sum(said["tasks"].values()),
         "tasks_by": said["tasks"],
         "objects": said["objects"],
+        "kinds": said["kinds"],
         "workers": {str(it.pid): it.memory_info().rss / MB for it in workers},
         "files": len(files),
         "bytes": sum(it.stat().st_size for it in files),
