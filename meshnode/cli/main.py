@@ -11,46 +11,20 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from meshnode import config
-from meshnode.cli import (
-    admin,
-    audit,
-    context,
-    dashboard,
-    fleet,
-    mesh,
-    models,
-    node,
-    owner,
-    policy,
-    publisher,
-    running,
-    service,
-)
+from meshnode import collecting, config
+from meshnode.cli import context, parts
 from meshnode.errors import AgentUnavailable, ConfigError, MeshError
 from meshnode.version import __version__
 
 EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_POLICY = 1, 2, 3, 4
 EXIT_INTERRUPTED = 130
 """What a shell says of a program that Ctrl-C ended."""
-
-app = typer.Typer(
-    name="meshnode",
-    help="A peer-to-peer compute mesh: ONNX inference on whichever machine will finish it first.",
-    epilog="--home, --json and --debug may stand anywhere on the line. "
-    "Exit codes: 0 ok, 1 failed, 2 usage, 3 cannot reach the agent, 4 refused by policy.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for part in (node, owner, mesh, admin, models, fleet, policy, publisher, audit, running, dashboard, service):
-    part.add_to(app)
 
 
 def _version(wanted: bool) -> None:
@@ -59,7 +33,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def settings(
     home: Annotated[
         Path | None, typer.Option(help="The agent's home folder (default: MESHNODE_HOME, or the user data folder).")
@@ -74,6 +47,24 @@ def settings(
     context.current.home = home.expanduser().absolute() if home is not None else config.default_home()
     context.current.json = json
     context.current.debug = debug
+
+
+def application(some: Sequence[str] = tuple(parts.COMMANDS)) -> typer.Typer:
+    """The parser, of all commands or of those that some modules have."""
+    app = typer.Typer(
+        name="meshnode",
+        help="A peer-to-peer compute mesh: ONNX inference on whichever machine will finish it first.",
+        epilog="--home, --json and --debug may stand anywhere on the line. "
+        "Exit codes: 0 ok, 1 failed, 2 usage, 3 cannot reach the agent, 4 refused by policy.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(settings)
+    for part in some:
+        import_module(f"meshnode.cli.{part}").add_to(app)
+    return app
 
 
 def main() -> None:
@@ -93,6 +84,8 @@ def run(arguments: Sequence[str]) -> int:
     words = globals_first(arguments)
     context.current = context.Context(json="--json" in words, debug="--debug" in words)
     try:
+        with collecting.loading():
+            app = application(parts.needed(words))
         code = app(words, standalone_mode=False, prog_name="meshnode")
         sys.stdout.flush()
         return code if isinstance(code, int) else 0

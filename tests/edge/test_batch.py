@@ -22,7 +22,7 @@ from meshnode.links.link import Incoming, Reply
 from meshnode.links.pool import Pool
 from meshnode.links.side import Side
 from meshnode.membership import arriving
-from meshnode.membership.arriving import enter
+from meshnode.membership.belonging import enter
 from meshnode.trust import believing, hardware, identity, invites
 from meshnode.trust.invites import BatchToken
 from meshnode.trust.keeper import Keeper
