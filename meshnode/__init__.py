@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from meshnode.version import __version__
 
 if TYPE_CHECKING:
-    from meshnode import testing as testing
     from meshnode.blocking import Client
     from meshnode.client import AsyncClient, Result, Stage
     from meshnode.errors import (
@@ -53,27 +52,27 @@ __all__ = [
     "__version__",
 ]
 
-ELSEWHERE = {
-    "Client": "meshnode.blocking",
-    "AsyncClient": "meshnode.client",
-    "Result": "meshnode.client",
-    "Stage": "meshnode.client",
-    "InferenceSession": "meshnode.session",
+
+_ELSEWHERE = {
+    "AsyncClient": "client",
+    "Client": "blocking",
+    "InferenceSession": "session",
+    "Result": "client",
+    "Stage": "client",
 }
-"""Where the names above are that are not errors."""
+"""Where a name is, if not among the errors."""
 
 
 def __getattr__(name: str) -> Any:
-    """Loads what is asked for: every command and every worker imports this package, and few of them need numpy."""
+    """Each name is loaded when it is asked for: a command that needs no client must not wait for numpy."""
     if name == "testing":
         return import_module("meshnode.testing")
     if name not in __all__:
         raise AttributeError(f"module 'meshnode' has no attribute {name!r}")
-    value = getattr(import_module(ELSEWHERE.get(name, "meshnode.errors")), name)
-    globals()[name] = value  # the next time nobody asks here
+    value = getattr(import_module(f"meshnode.{_ELSEWHERE.get(name, 'errors')}"), name)
+    globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    """The public names, loaded or not."""
-    return [*globals(), *__all__, "testing"]
+    return [*__all__, "testing"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import socket
 import time
 from collections.abc import Awaitable
 from pathlib import Path
@@ -42,7 +41,7 @@ from meshnode.links.local import LocalServer
 from meshnode.links.pool import Address, Pool
 from meshnode.links.side import Side
 from meshnode.links.yielding import Yielding
-from meshnode.membership.arriving import enter
+from meshnode.membership.belonging import Peers, enter, node_name
 from meshnode.membership.discovery import Discovery
 from meshnode.membership.gossip import Membership
 from meshnode.membership.interfaces import Network
@@ -63,12 +62,6 @@ log = logging.getLogger(__name__)
 
 DRAIN_S = 3.0
 PORT_TRIES = 20
-Peers = tuple[tuple[NodeId, tuple[Address, ...]], ...]
-
-
-def node_name(settings: Settings) -> str:
-    """The name that is shown: the setting, or the host's."""
-    return (settings.name or socket.gethostname().partition(".")[0] or "node")[:128]
 
 
 class Agent:

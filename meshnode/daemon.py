@@ -10,15 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from meshnode import heap
-from meshnode.agent import Agent, Peers, node_name
+from meshnode import collecting, heap
+from meshnode.agent import Agent
 from meshnode.config import Settings
 from meshnode.edge.supervised import Manager
-from meshnode.errors import PermissionDenied
 from meshnode.execution.devices import Devices
-from meshnode.membership.arriving import enter
-from meshnode.trust import invites
-from meshnode.trust.homefiles import is_lost
+from meshnode.membership.belonging import Peers, belong
 from meshnode.trust.keeper import Keeper
 
 log = logging.getLogger(__name__)
@@ -54,7 +51,9 @@ async def run(home: Path, settings: Settings, *, token: str | None, announce: An
         while not stopping.is_set():
             agent = Agent(home, settings, keeper, await devices, stopping)
             try:
-                await agent.start(peers)
+                with collecting.loading():
+                    await agent.start(peers)
+                collecting.settle()
                 announce(agent.ready())
                 manager.up(f"in the mesh {agent.ready()['mesh_name']}")
                 await agent.ended()
@@ -86,36 +85,6 @@ async def _unless(stopping: asyncio.Event, work: asyncio.Future[Peers]) -> bool:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
     return not work.cancelled()
-
-
-async def belong(keeper: Keeper, settings: Settings, token: str | None, *, anew: bool = False) -> Peers:
-    """Be in a mesh: the one from last time, the token's, or a new mesh of one. Returns peers to try first.
-
-    `anew`: also where a mesh was lost. Raises HomeError without it, TokenRefused, Revoked without a token for a node
-    that is out, PermissionDenied, PeerLost.
-    """
-    name = node_name(settings)
-    if token is not None:
-        if keeper.belongs:
-            # Also when it has expired: a member that is started again with its old token is no joiner.
-            invite = invites.parse(token, now=0.0)
-            if keeper.out is None and keeper.statements.mesh_id.startswith(invite.mesh_prefix):
-                log.info("already in the mesh of this token")
-                return ()
-            if keeper.out is None and len(keeper.statements.members()) > 1:
-                raise PermissionDenied(
-                    f"this home is already in the mesh {keeper.statements.mesh_name!r}",
-                    hint="`meshnode leave` first, or use another --home",
-                )
-        return await enter(keeper, settings, token, name)
-    if keeper.out is not None:
-        raise keeper.out
-    if not keeper.belongs:
-        if anew and is_lost(keeper.home):
-            keeper.begin_anew()
-        keeper.life_s = settings.trust.valid_days * 86400
-        keeper.found(f"{name}'s mesh", name, settings.zone)
-    return ()
 
 
 async def _give_back() -> None:

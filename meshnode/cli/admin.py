@@ -138,7 +138,7 @@ def found(
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from meshnode import config
-    from meshnode.agent import node_name
+    from meshnode.membership.belonging import node_name
     from meshnode.trust import adminkey
     from meshnode.trust.keeper import Keeper
 

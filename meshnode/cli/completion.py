@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from meshnode.blocking import Client
 from meshnode.errors import MeshError
+
+if TYPE_CHECKING:
+    from meshnode.blocking import Client
 
 
 def _names(ask: Callable[[Client], list[str]], incomplete: str) -> list[str]:
+    from meshnode.blocking import Client
+
     # While the shell completes, the options of the line are not parsed: MESHNODE_HOME or the default home is asked.
     try:
         with Client() as client:

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from meshnode import config
-from meshnode.blocking import Client
 from meshnode.errors import MeshError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from meshnode.blocking import Client
 
 ATTEMPTS_SHOWN = 8
 
@@ -33,12 +35,16 @@ current = Context()
 
 def console(*, stderr: bool = False) -> Console:
     """Where people read; honours NO_COLOR and the terminal's width. Brackets in what it is given are only brackets."""
+    from rich.console import Console
+
     return Console(highlight=False, markup=False, emoji=False, stderr=stderr)
 
 
 @contextmanager
 def client() -> Iterator[Client]:
     """A client of the agent. Raises AgentUnavailable."""
+    from meshnode.blocking import Client
+
     with Client(current.home) as it:
         yield it
 
@@ -47,8 +53,12 @@ def show(value: Any, text: Callable[[Any], Any]) -> None:
     """The value as JSON, or as `text` makes it for people."""
     if current.json:
         emit(value)
+        return
+    shown = text(printable(value))
+    if isinstance(shown, str):  # what is plain needs no library that knows of colours
+        print(shown)
     else:
-        console().print(text(printable(value)), soft_wrap=True)
+        console().print(shown, soft_wrap=True)
 
 
 def emit(value: Any) -> None:

@@ -17,8 +17,8 @@ from typing import Annotated
 
 import typer
 
-from meshnode import config
-from meshnode.cli import context
+from meshnode import collecting, config
+from meshnode.cli import context, parts
 from meshnode.errors import AgentUnavailable, ConfigError, MeshError
 from meshnode.version import __version__
 
@@ -26,49 +26,11 @@ EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_POLICY = 1, 2, 3, 4
 EXIT_INTERRUPTED = 130
 """What a shell says of a program that Ctrl-C ended."""
 
-PARTS = {
-    "node": ("up", "logs", "ps", "doctor"),
-    "owner": ("pause", "resume", "drain"),
-    "mesh": (
-        *("invite", "hardware", "join", "status", "events", "members"),
-        *("ping", "leave", "accept", "revoke", "zone"),
-    ),
-    "admin": ("admin", "renew", "rotate"),
-    "models": ("model",),
-    "fleet": ("apply", "blueprint"),
-    "policy": ("policy",),
-    "publisher": ("publisher",),
-    "audit": ("audit",),
-    "running": ("run", "why", "bench", "top", "demo"),
-    "dashboard": ("dashboard",),
-    "service": ("service", "upgrade-check"),
-}
-"""Which module has which commands, in the order of the help: half of a short command's time is its imports."""
-
 
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"meshnode {__version__}")
         raise typer.Exit
-
-
-def command_line(words: Sequence[str] = ()) -> typer.Typer:
-    """The commands of which one of `words` is the name; all of them when it is none's, as for help and mistakes."""
-    app = typer.Typer(
-        name="meshnode",
-        help="A peer-to-peer compute mesh: ONNX inference on whichever machine will finish it first.",
-        epilog="--home, --json and --debug may stand anywhere on the line. "
-        "Exit codes: 0 ok, 1 failed, 2 usage, 3 cannot reach the agent, 4 refused by policy.",
-        no_args_is_help=True,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    app.callback()(settings)
-    named = [part for part, commands in PARTS.items() if not set(words).isdisjoint(commands)]
-    for part in named or PARTS:
-        import_module(f"meshnode.cli.{part}").add_to(app)
-    return app
 
 
 def settings(
@@ -85,6 +47,24 @@ def settings(
     context.current.home = home.expanduser().absolute() if home is not None else config.default_home()
     context.current.json = json
     context.current.debug = debug
+
+
+def application(some: Sequence[str] = tuple(parts.COMMANDS)) -> typer.Typer:
+    """The parser, of all commands or of those that some modules have."""
+    app = typer.Typer(
+        name="meshnode",
+        help="A peer-to-peer compute mesh: ONNX inference on whichever machine will finish it first.",
+        epilog="--home, --json and --debug may stand anywhere on the line. "
+        "Exit codes: 0 ok, 1 failed, 2 usage, 3 cannot reach the agent, 4 refused by policy.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(settings)
+    for part in some:
+        import_module(f"meshnode.cli.{part}").add_to(app)
+    return app
 
 
 def main() -> None:
@@ -104,7 +84,9 @@ def run(arguments: Sequence[str]) -> int:
     words = globals_first(arguments)
     context.current = context.Context(json="--json" in words, debug="--debug" in words)
     try:
-        code = command_line(words)(words, standalone_mode=False, prog_name="meshnode")
+        with collecting.loading():
+            app = application(parts.needed(words))
+        code = app(words, standalone_mode=False, prog_name="meshnode")
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except MeshError as error:

@@ -7,10 +7,9 @@ import time
 from typing import Annotated, Any
 
 import typer
-from rich.live import Live
 
 from meshnode import config
-from meshnode.cli import context, render
+from meshnode.cli import context
 from meshnode.cli.asking import Yes, confirm, seconds
 from meshnode.cli.completion import node_names
 from meshnode.cli.node import read_token
@@ -44,6 +43,8 @@ def invite(
     listing: Annotated[bool, typer.Option("--list", help="The tokens that are known here, and who used them.")] = False,
 ) -> None:
     """Print a token that lets one machine join, or many: `meshnode up TOKEN` there."""
+    from meshnode.cli import render
+
     if listing:
         with context.client() as client:
             rows = client.ask("invites")
@@ -80,12 +81,13 @@ def join(token: Annotated[str, typer.Argument(help="An invite token; - reads it 
     """Join a mesh, whether this machine's agent runs or not."""
     token = read_token(token)
     home = context.current.home
-    from meshnode.links.local import socket_path
     from meshnode.trust.keeper import Keeper
 
     try:
         keeper = Keeper.open(home)
     except HomeError:
+        from meshnode.links.local import socket_path
+
         if not socket_path(home).exists():
             raise
         with context.client() as client:
@@ -106,11 +108,11 @@ def _doubt(answer: dict[str, Any]) -> str:
 
 async def join_alone(keeper: Any, token: str) -> str:
     """Join while no agent runs, and remember whom to look for at the next start."""
-    from meshnode import daemon
+    from meshnode.membership.belonging import belong
     from meshnode.membership.remembered import packed_peers
     from meshnode.trust.files import write_checked
 
-    peers = await daemon.belong(keeper, config.load(keeper.home), token)
+    peers = await belong(keeper, config.load(keeper.home), token)
     if peers:
         write_checked(keeper.home / "peers", packed_peers(peers))
     return str(keeper.statements.mesh_name)
@@ -120,6 +122,10 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show it anew every second, until Ctrl-C.")] = False,
 ) -> None:
     """The mesh at a glance: one row a node."""
+    from rich.live import Live
+
+    from meshnode.cli import render
+
     console = context.console()
 
     def view(document: Any) -> Any:
@@ -147,6 +153,8 @@ def events(
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last ones.")] = 50,
 ) -> None:
     """What changed in the mesh as seen from here, and why: who came, went, is doubted, paused or reached otherwise."""
+    from meshnode.cli import render
+
     with context.client() as client:
         rows: list[dict[str, Any]] = client.ask("events")
         last = rows[-1]["number"] if rows else 0
@@ -169,6 +177,8 @@ def events(
 
 def members() -> None:
     """Who is in the mesh, granted by whom, with which roles, until when; and who was revoked."""
+    from meshnode.cli import render
+
     with context.client() as client:
         rows = client.ask("members")
     context.show(rows, lambda rows: render.members(rows, context.console().width))
@@ -179,6 +189,8 @@ def ping(
     count: Annotated[int, typer.Option("--count", "-c", min=1, max=100, help="How many.")] = 4,
 ) -> None:
     """Round trip and path to a node, over the link that tasks use."""
+    from meshnode.cli import render
+
     with context.client() as client:
         rows = client.ask("ping", node=node, count=count)
     context.show(rows, render.pings)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from meshnode import config
-from meshnode.cli import context, render
+from meshnode import collecting, config
+from meshnode.cli import context
 from meshnode.cli.checks import without_agent
 from meshnode.cli.hiding import hide
 from meshnode.cli.logs import logs, start_log
@@ -75,7 +75,8 @@ def up(
             config.host_port(address, default_port=7433)
     settings = config.load(home, overrides)
     start_log(home, settings.log)
-    from meshnode import daemon
+    with collecting.loading():
+        from meshnode import daemon
 
     if new_mesh and token is not None:
         raise typer.BadParameter("--new-mesh founds a mesh, and a token joins one")
@@ -123,6 +124,8 @@ def _announce(event: dict[str, Any]) -> None:
 
 def ps() -> None:
     """Models in this node's memory."""
+    from meshnode.cli import render
+
     with context.client() as client:
         rows = client.ask("ps")
     context.show(rows, lambda rows: render.processes(rows, context.console().width))
@@ -137,6 +140,8 @@ def doctor(
 
     Without a running agent: what can be told without one, and exit code 3.
     """
+    from meshnode.cli import render
+
     code = 0
     try:
         with context.client() as client:

@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from meshnode import sandbox
+from meshnode import collecting, sandbox
 from meshnode.config import Sandbox
 from meshnode.execution import shelf
 from meshnode.sandbox import Confinement, Lack, Profile
@@ -29,13 +29,15 @@ def main() -> None:
     if profile in (Profile.FULL, Profile.CALLS):
         confinement = _enter(Profile(profile), Sandbox(setting), readable, given)
 
-    from meshnode.execution import worker
+    with collecting.loading():
+        from meshnode.execution import worker
 
-    it = worker.made(given)
+        it = worker.made(given)
     if confinement is None:
         it.prove()
         confinement = _enter(Profile(profile), Sandbox(setting), readable, given)
     it.prove()
+    collecting.settle()
     it.serve_all(int(given[6]), confinement)
 
 

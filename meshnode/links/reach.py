@@ -70,13 +70,16 @@ class Reach:
         self._rng = rng
         self._leave = leave
         self._relayed: dict[NodeId, NodeId] = {}
+        self._direct: set[NodeId] = set()
 
     def opened(self, link: Link) -> None:
         """Remember how a peer was reached the last time."""
         if link.via is None:
             self._relayed.pop(link.peer.id, None)
+            self._direct.add(link.peer.id)
         else:
             self._relayed[link.peer.id] = link.via.id
+            self._direct.discard(link.peer.id)
 
     async def reach(self, peer: NodeId, addresses: Sequence[Address], kind: str) -> Link:
         """The first way that works. Raises PeerLost, PermissionDenied, ProtocolError."""
@@ -86,7 +89,7 @@ class Reach:
             await asyncio.wait({direct}, timeout=0.0 if peer in self._relayed else self._settings.relay_after_s)
             held = self._pool.get(peer)
             helped = (held is None or held.via is not None) and self._known.alive(peer)
-            if _came(direct) or not helped or not (members := self._members(peer)):
+            if _came(direct) or not helped or self._has_ended(peer, direct) or not (members := self._members(peer)):
                 return await direct
             relayed = asyncio.ensure_future(self._through(members, peer, kind))
             ways: set[asyncio.Future[Link]] = {direct, relayed}
@@ -104,6 +107,15 @@ class Reach:
                 else:
                     direct.cancel()
         return _neither(direct, relayed)
+
+    def _has_ended(self, peer: NodeId, direct: asyncio.Future[Link]) -> bool:
+        """It was reached directly, and now its machine says that nobody listens: members would hear the same, one after
+        the other, while what it had in hand waits to be done elsewhere. Once: a firewall may say so as well."""
+        error = direct.exception() if direct.done() and not direct.cancelled() else None
+        if not isinstance(error, PeerLost) or not error.refused or peer not in self._direct:
+            return False
+        self._direct.discard(peer)
+        return True
 
     async def _directly(self, peer: NodeId, addresses: Sequence[Address], kind: str) -> Link:
         """Try the addresses, each a little after the one before; the first that proves to be the peer wins."""

@@ -30,13 +30,13 @@ from meshnode.links.side import Side
 from meshnode.membership import reading
 from meshnode.membership.candidates import Gone, Heard
 from meshnode.membership.multicast import Multicast
-from meshnode.trust import batch, believing, form, hardware, identity, invites
+from meshnode.trust import batch, believing, form, hardware, identity
 from meshnode.trust.batch import EARLY_S, BatchInvite
 from meshnode.trust.homefiles import empty
-from meshnode.trust.invites import BatchToken, Invite
+from meshnode.trust.invites import BatchToken
 from meshnode.trust.inviting import root_of
-from meshnode.trust.keeper import Keeper, Membership
-from meshnode.trust.redeeming import Applicant, Joined, Newcomer, redeem
+from meshnode.trust.keeper import Membership
+from meshnode.trust.redeeming import Applicant, Joined
 from meshnode.trust.statements import STATEMENT_BYTES_MAX, StatementSet
 from meshnode.version import __version__
 from meshnode.wire import batches, messages
@@ -56,24 +56,6 @@ TRIED_MAX = 16
 EXCHANGE_S = 30.0
 """For a statement set of a large mesh over a slow line."""
 RESOLVE_S = 5.0
-
-
-async def enter(
-    keeper: Keeper, settings: Settings, token: str, name: str
-) -> tuple[tuple[NodeId, tuple[Address, ...]], ...]:
-    """Join with a token; a node that was revoked as a new node, with a new key. Returns peers to try first.
-
-    Raises what `redeem`, `arrive` and `Keeper.adopt` raise; then the home is as it was.
-    """
-    invite = invites.parse(token, now=time.time())
-    newcomer = Newcomer() if keeper.out is not None else None
-    applicant: Applicant = keeper if newcomer is None else newcomer
-    if isinstance(invite, Invite):
-        joined = await redeem(applicant, token, name)
-    else:
-        joined = await arrive(applicant, invite, name, settings)
-    keeper.adopt(joined.membership, None if newcomer is None else newcomer.key)
-    return joined.peers
 
 
 async def arrive(applicant: Applicant, token: BatchToken, name: str, settings: Settings) -> Joined:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from meshnode.links.pool import Address
+from meshnode.links.address import Address
 from meshnode.membership.advert import Advert
 from meshnode.membership.roster import Row, State
 from meshnode.membership.updates import Alive

@@ -37,11 +37,15 @@ UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 """What msgspec raises: for what was not asked for; for text that is no UTF-8, and such; for nesting without an end."""
 
 
-class Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True, kw_only=True):
-    """The base of all messages; subclasses are tagged with their class name in lower case."""
+class Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True, kw_only=True, gc=False):
+    """The base of all messages; subclasses are tagged with their class name in lower case.
+
+    Not looked through for rings (`gc`): a message is what its bytes said, and refers to nothing that refers to it. Of
+    each task some are kept for half a minute.
+    """
 
 
-class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
+class TensorSpec(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One tensor of a body: its name, element type (ONNX's word for it), shape and length in bytes."""
 
     name: Annotated[str, Meta(max_length=512)]

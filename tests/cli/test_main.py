@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
 import pytest
-import typer
 
 from meshnode.cli import main
 from meshnode.errors import (
@@ -133,16 +131,6 @@ def test_the_shell_completes_names(door: Door, meshnode: Command) -> None:
     assert [] == completion.model_names("x")
     assert ["door"] == completion.node_names("d")
     assert [] == completion.node_names("x")
-
-
-@pytest.mark.parametrize("part", main.PARTS)
-def test_each_part_has_the_commands_that_load_it(part: str) -> None:
-    """A command that the table does not know would be found by nobody who types it alone."""
-    app = typer.Typer()
-    importlib.import_module(f"meshnode.cli.{part}").add_to(app)
-    app.callback()(lambda: None)  # or one command alone would be no group
-    names = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert set(main.PARTS[part]) == set(names)
 
 
 def test_a_mistyped_command_is_refused_with_all_of_them_loaded(meshnode: Command) -> None:

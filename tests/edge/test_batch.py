@@ -21,8 +21,8 @@ from meshnode.errors import InvalidInput, MeshError, PeerLost, PermissionDenied,
 from meshnode.links.link import Incoming, Reply
 from meshnode.links.pool import Pool
 from meshnode.links.side import Side
-from meshnode.membership import arriving
-from meshnode.membership.arriving import enter
+from meshnode.membership import arriving, belonging
+from meshnode.membership.belonging import enter
 from meshnode.trust import believing, hardware, identity, invites
 from meshnode.trust.invites import BatchToken
 from meshnode.trust.keeper import Keeper
@@ -273,7 +273,7 @@ async def test_a_revoked_machine_comes_back_as_a_new_node(tmp_path: Path) -> Non
         assert isinstance(said, BatchToken)
         key = identity.load_key(next((tmp_path / "bob").glob("node.key.revoked-*")))
         with pytest.raises(MeshError, match="stolen") as caught:
-            await arriving.arrive(arriving.Newcomer(key), said, "bob", settings("bob"))
+            await arriving.arrive(belonging.Newcomer(key), said, "bob", settings("bob"))
         assert isinstance(caught.value, TokenRefused | Revoked)
 
 
@@ -286,7 +286,7 @@ async def test_who_shows_the_tokens_certificate_and_does_not_join_is_nobody(
         token, _ = await batch_token(ann.node)
         said = invites.parse(token, now=0)
         assert isinstance(said, BatchToken)
-        lurker = arriving.Arrival(arriving.Newcomer(), said, "lurker", settings("lurker"))
+        lurker = arriving.Arrival(belonging.Newcomer(), said, "lurker", settings("lurker"))
         link = await lurker.pool.dial(ann.node.address)
         with pytest.raises(MeshError, match=r"has no grant|has not joined"):
             await link.call(QuoteAsk(task=TASK, model="ab" * 32, deadline_s=5.0), timeout_s=10.0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from meshnode.cli.main import command_line
+from meshnode.cli.main import application
 from meshnode.client import AsyncClient
 from meshnode.edge.node import Node
 from meshnode.errors import InvalidInput, PermissionDenied
@@ -24,7 +24,7 @@ RUN = CliRunner()
 
 
 def command(*words: str) -> None:
-    done = RUN.invoke(command_line(), words)
+    done = RUN.invoke(application(), words)
     assert 0 == done.exit_code, done.output
 
 

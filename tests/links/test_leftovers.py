@@ -82,7 +82,7 @@ async def _left_by(folder: Path, visit: Callable[[Station, Station], Awaitable[N
                 await visit(a, b)
             with suppress(TimeoutError):
                 await until(lambda: _there_are() <= before, within_s=3)
-            return _there_are() - before
+            return max(0, _there_are() - before)
         finally:
             gc.enable()
 

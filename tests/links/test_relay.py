@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import psutil
 import pytest
 
 from meshnode.config import MIB, Links
-from meshnode.errors import PeerLost, PermissionDenied, ProtocolError, Refused
+from meshnode.errors import MeshError, PeerLost, PermissionDenied, ProtocolError, Refused
 from meshnode.links.link import Incoming, Link
 from meshnode.links.pool import BULK
 from meshnode.links.side import path_of
@@ -312,3 +313,29 @@ async def test_nothing_is_left_behind(tmp_path: Path) -> None:
     await until(lambda: len(asyncio.all_tasks()) == 1)
     gc.collect()
     assert psutil.Process().num_fds() < before
+
+
+async def test_members_are_not_asked_for_who_has_just_ended(tmp_path: Path) -> None:
+    """A process that was reached directly was killed: its machine says so at once, and the next ask goes to members."""
+    async with stations(tmp_path, "abr") as (a, b, r):
+        await starred([r], [a, b])
+        a.book[b.id] = (b.address,)
+        await a.to(b)
+        asked = list[Incoming]()
+
+        async def note(incoming: Incoming) -> Incoming:
+            asked.append(incoming)
+            return incoming
+
+        r.meddle = note
+        b.pool.unlisten()
+        for link in b.pool.links():
+            link.abort("killed")
+        await until(lambda: a.pool.get(b.id) is None)
+        with pytest.raises(PeerLost) as caught:
+            await a.to(b)
+        assert caught.value.refused
+        assert [] == asked
+        with suppress(MeshError):
+            await a.to(b)
+        assert asked, "a firewall may refuse like that too"
