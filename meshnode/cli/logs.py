@@ -36,8 +36,19 @@ class Text(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The first line."""
-        line, task = super().formatMessage(record), task_now()
+        line, task = one_line(super().formatMessage(record)), task_now()
         return line if not task or task in line else f"{line} (task {task})"
+
+
+class Warn(logging.Formatter):
+    """On stderr."""
+
+    def __init__(self) -> None:
+        super().__init__("%(levelname)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The first line."""
+        return one_line(super().formatMessage(record))
 
 
 class Json(logging.Formatter):
@@ -56,6 +67,13 @@ class Json(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def one_line(text: str) -> str:
+    """What peers say is in messages: it must neither look like a line of its own nor tell a terminal what to do."""
+    if text.isprintable():
+        return text
+    return "".join(it if it.isprintable() or it == "\t" else it.encode("unicode_escape").decode() for it in text)
 
 
 def task_now() -> str:
@@ -80,7 +98,7 @@ def start_log(home: Path, settings: Log) -> None:
     if not context.current.json:
         stderr = logging.StreamHandler()
         stderr.setLevel(logging.WARNING)
-        stderr.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        stderr.setFormatter(Warn())
         logging.getLogger("meshnode").addHandler(stderr)
 
 

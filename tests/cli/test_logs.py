@@ -129,3 +129,11 @@ def test_an_agent_writes_json_when_the_settings_say_so(tmp_path: Path) -> None:
             failed["task"]
             == json.loads(agent.command("--json", "logs", "--task", failed["task"]).stdout.splitlines()[-1])["task"]
         )
+
+
+def test_what_a_peer_says_makes_no_line_of_its_own() -> None:
+    """Neither in the file nor on a terminal; a tab is a tab."""
+    said = record("echo failed: %s", "\x1b[2J\r\n2026-01-01T00:00:00.000Z ERROR meshnode: \u202eforged\t.")
+    for form in (logs.Text(), logs.Warn()):
+        line = form.format(said)
+        assert line.endswith(r"echo failed: \x1b[2J\r\n2026-01-01T00:00:00.000Z ERROR meshnode: \u202eforged" + "\t.")
