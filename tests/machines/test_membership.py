@@ -21,6 +21,7 @@ from meshnode.sim.world import Faults, World
 NODES = 5
 SETTLED_S = 60.0
 numbers = st.integers(0, NODES - 1)
+pauses = st.sampled_from([0.0, 0.3, 2.0, 10.0, 40.0])
 KINDS = ("suspect", "dead", "alive", "left")
 versions = st.tuples(st.sampled_from([0, 1, 2, 2**32 - 1]), st.sampled_from([0, 1, 2**32 - 1]))
 
@@ -42,35 +43,43 @@ class Members(RuleBasedStateMachine):
         return [node for node in self.mesh.nodes if node.up]
 
     def disturb(self, *nodes: int) -> None:
-        self.checks.disturbed(*nodes)
+        if not self.walls:
+            self.checks.disturbed(*nodes)
 
     @precondition(lambda self: len(self.up) > 2)
-    @rule(number=numbers)
-    def crash(self, number: int) -> None:
+    @rule(number=numbers, then_s=pauses)
+    def crash(self, number: int, then_s: float) -> None:
         if self.mesh.nodes[number].up:
             self.disturb(number)
             self.mesh.nodes[number].crash()
+            self.time(then_s)
 
     @precondition(lambda self: len(self.up) > 2)
-    @rule(number=numbers)
-    def leave(self, number: int) -> None:
+    @rule(number=numbers, then_s=pauses)
+    def leave(self, number: int, then_s: float) -> None:
         if self.mesh.nodes[number].up:
             self.disturb(number)
             self.mesh.nodes[number].leave()
             self.gone.add(number)
+            self.time(then_s)
 
-    @rule(number=numbers)
-    def restart(self, number: int) -> None:
+    @rule(number=numbers, then_s=pauses)
+    def restart(self, number: int, then_s: float) -> None:
         if not self.mesh.nodes[number].up:
             self.disturb(*range(NODES))  # it may not reach anybody at once
             self.mesh.nodes[number].restart(self.up)
             self.gone.discard(number)
+            self.time(then_s)
 
-    @rule(one=numbers, other=numbers)
-    def wall(self, one: int, other: int) -> None:
-        if one != other:
-            self.disturb(*range(NODES))
-            self.walls ^= {frozenset((one, other))}
+    @rule(one=numbers, other=numbers, then_s=pauses)
+    def wall(self, one: int, other: int, then_s: float) -> None:
+        if one == other:
+            return
+        self.walls ^= {frozenset((one, other))}
+        self.disturb(*range(NODES))
+        if self.walls:  # as long as one stands nobody is left alone
+            self.checks.disturbed_at = dict.fromkeys(range(NODES), float("inf"))
+        self.time(then_s)
 
     @rule(
         to=numbers,
@@ -96,7 +105,7 @@ class Members(RuleBasedStateMachine):
         nodes[to].receive(Received(nodes[by].core.me, updates.Gossip((said,))))
         nodes[to].receive(Merged((Told(0.0, said),)))
 
-    @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 40.0]))
+    @rule(seconds=pauses)
     def time(self, seconds: float) -> None:
         self.mesh.world.run(self.mesh.world.now + seconds)
 

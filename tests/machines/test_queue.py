@@ -26,6 +26,7 @@ from meshnode.execution.queue import TaskQueue
 from meshnode.wire.messages import Digest, Priority, TaskId
 
 M = Digest("m" * 64)
+SELDOM = st.sampled_from([False, False, False, True])
 RANKS: tuple[Priority, ...] = ("high", "normal", "low")
 
 
@@ -69,13 +70,17 @@ class Queue(RuleBasedStateMachine):
                     raise AssertionError("no task can run with others")
 
     @rule(
-        rank=st.integers(0, 2),
-        life_s=st.sampled_from([0.05, 1.0, 60.0]),
-        foreign=st.booleans(),
-        alone=st.booleans(),
-        max_wait_s=st.sampled_from([None, None, 0.01]),
+        ranks=st.lists(st.integers(0, 2), min_size=1, max_size=5),
+        life_s=st.sampled_from([0.05, 60.0, 60.0]),
+        foreign=SELDOM,
+        alone=SELDOM,
+        max_wait_s=st.sampled_from([None, None, None, 0.01]),
     )
-    def offer(self, rank: int, life_s: float, foreign: bool, alone: bool, max_wait_s: float | None) -> None:
+    def offers(self, ranks: list[int], life_s: float, foreign: bool, alone: bool, max_wait_s: float | None) -> None:
+        for rank in ranks:
+            self.offer(rank, life_s, foreign=foreign, alone=alone, max_wait_s=max_wait_s)
+
+    def offer(self, rank: int, life_s: float, *, foreign: bool, alone: bool, max_wait_s: float | None) -> None:
         self.count += 1
         name = TaskId(f"t{self.count}")
         self.waiting[name] = Waiting(rank, self.now + life_s, foreign, alone)
@@ -95,8 +100,10 @@ class Queue(RuleBasedStateMachine):
         self.heard(self.queue.handle(self.now, Finished(name, took_s)))
 
     @precondition(lambda self: self.waiting)
-    @rule(data=st.data())
-    def withdraw(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), seldom=SELDOM)
+    def withdraw(self, data: st.DataObject, seldom: bool) -> None:
+        if not seldom:
+            return
         name = data.draw(st.sampled_from(sorted(self.waiting)))
         del self.waiting[name]
         self.heard(self.queue.handle(self.now, Withdraw(name)))
@@ -106,13 +113,15 @@ class Queue(RuleBasedStateMachine):
         self.count += 1
         self.heard(self.queue.handle(self.now, Hold(TaskId(f"h{self.count}"), M, hold_s)))
 
-    @rule()
-    def turn(self) -> None:
+    @rule(seldom=SELDOM)
+    def turn(self, seldom: bool) -> None:
         """The worker goes away, or comes back."""
+        if self.up and not seldom:
+            return
         self.up = not self.up
         self.heard(self.queue.handle(self.now, Ready(self.up)))
 
-    @rule(wait_s=st.sampled_from([0.001, 0.05, 2.0]))
+    @rule(wait_s=st.sampled_from([0.001, 0.01, 0.05, 2.0]))
     def tick(self, wait_s: float) -> None:
         """Time passes, and every deadline on the way is kept."""
         end = self.now + wait_s
@@ -139,5 +148,5 @@ class Queue(RuleBasedStateMachine):
         assert not late, "somebody waits who should have been told"
 
 
-Queue.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+Queue.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestQueue = Queue.TestCase

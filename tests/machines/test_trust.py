@@ -73,8 +73,9 @@ class Trust(RuleBasedStateMachine):
             self.sets[b].merge(missing)
         assert self.sets[one].root_hash == self.sets[other].root_hash
         assert {it.node for it in self.sets[one].members()} == {it.node for it in self.sets[other].members()}
-        both = self.told[one] | self.told[other]
-        self.told[one], self.told[other] = set(both), set(both)
+        for number in (one, other):  # what still waits for its issuer's standing is not passed on
+            held = set(self.sets[number].ids())
+            self.told[number] |= {at for at, data in enumerate(self.said) if form.parse(data).id in held}
 
     @invariant()
     def who_is_in_follows_from_what_is_held(self) -> None:
