@@ -314,7 +314,7 @@ def from_wire(wire: Mapping[str, Any]) -> MeshError:
         ]
         retry_after_s = None if (after_s := wire.get("retry_after_s")) is None else _number(after_s)
     except (ValueError, TypeError, OverflowError) as error:
-        raise ProtocolError(f"an error that cannot be read: {error}") from error
+        raise ProtocolError(f"an error that is malformed: {error}") from error
     it = cls(
         str(wire.get("message", "")), hint=str(wire.get("hint", "")), attempts=attempts, retry_after_s=retry_after_s
     )
