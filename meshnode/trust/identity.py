@@ -121,7 +121,7 @@ def is_key(spki: bytes) -> bool:
     """Whether this is an Ed25519 public key, DER."""
     try:
         return isinstance(load_der_public_key(spki), Ed25519PublicKey)
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, InternalError):
         return False
 
 
@@ -132,7 +132,7 @@ def verify(spki: bytes, message: bytes, signature: bytes) -> bool:
         if not isinstance(key, Ed25519PublicKey):
             return False
         key.verify(signature, message)
-    except (InvalidSignature, ValueError, UnsupportedAlgorithm):
+    except (InvalidSignature, ValueError, UnsupportedAlgorithm, InternalError):
         return False
     return True
 
