@@ -309,17 +309,24 @@ def from_wire(wire: Mapping[str, Any]) -> MeshError:
     cls = BY_CODE.get(str(wire.get("code")), MeshError)
     try:
         attempts = [
-            Attempt(str(node), str(name), str(outcome), _number(seconds), str(detail), int(stage[0]) if stage else 0)
+            Attempt(str(node), str(name), str(outcome), _number(seconds), str(detail), _stage(stage[0]) if stage else 0)
             for node, name, outcome, seconds, detail, *stage in wire.get("attempts", ())
         ]
         retry_after_s = None if (after_s := wire.get("retry_after_s")) is None else _number(after_s)
     except (ValueError, TypeError, OverflowError) as error:
-        raise ProtocolError(f"an error that cannot be read: {error}") from error
+        raise ProtocolError(f"an error that is malformed: {error}") from error
     it = cls(
         str(wire.get("message", "")), hint=str(wire.get("hint", "")), attempts=attempts, retry_after_s=retry_after_s
     )
     it.stage = at if isinstance(at := wire.get("stage"), int) else None
     return it
+
+
+def _stage(value: Any) -> int:
+    """A number that can be written again. Raises ValueError, TypeError."""
+    if not 0 <= (number := int(value)) < 2**31:
+        raise ValueError("it is no stage of a pipeline")
+    return number
 
 
 def _number(value: Any) -> float:

@@ -45,7 +45,8 @@ class Answers:
                 self.feed(Merged(entropy.decode_news(body).told))
                 return Reply(messages.Done(), ())
             case AdvertPull():
-                ids = batches.unpack_batch(body, item_bytes_max=64)
+                # Each once: a short question must not make an answer of gigabytes.
+                ids = dict.fromkeys(batches.unpack_batch(body, item_bytes_max=64))
                 found = [self.adverts.bytes_of(NodeId(id.decode("ascii", "replace"))) for id in ids]
                 # The smallest first, so that the asker can use most nodes soonest.
                 held = sorted((data for data in found if data is not None), key=len)

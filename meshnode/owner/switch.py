@@ -6,8 +6,10 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from meshnode.errors import HomeError, InvalidInput
 from meshnode.trust.files import read_checked, sync_folder, write_checked
@@ -22,7 +24,7 @@ DAY_SHOWN_S = 12 * 3600.0
 class Pause(msgspec.Struct, frozen=True):
     """`until` is in seconds since 1970, None = until it is ended."""
 
-    until: float | None = None
+    until: Annotated[float, Meta(ge=0, le=2**36)] | None = None
 
     def reason(self, wall: float) -> str:
         """`paused by hand until 14:05`, in this machine's time; "" when it is over."""

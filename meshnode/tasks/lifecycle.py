@@ -202,7 +202,8 @@ class Lifecycle:
                 self.late += 1
                 return []
             case Failed(attempt, error):
-                self._strays.pop(attempt, None)
+                if (stray := self._strays.pop(attempt, None)) is not None:
+                    return [] if self._is_later(error) else self._killed(stray, error)
                 copy = self._running.get(attempt)
                 return self._failed(now, copy, error) if copy is not None else []
             case Cancel():
@@ -296,18 +297,17 @@ class Lifecycle:
         # A model that one node will not load may load on another: only the task's own faults end it here.
         if error.fault == "caller" and not isinstance(error, ModelRefused):
             return self._fail(error)
-        if isinstance(error, WorkerCrashed):
-            self._deaths += 1
-            if self._deaths >= DEATHS_MAX:
-                return self._fail(
-                    PoisonTask(
-                        f"the task killed the worker that ran it {self._deaths} times; last on {copy.name}: {error}",
-                        hint="run the model on this input alone to find the fault; it is not tried again",
-                    )
-                )
         if error.fault == "policy":
             self._denied[copy.node] = error
-        return self._again(now, copy, error, free=isinstance(error, UnknownTask))
+        return self._killed(copy, error) or self._again(now, copy, error, free=isinstance(error, UnknownTask))
+
+    def _killed(self, copy: _Copy, error: MeshError) -> list[Effect]:
+        """Count a death of a worker, also where nobody waits for it any more; one too many is the end."""
+        self._deaths += isinstance(error, WorkerCrashed)
+        if self._deaths < DEATHS_MAX or not isinstance(error, WorkerCrashed):
+            return []
+        text = f"the task killed the worker that ran it {self._deaths} times; last on {copy.name}: {error}"
+        return self._fail(PoisonTask(text, hint="run the model on this input alone to find the fault"))
 
     def _lost(self, now: float, copy: _Copy, error: PeerLost) -> list[Effect]:
         """The node may have run the task, and its answer did not come."""

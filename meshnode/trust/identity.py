@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -47,6 +47,7 @@ BACKDATED = timedelta(hours=1)
 """A certificate begins so long before it was made, for clocks that are a little behind."""
 _UNREADABLE = (
     ValueError,
+    InternalError,  # what OpenSSL says and cryptography does not know
     UnsupportedAlgorithm,
     x509.ExtensionNotFound,
     x509.DuplicateExtension,
@@ -77,7 +78,7 @@ def load_key(path: Path) -> Ed25519PrivateKey:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
         raise HomeError(f"the key {path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
         raise HomeError(
             f"the key {path} is damaged",
             hint="restore it from a backup; without it this machine is a new node (move the home away and join again)",
@@ -120,7 +121,7 @@ def is_key(spki: bytes) -> bool:
     """Whether this is an Ed25519 public key, DER."""
     try:
         return isinstance(load_der_public_key(spki), Ed25519PublicKey)
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, InternalError):
         return False
 
 
@@ -131,7 +132,7 @@ def verify(spki: bytes, message: bytes, signature: bytes) -> bool:
         if not isinstance(key, Ed25519PublicKey):
             return False
         key.verify(signature, message)
-    except (InvalidSignature, ValueError, UnsupportedAlgorithm):
+    except (InvalidSignature, ValueError, UnsupportedAlgorithm, InternalError):
         return False
     return True
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import msgpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from meshnode.errors import MeshError, PeerLost, PermissionDenied, ProtocolError, TokenRefused, from_wire
+from meshnode.errors import PeerLost, PermissionDenied, ProtocolError, TokenRefused, from_wire
 from meshnode.trust import identity, invites
 from meshnode.trust.invites import Invite
 from meshnode.trust.keeper import Membership
@@ -180,15 +180,8 @@ async def _exchange(
     await writer.drain()
     answer = await receive(reader, REPLY_BYTES_MAX)
     if isinstance(error := answer.get("error"), dict):
-        raise _told(error)
+        raise from_wire(error)
     return _joined(answer, invite)
-
-
-def _told(wire: dict[str, Any]) -> MeshError:
-    try:
-        return from_wire(wire)
-    except (ValueError, TypeError) as error:
-        raise ProtocolError("the inviter refused, and its reason is malformed") from error
 
 
 def _joined(answer: dict[str, Any], invite: Invite) -> Joined:

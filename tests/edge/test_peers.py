@@ -160,6 +160,8 @@ async def test_adverts_are_given_as_their_owners_signed_them(pair: tuple[Node, N
     received = await to(bob, ann).call(AdvertPull(), (pack_batch(ids),))
     (data,) = unpack_batch(received.body, item_bytes_max=1 << 16)
     assert ann.membership._adverts.bytes_of(ann.keeper.id) == data
+    received = await to(bob, ann).call(AdvertPull(), (pack_batch(ids[:1] * 20_000),))
+    assert [data] == unpack_batch(received.body, item_bytes_max=1 << 16), "each once, however often it was asked for"
 
 
 async def test_what_is_for_local_clients_is_not_for_peers(pair: tuple[Node, Node]) -> None:

@@ -1,10 +1,10 @@
-"""One target under atheris, guided by coverage: see `scripts/fuzz`.
+"""Targets under atheris, guided by coverage: see `scripts/fuzz`.
 
-python -m tests.fuzz.driving TARGET SECONDS FOLDER
+python -m tests.fuzz.driving SECONDS FOLDER TARGET...
 
 Begins with the seeds and the kept corpus. An input that raises what no reader may raise is written into the corpus,
 where every test run replays it, and the run goes on: one defect is told once. At the end the corpus is what is needed
-to reach every line that was reached, and the defects. The last line is JSON.
+to reach every line that was reached, and the defects. A line of JSON is printed for each target.
 """
 
 from __future__ import annotations
@@ -114,40 +114,47 @@ def minimised(target: Target, inputs: list[bytes]) -> list[bytes]:
     return kept
 
 
-def main() -> None:
-    """See the module's docstring."""
-    target, seconds, folder = NAMED[sys.argv[1]], float(sys.argv[2]), Path(sys.argv[3])
-    logging.disable(logging.CRITICAL)
-    warnings.simplefilter("ignore")
+def fuzzed(target: Target, seconds: float, folder: Path) -> dict[str, Any]:
+    """Run one target; what came of it. Its corpus is written anew."""
     told = folder.with_suffix(".told")
+    folder.mkdir(parents=True)
     run = Run(target, told)
     for number, data in enumerate([*run.seeds, *(path.read_bytes() for path in target.kept())]):
         (folder / f"seed-{number}").write_bytes(data)
         run.one(data)
-    atheris.Setup(
-        [
-            *(sys.argv[0], str(folder), f"-max_total_time={max(1, int(seconds))}", f"-max_len={KEPT_BYTES_MAX}"),
-            *("-timeout=60", "-rss_limit_mb=4096", "-print_final_stats=0", "-verbosity=0", "-len_control=0"),
-        ],
-        run.one,
-        custom_mutator=run.mutator,
-    )
     pid = os.fork()  # what is left to do when libFuzzer has ended its process is done by the parent
     if pid == 0:
+        options = (f"-max_total_time={max(1, int(seconds))}", f"-max_len={KEPT_BYTES_MAX}", "-verbosity=0")
+        limits = ("-timeout=60", "-rss_limit_mb=4096", "-len_control=0")
+        atheris.Setup([sys.argv[0], str(folder), *options, *limits], run.one, custom_mutator=run.mutator)
         atheris.Fuzz()
-        return
-    os.waitpid(pid, 0)
+        os._exit(1)
+    _, status = os.waitpid(pid, 0)
     count, values, defects = json.loads(told.read_text())
+    if status:
+        defects["the process"] = f"it ended with status {status}: too much time or memory; see {folder}"
     found = [path.read_bytes() for path in folder.iterdir()]
-    small = [data for data in found if len(data) <= KEPT_BYTES_MAX]
     place = CORPUS / target.name
     place.mkdir(parents=True, exist_ok=True)
     for path in target.kept():
         if not path.name.startswith(DEFECT):
             path.unlink()
-    for data in minimised(target, small):
+    for data in minimised(target, [data for data in found if len(data) <= KEPT_BYTES_MAX]):
         (place / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
-    print(json.dumps({"target": target.name, "runs": count, "values": values, "found": len(found), "defects": defects}))
+    return {"target": target.name, "runs": count, "values": values, "found": len(found), "defects": defects}
+
+
+def main() -> None:
+    """See the module's docstring."""
+    seconds, folder = float(sys.argv[1]), Path(sys.argv[2])
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    unwell = False
+    for name in sys.argv[3:] or NAMED:
+        outcome = fuzzed(NAMED[name], seconds, folder / name)
+        unwell |= bool(outcome["defects"])
+        print(json.dumps(outcome), flush=True)
+    sys.exit(unwell)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,12 @@ def test_what_is_kept_is_small_and_of_a_target() -> None:
     assert set() == {path.name for path in CORPUS.glob("*")} - NAMED.keys()
 
 
+def test_the_table_for_people_names_every_target() -> None:
+    """In CONTRIBUTING.md, with what it reads."""
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    assert [] == [target.name for target in TABLE if f"`{target.name}`" not in text]
+
+
 def test_all_that_decodes_is_in_the_table() -> None:
     """A module that takes bytes apart is named by a target, or with the reason why it is none."""
     named = {name for target in TABLE for name in target.of} | ELSEWHERE.keys()

@@ -468,6 +468,18 @@ def test_cancel_abandons_the_attempt() -> None:
     assert "cancelled" == failure(effects).code
 
 
+def test_a_worker_that_dies_on_a_silent_node_was_killed_too() -> None:
+    """Nobody waits for that node any more, and the task is no better for it: the second death ends it."""
+    life = task()
+    life.budget.tokens = 10.0
+    life.handle(0.0, Begin())
+    life.handle(0.0, Chosen(A, "a"))
+    life.handle(1.0, Failed(1, PeerSilent("a")))
+    life.handle(1.0, Chosen(B, "b"))
+    assert [] == life.handle(2.0, Failed(1, WorkerCrashed("a: signal 11")))
+    assert "poison_task" == failure(life.handle(3.0, Failed(2, WorkerCrashed("b: signal 11")))).code
+
+
 # --- whatever happens ---
 
 NODES = (A, B, C)
