@@ -12,6 +12,8 @@ from scripts.bench.comparison.figures import Spread, report, short, spread
 RUN = {
     "at": "2026-01-01T00:00:00Z",
     "rounds": 3,
+    "turns": 1,
+    "kills": 0,
     "seconds": 1.0,
     "command": "compare",
     "cores": 2,
@@ -25,9 +27,7 @@ RUN = {
 
 def turn(system: str, number: int, **figures: Any) -> dict[str, Any]:
     """A line of a run."""
-    return {"round": number, "system": system, "at": RUN["at"], "load": float(number), "took_s": 1.0} | {
-        "figures": figures
-    }
+    return {"turn": f"{number}.1", "system": system, "at": RUN["at"], "load": float(number), "figures": figures}
 
 
 def lines() -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def test_a_figure_has_three_digits(value: float, said: str) -> None:
     assert said == short(value)
 
 
-def test_ratios_are_of_the_turns_of_one_round() -> None:
+def test_ratios_are_taken_within_a_turn() -> None:
     """A machine that slows down for all changes the medians and no ratio."""
     it = report(lines())
     times = it.row("local").times("mlp_p50_ms", it.row("direct"))
@@ -80,13 +80,13 @@ def test_who_is_absent_or_failed_is_named_with_the_reason() -> None:
     """No row is made up, and no failed turn is kept quiet."""
     more = [
         {"system": "ray", "absent": "not installed: run scripts/bench/compare --install"},
-        {"round": 2, "system": "dask", "at": RUN["at"], "load": 1.0, "took_s": 1.0, "failed": "first: nobody answered"},
+        {"turn": "2.1", "system": "dask", "at": RUN["at"], "load": 1.0, "failed": "first: nobody answered"},
         turn("dask", 1, wrong=0, mlp_p50_ms=9.0),
     ]
     text = page.text(report(lines() + more), plots=False)
     assert "* Ray Serve: not measured. not installed: run scripts/bench/compare --install" in text
     assert "| Ray Serve" not in text
-    assert "**Failed** in 1 of 2 turns, first in 2: first: nobody answered" in text
+    assert "**Failed** in 1 of 2 turns, first in 2.1: first: nobody answered" in text
 
 
 def test_wrong_answers_are_told_before_anything_else_of_speed() -> None:

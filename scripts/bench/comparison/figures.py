@@ -1,4 +1,4 @@
-"""What many turns come to: medians, quartiles, and ratios of the turns of one round."""
+"""What many turns come to: medians, quartiles, and ratios within one."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class Row:
     name: str
     absent: str = ""
     versions: dict[str, str] = field(default_factory=dict)
-    turns: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """By round."""
-    failed: dict[int, str] = field(default_factory=dict)
+    turns: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By the turn's name."""
+    failed: dict[str, str] = field(default_factory=dict)
 
     def values(self, figure: str) -> list[float]:
         """One a turn, of those that have it."""
@@ -73,7 +73,7 @@ class Row:
         return seen.most_common(1)[0][0] if seen else ""
 
     def times(self, figure: str, other: Row) -> Spread | None:
-        """How many times the other's, each round for itself."""
+        """How many times the other's, each turn for itself."""
         ratios = [
             it[figure] / other.turns[number][figure]
             for number, it in self.turns.items()
@@ -105,10 +105,10 @@ def report(lines: Iterable[dict[str, Any]]) -> Report:
         row = it.rows.setdefault(line["system"], Row(line["system"]))
         row.absent = line.get("absent", row.absent)
         row.versions = line.get("versions", row.versions)
-        if "round" in line:
+        if "turn" in line:
             it.loads.append(line["load"])
             if "figures" in line:
-                row.turns[line["round"]] = line["figures"]
+                row.turns.setdefault(line["turn"], {}).update(line["figures"])
             if "failed" in line:
-                row.failed[line["round"]] = line["failed"]
+                row.failed[line["turn"]] = line["failed"]
     return it
