@@ -65,6 +65,14 @@ def test_ratios_are_taken_within_a_turn() -> None:
     assert it.row("local").times("mlp_p50_ms", it.row("nobody")) is None
 
 
+def test_what_a_request_costs_needs_a_request() -> None:
+    """A turn in which none was answered has a rate of zero, and no cost of one."""
+    it = report([turn("ray", 1, mlp_rate=0.0, mlp_server_ms=40.0, cnn_rate=2.0, cnn_server_ms=9.0)]).row("ray")
+    assert [0.0] == it.values("mlp_rate")
+    assert [] == it.values("mlp_server_ms")
+    assert [9.0] == it.values("cnn_server_ms")
+
+
 def test_the_page_names_those_ahead_and_those_behind() -> None:
     """In either direction, by what is better in that figure."""
     rows = page.text(report(lines()), plots=False).splitlines()
@@ -74,6 +82,13 @@ def test_the_page_names_those_ahead_and_those_behind() -> None:
     )
     assert "| tiny model, 16 in flight | nobody | NATS queue group 2.0x |" in rows
     assert "| picture, one in flight, median | ONNX Runtime in the program 2.0x | NATS queue group 2.0x |" in rows
+
+
+def test_who_takes_nothing_that_can_be_measured_is_ahead_too() -> None:
+    """A figure of zero has no factor, and is no reason to leave it out."""
+    more = [turn("local", 9, wrong=0, idle_cpu=0.5), turn("nats", 9, wrong=0, idle_cpu=0.0)]
+    text = page.text(report(lines() + more), plots=False)
+    assert "| processor at rest | NATS queue group (none that can be measured) | nobody |" in text
 
 
 def test_who_is_absent_or_failed_is_named_with_the_reason() -> None:

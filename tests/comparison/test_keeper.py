@@ -24,12 +24,12 @@ if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:  # a daemon: nobody's child any more
         open(sys.argv[1], "w").write(str(os.getpid()))
-        time.sleep(600)
+        signal.pause()
     os._exit(0)
 end = time.process_time() + 0.3
 while time.process_time() < end:
     pass
-time.sleep(600)
+signal.pause()
 """
 
 
@@ -66,9 +66,9 @@ def test_nobody_is_left_when_the_asker_ends(kept: tuple[turn.Lines, psutil.Proce
 def test_nobody_is_left_when_the_asker_is_killed(tmp_path: Path) -> None:
     """Kill -9 of the comparison closes the keeper's input like any other end."""
     asker = (
-        "import json, subprocess, sys, time\n"
+        "import subprocess, sys\n"
         "k = subprocess.Popen([sys.executable, '-m', 'scripts.bench.comparison.keeper'], stdin=subprocess.PIPE)\n"
-        "k.stdin.write(sys.argv[1].encode() + b'\\n'); k.stdin.flush(); time.sleep(600)\n"
+        "k.stdin.write(sys.argv[1].encode() + b'\\n'); k.stdin.flush(); k.wait()\n"
     )
     order = {"commands": [[sys.executable, "-c", STUBBORN, str(tmp_path / "pid")]], "folder": str(tmp_path)}
     process = subprocess.Popen(

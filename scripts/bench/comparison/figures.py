@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+PER_REQUEST = ("_server_ms", "_client_ms")
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -108,7 +110,13 @@ def report(lines: Iterable[dict[str, Any]]) -> Report:
         if "turn" in line:
             it.loads.append(line["load"])
             if "figures" in line:
-                row.turns.setdefault(line["turn"], {}).update(line["figures"])
+                row.turns.setdefault(line["turn"], {}).update(_meant(line["figures"]))
             if "failed" in line:
                 row.failed[line["turn"]] = line["failed"]
     return it
+
+
+def _meant(figures: dict[str, Any]) -> dict[str, Any]:
+    """Without what a request costs where none was answered in that turn."""
+    idle = tuple(name.removesuffix("rate") for name in ("mlp_rate", "cnn_rate") if figures.get(name) == 0)
+    return {name: it for name, it in figures.items() if not (name.startswith(idle) and name.endswith(PER_REQUEST))}

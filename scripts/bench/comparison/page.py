@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,8 @@ AHEAD = {
     "idle_cpu": ("processor at rest", False),
 }
 """The figures by which systems are set beside ours, and whether more is better."""
+COUNTED = ("mlp_p50_ms", "kill_errors")
+"""What every turn has, and every kill."""
 LEAST = 1.05
 """What is less than a twentieth better is as good."""
 INTRO = """\
@@ -62,6 +65,7 @@ METHOD = """
 * **Start** is from the start of the processes to the first right answer, in homes and folders that were made before.
   **At rest** is with both models loaded, for all in the same seconds. **Processor time** is of all processes of the
   server, with their children, for a request of the 16 in flight; that of "in the program" is the client's own.
+  A rate of 0: no answer came within a turn.
 * **kill -9** takes the process that ran models most, under 16 pictures in flight with two workers; of "two peers" a
   whole agent with its worker, as if its machine had died. What fails is counted, not asked again by us, and after a
   failure each of the 16 waits 20 ms. "Never answered": neither an answer nor an error within 12 s of the kill.
@@ -123,11 +127,12 @@ def cell(it: Spread | None, unit: str = "") -> str:
 
 def _machine(report: Report) -> str:
     run, loads = report.run, report.loads or [0.0]
+    moments, kills = (max((len(row.values(it)) for row in report.rows.values()), default=0) for it in COUNTED)
     others = [value for row in report.rows.values() for value in row.values("mlp_others")]
     busy = f"; other programs had {short(sum(others) / len(others))} of the cores meanwhile" if others else ""
     return (
-        f"`{run['command']}`: {run['at']}, {run['rounds']} times started, {run['turns']} turns "
-        f"of {run['seconds']:g} s for each figure in each, {run['kills']} kills; {run['cores']} cores "
+        f"`{run['command']}`: {run['at']}, {moments} turns of {run['seconds']:g} s a figure, {kills} times "
+        f"killed; {run['cores']} cores "
         f"of {run['processor']}, {run['memory_gib']} GiB, {run['system']}, Python {run['python']}; load average "
         f"{min(loads):.1f} to {max(loads):.1f}, which the measured systems are a part of{busy}.\n"
     )
@@ -227,19 +232,27 @@ def _beside(rows: list[tuple[System, Row]], ours: Row) -> str:
     if not ours.turns:
         return ""
 
-    def named(figure: str, better: Callable[[float], float | None]) -> Iterator[str]:
+    def named(figure: str, better: Callable[[float], float]) -> Iterator[str]:
         for it, row in rows:
             times = row.times(figure, ours)
-            if not it.ours and times and (factor := better(times.median)) and factor >= LEAST:
-                yield f"{it.title} {factor:.1f}x"
+            if it.name == "direct" and figure.endswith("server_ms"):
+                continue  # it has no server
+            if not it.ours and times and (factor := better(times.median)) >= LEAST:
+                yield f"{it.title} {_factor(factor)}"
 
     cells = []
     for figure, (what, more) in AHEAD.items():
-        up, down = (lambda ratio: ratio), (lambda ratio: 1 / ratio if ratio else None)
+        up, down = (lambda ratio: ratio), (lambda ratio: 1 / ratio if ratio else math.inf)
         ahead, behind = (up, down) if more else (down, up)
         cells.append([what, ", ".join(named(figure, ahead)) or "nobody", ", ".join(named(figure, behind)) or "nobody"])
     head = ["meshnode, local agent, Python", "ahead of it", "behind it"]
     return f"\n## Where others are ahead, and where not\n\n{table(head, cells)}"
+
+
+def _factor(factor: float) -> str:
+    if math.isinf(factor):
+        return "(none that can be measured)"
+    return f"{factor:,.0f}x" if factor >= 20 else f"{factor:.1f}x"
 
 
 def _versions(report: Report) -> str:
