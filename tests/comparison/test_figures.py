@@ -122,6 +122,9 @@ def killed(number: int, last: float, workers: int, errors: int = 0) -> dict[str,
 def test_how_it_ended_is_told_for_each_way_it_ended() -> None:
     """Back as before, fewer than before, or silence: by what most turns showed, and all others."""
     turns = [killed(1, 90.0, 1), killed(2, 80.0, 1, errors=7), killed(3, 0.0, 1)]
+    assert ("agent", "worker") == tuple(
+        map(page._program, ("python -m meshnode.cli.main up", "-m meshnode.execution.x"))
+    )
     row = next(it for it in page.text(report([{"run": RUN}, *turns]), plots=False).splitlines() if "0, 7, 0" in it)
     assert "| NATS queue group | nats_queue | 0, 7, 0 | 6 |" in row
-    assert "2 of 3: answers; the lost one is not replaced, 1 of 3: does not answer any more" in row
+    assert "2 of 3: answers, with fewer workers, 1 of 3: does not answer any more" in row

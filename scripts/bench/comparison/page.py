@@ -193,16 +193,19 @@ def _kills(rows: list[tuple[System, Row]]) -> str:
     told = "\nWhat the client was told:\n\n" + "".join(kinds) if kinds else ""
     return (
         f'\n## kill -9 under load\n\n{table(head, cells)}\nOf "two peers" the agent that was killed stays away by '
-        f"intent: it is a machine that died.\n{told}"
+        f"intent: it is a machine that died. Other workers that are missing {AFTER_S:g} s later were not started again "
+        f"by then.\n{told}"
     )
 
 
 def _afterwards(row: Row) -> str:
     """How it ended in most turns, by whether there are answers and as many workers as before."""
     ends = Counter(
-        "does not answer any more"
+        "had not answered before either: says nothing"
+        if not it["kill_before_rate"]
+        else "does not answer any more"
         if not it["kill_last_rate"]
-        else "answers; the lost one is not replaced"
+        else "answers, with fewer workers"
         if it["kill_workers_after"] < it["kill_workers_before"]
         else "all as before"
         for it in row.turns.values()
@@ -224,6 +227,8 @@ def _program(command: str) -> str:
     named = next((word.rpartition(".")[2] for word in words if "comparison.systems" in word), "")
     if "meshnode.cli.main" in command:
         return "agent"
+    if "meshnode.execution" in command or "spawn_main" in command:
+        return "worker"
     return named or " ".join(words[:3])[:40] or "?"
 
 
