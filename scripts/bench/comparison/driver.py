@@ -178,6 +178,7 @@ class Driver:
 
 async def main() -> None:
     """Do what comes in."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what `prepare` has started is taken down on the way out
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to the log
     driver = Driver(importlib.import_module(sys.argv[1]), contract.read(sys.argv[2]))

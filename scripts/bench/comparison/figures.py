@@ -91,6 +91,8 @@ class Report:
     run: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
     loads: list[float] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the lines has to know, said by whoever put them together."""
 
     def row(self, name: str) -> Row:
         """Of a system; empty when it did not take part."""
@@ -103,6 +105,9 @@ def report(lines: Iterable[dict[str, Any]]) -> Report:
     for line in lines:
         if "run" in line:
             it.run = line["run"]
+            continue
+        if "note" in line:
+            it.notes.append(line["note"])
             continue
         row = it.rows.setdefault(line["system"], Row(line["system"]))
         row.absent = line.get("absent", row.absent)

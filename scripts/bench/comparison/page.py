@@ -63,12 +63,15 @@ METHOD = """
 * **p10**, the quickest tenth, is nearest to what a request takes when nothing else wants the processor; in the median
   is what other programs took away, and that hits most who has most processes to wake.
 * **Start** is from the start of the processes to the first right answer, in homes and folders that were made before.
-  **At rest** is with both models loaded, for all in the same seconds. **Processor time** is of all processes of the
+  **At rest** is with both models loaded, for all in the same seconds; memory is that of all processes of a system,
+  what they share counted once, as if it were alone. **Processor time** is of all processes of the
   server, with their children, for a request of the 16 in flight; that of "in the program" is the client's own.
   A rate of 0: no answer came within a turn.
 * **kill -9** takes the process that ran models most, under 16 pictures in flight with two workers; of "two peers" a
   whole agent with its worker, as if its machine had died. What fails is counted, not asked again by us, and after a
   failure each of the 16 waits 20 ms. "Never answered": neither an answer nor an error within 12 s of the kill.
+* The columns with two workers, kill -9 and the start are of one system after the other: there the load of the machine
+  is not the same for all, and two or three trials of seconds say little.
 * Ratios are taken within each turn, and then their median: what makes the machine slow for a while changes none.
 """
 
@@ -103,12 +106,13 @@ def draw(at: Path, report: Report, docs: Path) -> str:
     if not python.exists():
         return "matplotlib is not installed: run scripts/bench/compare --install"
     (docs / "images").mkdir(exist_ok=True)
-    data = {
+    rows = {
         BY_NAME[name].title: {"ours": BY_NAME[name].ours}
         | {figure: [it.median, it.low, it.high] for figure in AHEAD if (it := row.spread(figure))}
         for name, row in report.rows.items()
         if row.turns
     }
+    data = {"about": _conditions(report), "rows": rows}
     command = [str(python), str(HERE / "plots.py"), str(docs / "images")]
     done = subprocess.run(command, input=json.dumps(data), capture_output=True, text=True)
     return done.stderr.strip()[-300:] if done.returncode else ""
@@ -125,16 +129,23 @@ def cell(it: Spread | None, unit: str = "") -> str:
     return f"{it}{unit}" if it else "-"
 
 
-def _machine(report: Report) -> str:
+def _conditions(report: Report) -> str:
     run, loads = report.run, report.loads or [0.0]
-    moments, kills = (max((len(row.values(it)) for row in report.rows.values()), default=0) for it in COUNTED)
     others = [value for row in report.rows.values() for value in row.values("mlp_others")]
     busy = f"; other programs had {short(sum(others) / len(others))} of the cores meanwhile" if others else ""
     return (
-        f"`{run['command']}`: {run['at']}, {moments} turns of {run['seconds']:g} s a figure, {kills} times "
-        f"killed; {run['cores']} cores "
-        f"of {run['processor']}, {run['memory_gib']} GiB, {run['system']}, Python {run['python']}; load average "
-        f"{min(loads):.1f} to {max(loads):.1f}, which the measured systems are a part of{busy}.\n"
+        f"{run['at'][:10]}, {run['cores']} cores of {run['processor']}, {run['memory_gib']} GiB, {run['system']}, "
+        f"Python {run['python']}; load average {min(loads):.1f} to {max(loads):.1f}, the measured systems' own included"
+        f"{busy}"
+    )
+
+
+def _machine(report: Report) -> str:
+    moments, kills = (max((len(row.values(it)) for row in report.rows.values()), default=0) for it in COUNTED)
+    run = report.run
+    return (
+        f"`{run['command']}` of {run['at']}: {moments} turns of {run['seconds']:g} s a figure, {kills} times killed; "
+        f"{_conditions(report)}.\n" + "".join(f"\n{note}\n" for note in report.notes)
     )
 
 

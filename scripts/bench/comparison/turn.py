@@ -20,6 +20,8 @@ from scripts.bench.comparison.register import System
 
 ROOT = Path(__file__).resolve().parents[3]
 START_S = 240.0
+LEAVE_S = 40.0
+"""For a process of ours that was asked to end; agents that it prepares have 20."""
 FLIGHTS = 16
 SETTLE_S = 1.5
 IDLE_S = 6.0
@@ -108,16 +110,18 @@ class Lines:
         return (self.log.read_text(errors="replace").strip().splitlines() or ["no word from it"])[-1][:300]
 
     def end(self, within_s: float) -> None:
-        """Close its input, and wait."""
+        """Close its input, and wait; who does something else is asked to leave it, and then made to."""
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 with suppress(BrokenPipeError):
                     stream.close()
-        try:
-            self.process.wait(within_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        for harder in (self.process.terminate, self.process.kill, None):
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(within_s)
+                return
+            if harder:
+                harder()
+            within_s = LEAVE_S
 
 
 @contextmanager
@@ -167,7 +171,11 @@ def rest(trees: dict[str, int]) -> dict[str, dict[str, Any]]:
     for name, tree in trees.items():
         share = (counting.tree_cpu_s(tree) - before[name]) / took_s
         if pids := counting.below(tree):
-            found[name] = {"idle_cpu": share * 100, "idle_mb": counting.pss_bytes(pids) / 1e6, "processes": len(pids)}
+            found[name] = {
+                "idle_cpu": share * 100,
+                "idle_mb": counting.memory_bytes(pids) / 1e6,
+                "processes": len(pids),
+            }
     return found
 
 
