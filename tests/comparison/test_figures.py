@@ -12,6 +12,8 @@ from scripts.bench.comparison.figures import Spread, report, short, spread
 RUN = {
     "at": "2026-01-01T00:00:00Z",
     "rounds": 3,
+    "turns": 1,
+    "kills": 0,
     "seconds": 1.0,
     "command": "compare",
     "cores": 2,
@@ -25,9 +27,7 @@ RUN = {
 
 def turn(system: str, number: int, **figures: Any) -> dict[str, Any]:
     """A line of a run."""
-    return {"round": number, "system": system, "at": RUN["at"], "load": float(number), "took_s": 1.0} | {
-        "figures": figures
-    }
+    return {"turn": f"{number}.1", "system": system, "at": RUN["at"], "load": float(number), "figures": figures}
 
 
 def lines() -> list[dict[str, Any]]:
@@ -56,13 +56,21 @@ def test_a_figure_has_three_digits(value: float, said: str) -> None:
     assert said == short(value)
 
 
-def test_ratios_are_of_the_turns_of_one_round() -> None:
+def test_ratios_are_taken_within_a_turn() -> None:
     """A machine that slows down for all changes the medians and no ratio."""
     it = report(lines())
     times = it.row("local").times("mlp_p50_ms", it.row("direct"))
     assert times is not None
     assert (pytest.approx(4.0), pytest.approx(4.0)) == (times.low, times.high)
     assert it.row("local").times("mlp_p50_ms", it.row("nobody")) is None
+
+
+def test_what_a_request_costs_needs_a_request() -> None:
+    """A turn in which none was answered has a rate of zero, and no cost of one."""
+    it = report([turn("ray", 1, mlp_rate=0.0, mlp_server_ms=40.0, cnn_rate=2.0, cnn_server_ms=9.0)]).row("ray")
+    assert [0.0] == it.values("mlp_rate")
+    assert [] == it.values("mlp_server_ms")
+    assert [9.0] == it.values("cnn_server_ms")
 
 
 def test_the_page_names_those_ahead_and_those_behind() -> None:
@@ -76,17 +84,24 @@ def test_the_page_names_those_ahead_and_those_behind() -> None:
     assert "| picture, one in flight, median | ONNX Runtime in the program 2.0x | NATS queue group 2.0x |" in rows
 
 
+def test_who_takes_nothing_that_can_be_measured_is_ahead_too() -> None:
+    """A figure of zero has no factor, and is no reason to leave it out."""
+    more = [turn("local", 9, wrong=0, idle_cpu=0.5), turn("nats", 9, wrong=0, idle_cpu=0.0)]
+    text = page.text(report(lines() + more), plots=False)
+    assert "| processor at rest | NATS queue group (none that can be measured) | nobody |" in text
+
+
 def test_who_is_absent_or_failed_is_named_with_the_reason() -> None:
     """No row is made up, and no failed turn is kept quiet."""
     more = [
         {"system": "ray", "absent": "not installed: run scripts/bench/compare --install"},
-        {"round": 2, "system": "dask", "at": RUN["at"], "load": 1.0, "took_s": 1.0, "failed": "first: nobody answered"},
+        {"turn": "2.1", "system": "dask", "at": RUN["at"], "load": 1.0, "failed": "first: nobody answered"},
         turn("dask", 1, wrong=0, mlp_p50_ms=9.0),
     ]
     text = page.text(report(lines() + more), plots=False)
     assert "* Ray Serve: not measured. not installed: run scripts/bench/compare --install" in text
     assert "| Ray Serve" not in text
-    assert "**Failed** in 1 of 2 turns, first in 2: first: nobody answered" in text
+    assert "**Failed** in 1 of 2 turns, first in 2.1: first: nobody answered" in text
 
 
 def test_wrong_answers_are_told_before_anything_else_of_speed() -> None:
@@ -107,6 +122,9 @@ def killed(number: int, last: float, workers: int, errors: int = 0) -> dict[str,
 def test_how_it_ended_is_told_for_each_way_it_ended() -> None:
     """Back as before, fewer than before, or silence: by what most turns showed, and all others."""
     turns = [killed(1, 90.0, 1), killed(2, 80.0, 1, errors=7), killed(3, 0.0, 1)]
+    assert ("agent", "worker") == tuple(
+        map(page._program, ("python -m meshnode.cli.main up", "-m meshnode.execution.x"))
+    )
     row = next(it for it in page.text(report([{"run": RUN}, *turns]), plots=False).splitlines() if "0, 7, 0" in it)
     assert "| NATS queue group | nats_queue | 0, 7, 0 | 6 |" in row
-    assert "2 of 3: answers; the lost one is not replaced, 1 of 3: does not answer any more" in row
+    assert "2 of 3: answers, with fewer workers, 1 of 3: does not answer any more" in row

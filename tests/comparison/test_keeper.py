@@ -52,7 +52,7 @@ def test_a_daemon_of_a_server_counts_as_its_process(kept: tuple[turn.Lines, psut
     root = keeper.process.pid
     wait_for(lambda: daemon.pid in counting.below(root), within_s=30, why="it belongs to the keeper")
     wait_for(lambda: counting.tree_cpu_s(root) >= 0.3, within_s=60, why="the time of the busy one is counted")
-    assert counting.pss_bytes(counting.below(root)) > 1_000_000
+    assert counting.memory_bytes(counting.below(root)) > 1_000_000
 
 
 def test_nobody_is_left_when_the_asker_ends(kept: tuple[turn.Lines, psutil.Process]) -> None:
@@ -66,7 +66,7 @@ def test_nobody_is_left_when_the_asker_ends(kept: tuple[turn.Lines, psutil.Proce
 def test_nobody_is_left_when_the_asker_is_killed(tmp_path: Path) -> None:
     """Kill -9 of the comparison closes the keeper's input like any other end."""
     asker = (
-        "import json, subprocess, sys\n"
+        "import subprocess, sys\n"
         "k = subprocess.Popen([sys.executable, '-m', 'scripts.bench.comparison.keeper'], stdin=subprocess.PIPE)\n"
         "k.stdin.write(sys.argv[1].encode() + b'\\n'); k.stdin.flush(); k.wait()\n"
     )

@@ -40,16 +40,33 @@ def tree_cpu_s(root: int) -> float:
     return sum(cpu_s(below(root)).values()) + (sum(map(int, own[13:15])) * TICK_S if own else 0.0)
 
 
-def pss_bytes(pids: list[int]) -> int:
-    """Memory of them all: what several share counts once."""
-    found = 0
+def memory_bytes(pids: list[int]) -> int:
+    """Memory of a tree as if it were alone: what its processes share counts once, whoever else has it too.
+
+    Not the sum of Pss: the libraries of several trees that run from one environment would be divided among all.
+    """
+    own, files = 0, dict[str, int]()
     for pid in pids:
         try:
-            rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            rows = Path(f"/proc/{pid}/smaps").read_text().splitlines()
         except OSError:
             continue
-        found += sum(int(row.split()[1]) * 1024 for row in rows if row.startswith("Pss:"))
-    return found
+        mine: dict[str, int] = {}
+        name, sizes = "", dict[str, int]()
+        for row in rows:
+            first, *rest = row.split()
+            if not first.endswith(":"):
+                name = f"{rest[2]} {rest[3]}" if len(rest) > 3 and rest[3] != "0" else ""  # device and file, or none
+                continue
+            if first in ("Rss:", "Pss:", "Private_Dirty:"):
+                sizes[first] = int(rest[0]) * 1024
+            if first == "Private_Dirty:":
+                own += sizes["Private_Dirty:"] if name else sizes["Pss:"]
+                if name:
+                    mine[name] = mine.get(name, 0) + sizes["Rss:"] - sizes["Private_Dirty:"]
+        for name, size in mine.items():
+            files[name] = max(files.get(name, 0), size)
+    return own + sum(files.values())
 
 
 def runs_models(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""What many turns come to: medians, quartiles, and ratios of the turns of one round."""
+"""What many turns come to: medians, quartiles, and ratios within one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+PER_REQUEST = ("_server_ms", "_client_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,9 @@ class Row:
     name: str
     absent: str = ""
     versions: dict[str, str] = field(default_factory=dict)
-    turns: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """By round."""
-    failed: dict[int, str] = field(default_factory=dict)
+    turns: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By the turn's name."""
+    failed: dict[str, str] = field(default_factory=dict)
 
     def values(self, figure: str) -> list[float]:
         """One a turn, of those that have it."""
@@ -73,7 +75,7 @@ class Row:
         return seen.most_common(1)[0][0] if seen else ""
 
     def times(self, figure: str, other: Row) -> Spread | None:
-        """How many times the other's, each round for itself."""
+        """How many times the other's, each turn for itself."""
         ratios = [
             it[figure] / other.turns[number][figure]
             for number, it in self.turns.items()
@@ -89,6 +91,8 @@ class Report:
     run: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
     loads: list[float] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the lines has to know, said by whoever put them together."""
 
     def row(self, name: str) -> Row:
         """Of a system; empty when it did not take part."""
@@ -102,13 +106,22 @@ def report(lines: Iterable[dict[str, Any]]) -> Report:
         if "run" in line:
             it.run = line["run"]
             continue
+        if "note" in line:
+            it.notes.append(line["note"])
+            continue
         row = it.rows.setdefault(line["system"], Row(line["system"]))
         row.absent = line.get("absent", row.absent)
         row.versions = line.get("versions", row.versions)
-        if "round" in line:
+        if "turn" in line:
             it.loads.append(line["load"])
             if "figures" in line:
-                row.turns[line["round"]] = line["figures"]
+                row.turns.setdefault(line["turn"], {}).update(_meant(line["figures"]))
             if "failed" in line:
-                row.failed[line["round"]] = line["failed"]
+                row.failed[line["turn"]] = line["failed"]
     return it
+
+
+def _meant(figures: dict[str, Any]) -> dict[str, Any]:
+    """Without what a request costs where none was answered in that turn."""
+    idle = tuple(name.removesuffix("rate") for name in ("mlp_rate", "cnn_rate") if figures.get(name) == 0)
+    return {name: it for name, it in figures.items() if not (name.startswith(idle) and name.endswith(PER_REQUEST))}

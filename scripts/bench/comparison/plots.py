@@ -26,7 +26,7 @@ COST = {
 }
 
 
-def draw(data: dict[str, dict[str, Any]], panels: dict[str, str], path: Path) -> None:
+def draw(data: dict[str, dict[str, Any]], panels: dict[str, str], about: str, path: Path) -> None:
     """Four panels of bars on a logarithmic scale; whiskers are quartiles."""
     figure, grid = plt.subplots(2, 2, figsize=(15, 9.5), constrained_layout=True)
     for axes, (name, title) in zip(grid.flat, panels.items(), strict=True):
@@ -43,11 +43,12 @@ def draw(data: dict[str, dict[str, Any]], panels: dict[str, str], path: Path) ->
         axes.set_title(title, fontsize=10)
         axes.margins(x=0.15)
         axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(about, fontsize=9)
     figure.savefig(path, dpi=90)
     plt.close(figure)
 
 
 if __name__ == "__main__":
     given = json.load(sys.stdin)
-    draw(given, SPEED, Path(sys.argv[1]) / "comparison-speed.png")
-    draw(given, COST, Path(sys.argv[1]) / "comparison-cost.png")
+    draw(given["rows"], SPEED, given["about"], Path(sys.argv[1]) / "comparison-speed.png")
+    draw(given["rows"], COST, given["about"], Path(sys.argv[1]) / "comparison-cost.png")

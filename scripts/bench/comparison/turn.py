@@ -1,4 +1,4 @@
-"""One system's turn: start it, ask it, count it, kill a part of it, and leave nothing behind."""
+"""What is done with one system: start, ask for a moment, count, kill a part of it, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scripts.bench.comparison import contract, counting, environments
+from scripts.bench.comparison import counting, environments
 from scripts.bench.comparison.contract import Place
 from scripts.bench.comparison.register import System
 
 ROOT = Path(__file__).resolve().parents[3]
 START_S = 240.0
+LEAVE_S = 40.0
+"""For a process of ours that was asked to end; agents that it prepares have 20."""
 FLIGHTS = 16
 SETTLE_S = 1.5
-IDLE_S = 3.0
-BEFORE_S, AFTER_S = 2.0, 8.0
+IDLE_S = 6.0
+BEFORE_S, AFTER_S = 2.0, 6.0
 """Load before a kill, and after."""
 PORTS = 4
 
@@ -108,16 +110,18 @@ class Lines:
         return (self.log.read_text(errors="replace").strip().splitlines() or ["no word from it"])[-1][:300]
 
     def end(self, within_s: float) -> None:
-        """Close its input, and wait."""
+        """Close its input, and wait; who does something else is asked to leave it, and then made to."""
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 with suppress(BrokenPipeError):
                     stream.close()
-        try:
-            self.process.wait(within_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        for harder in (self.process.terminate, self.process.kill, None):
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(within_s)
+                return
+            if harder:
+                harder()
+            within_s = LEAVE_S
 
 
 @contextmanager
@@ -147,32 +151,32 @@ def _close(driver: Lines) -> None:
         driver.ask({"do": "close"}, 20.0)
 
 
-def speed(bench: Bench, system: System) -> dict[str, Any]:
-    """With one worker: start, rest, one in flight and many."""
-    figures: dict[str, Any] = {"wrong": 0}
-    with running(bench, system, 1) as (driver, tree, cold_s):
-        if counting.below(tree):
-            figures |= {"cold_s": cold_s} | _rest(tree)
-        for model in contract.SHAPES:
-            seen = driver.ask({"do": "latency", "model": model, "seconds": bench.seconds})
-            figures |= {f"{model}_{key}": seen[key] for key in ("p50_ms", "p99_ms")}
-            figures["wrong"] += seen["wrong"]
-            seen = driver.ask(
-                {"do": "load", "model": model, "flights": FLIGHTS, "seconds": bench.seconds, "tree": tree}
-            )
-            figures |= {f"{model}_{key}": seen[key] for key in ("rate", "server_ms", "client_ms", "others")}
-            figures["wrong"] += seen["wrong"]
-    return figures
+def ask(bench: Bench, model: str, flights: int, driver: Lines, tree: int) -> dict[str, Any]:
+    """A moment of questions: one in flight, or many."""
+    if flights == 1:
+        seen = driver.ask({"do": "latency", "model": model, "seconds": bench.seconds})
+        wanted: tuple[str, ...] = ("p10_ms", "p50_ms", "p99_ms")
+    else:
+        order = {"do": "load", "model": model, "flights": flights, "seconds": bench.seconds, "tree": tree}
+        seen, wanted = driver.ask(order), ("rate", "server_ms", "client_ms", "others")
+    return {f"{model}_{name}": seen[name] for name in wanted} | {"wrong": seen["wrong"]}
 
 
-def _rest(tree: int) -> dict[str, Any]:
-    """What the processes take when nobody asks anything."""
+def rest(trees: dict[str, int]) -> dict[str, dict[str, Any]]:
+    """What the processes of each take while nobody asks anything, all looked at in the same seconds."""
     time.sleep(SETTLE_S)
-    before, began = counting.tree_cpu_s(tree), time.monotonic()
+    before, began = {name: counting.tree_cpu_s(tree) for name, tree in trees.items()}, time.monotonic()
     time.sleep(IDLE_S)
-    share = (counting.tree_cpu_s(tree) - before) / (time.monotonic() - began)
-    pids = counting.below(tree)
-    return {"idle_cpu": share * 100, "idle_mb": counting.pss_bytes(pids) / 1e6, "processes": len(pids)}
+    took_s, found = time.monotonic() - began, {}
+    for name, tree in trees.items():
+        share = (counting.tree_cpu_s(tree) - before[name]) / took_s
+        if pids := counting.below(tree):
+            found[name] = {
+                "idle_cpu": share * 100,
+                "idle_mb": counting.memory_bytes(pids) / 1e6,
+                "processes": len(pids),
+            }
+    return found
 
 
 def kill(bench: Bench, system: System) -> dict[str, Any]:

@@ -74,7 +74,9 @@ class Client:
 
 def serve(place: Place) -> None:
     """One server process before the workers."""
-    server = litserve.LitServer(Api(place), accelerator="cpu", workers_per_device=place.workers, timeout=60)
+    # As it comes, the whole server ends when one of its workers dies.
+    more = {"workers_per_device": place.workers, "restart_workers": True, "timeout": 60}
+    server = litserve.LitServer(Api(place), accelerator="cpu", **more)
     server.run(host="127.0.0.1", port=place.ports[0], num_api_servers=1, generate_client_file=False, log_level="error")
 
 
