@@ -131,9 +131,9 @@ async def test_whatever_a_member_says_the_others_work_on(mesh_rig: Rig) -> None:
     print(f"{sum(liar.told.values())} requests: {dict(liar.told)}\n{dict(liar.lied)} lied to")
     print(f"{done} honest tasks, {dict(became)}")
     assert min(done) > 20
-    assert liar.told["protocol_error"] > 500, "what is malformed is refused by the decoder"
+    assert liar.told["protocol_error"] > 300, "what is malformed is refused by the decoder"
     assert liar.lied["inferred"] > 30, "tasks went to it, and came back"
-    assert became.keys() >= {"right", "protocol_error"}
+    assert became["protocol_error"] > 10
     assert liar.told.keys() >= {"Done", "permission_denied"}
     assert believed == [records(agent, agents) for agent in agents]
     for process, (memory, descriptors) in zip(processes, before, strict=True):
