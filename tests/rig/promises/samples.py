@@ -69,13 +69,18 @@ def of_agent(agent: Agent) -> dict[str, Any]:
 
 
 def left_lying(folder: Path, processes: Sequence[psutil.Process]) -> dict[str, int]:
-    """Files of agents in shared memory and in the folder for temporary files, which is theirs alone."""
+    """What these have open in shared memory, and files in the folder for temporary ones, which is theirs alone.
+
+    What lies in shared memory and nobody of them holds may be another program's of this machine.
+    """
     held = set()
     for process in processes:
         with suppress(psutil.Error, OSError):
             held |= {os.readlink(it) for it in Path(f"/proc/{process.pid}/fd").iterdir()}
-    named = {str(it) for it in SHARED.glob("meshnode*")} | {it for it in held if it.startswith(f"{SHARED}/")}
-    return {"shared": len(named), "temporary": sum(1 for _ in folder.rglob("*"))}
+    return {
+        "shared": sum(it.startswith(f"{SHARED}/") for it in held),
+        "temporary": sum(1 for _ in folder.rglob("*")),
+    }
 
 
 def processor_s(processes: Sequence[psutil.Process]) -> float:
@@ -204,7 +209,7 @@ def _held(did: str, spared: Sequence[str], samples: Sequence[Mapping[str, Any]],
     kept = ", ".join(f"{n} {warm[0]['agents'][n]['stored']} to {warm[-1]['agents'][n]['stored']}" for n in spared)
     figures.append(told(did, "files of models, which stay until their room is needed", kept))
     for key in ("shared", "temporary"):
-        where = {"shared": f"files in {SHARED}", "temporary": "temporary files"}[key]
+        where = {"shared": f"files held in {SHARED}", "temporary": "temporary files"}[key]
         figures.append(at_most(did, f"{where} at the end", samples[-1]["lying"][key], samples[0]["lying"][key], ""))
     return figures
 
