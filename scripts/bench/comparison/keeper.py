@@ -2,7 +2,8 @@
 
 One line of JSON comes in: {"commands": [[...], ...], "folder": ..., "log": ...}; one goes out: {"began": ...}. When the
 input ends, by intent or because the other side was killed, they are asked to end, and after `GRACE_S` made to. What a
-daemon's trick of two forks would set free comes back here (Linux: PR_SET_CHILD_SUBREAPER).
+daemon's trick of two forks would set free comes back here (Linux: PR_SET_CHILD_SUBREAPER). All stay in this one's
+session: Linux gives each session the same share of a busy processor (autogroup), and no system shall have two.
 """
 
 from __future__ import annotations
@@ -65,7 +66,6 @@ def main() -> None:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    start_new_session=True,
                     preexec_fn=_heeded,
                 )
                 pids.append(process.pid)

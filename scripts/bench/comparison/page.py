@@ -52,7 +52,8 @@ METHOD = """
 * **The same for all**: two models (64 numbers in, two layers, microseconds; a picture of 602 KB in, five convolutions,
   milliseconds), the same inputs, ONNX Runtime of one version on the CPU with one thread a run, and one run at a time
   but where two workers are named ("two peers" has two in all columns). One client process on uvloop, on the same
-  machine, which has its share of the processor; each answer is compared with ONNX Runtime's own.
+  machine and in a session of its own, as all processes of a server are in one, so that each system has the same share
+  of a busy processor (autogroup); each answer is compared with ONNX Runtime's own.
 * **Each as quick as its documents show**: raw bytes where a system takes them, its quickest door, its own client
   library. Whoever knows a better way finds one small file for each system in `scripts/bench/comparison/systems/`, and
   how to add one in `contract.py` beside it.
