@@ -79,8 +79,7 @@ from meshnode.tasks.moves import Unroutable as Unroutable
 from meshnode.wire.messages import NodeId
 
 DEATHS_MAX = 2
-REFUSALS_MAX = 3
-BACKOFF_MAX_S = 1.0
+REFUSALS_MAX, BACKOFF_MAX_S = 3, 1.0
 UNROUTABLE_GRACE_S = 5.0
 """How long a task waits for an able node to appear before it fails: time enough for an agent to be restarted."""
 HISTORY_MAX = 64
@@ -116,6 +115,7 @@ class Lifecycle:
         budget: what the agent may spend on second tries.
         once: the task must not run twice.
         avoid: nodes that are never chosen.
+        pinned: it is for one node alone.
         brief: fail rather than wait when there is no node.
         returns: the same, as long as nothing was begun: whoever gave the task goes on with it.
         stage: which of a pipeline it is. An error of a later one is final: whoever ran this one has tried it.
@@ -128,6 +128,7 @@ class Lifecycle:
     budget: Budget = field(default_factory=Budget)
     once: bool = False
     avoid: frozenset[NodeId] = frozenset()
+    pinned: bool = False
     brief: bool = False
     returns: bool = False
     stage: int = 0
@@ -235,7 +236,7 @@ class Lifecycle:
             return []
         if final or self.brief or (self.returns and not self._counted):
             return self._fail(error)
-        if self._denied and not (self._tried or self._refused):
+        if self._denied and self.pinned:
             return self._fail(next(reversed(self._denied.values())))
         if self._tried or self._refused:
             # Those tried are all there is: forget them, so that one able machine that lives is enough.
@@ -244,7 +245,7 @@ class Lifecycle:
         if self._unroutable_since is None or error.retry_after_s is not None:  # who says when to come again is there
             self._unroutable_since = now
         if now - self._unroutable_since >= UNROUTABLE_GRACE_S:
-            return self._fail(error)
+            return self._fail(next(reversed(self._denied.values()), error))
         return self._wait(now, error.retry_after_s)
 
     def _wait(self, now: float, retry_after_s: float | None) -> list[Effect]:

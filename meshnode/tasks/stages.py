@@ -111,6 +111,7 @@ class Stages:
             budget=self.means.budget,
             once=request.once,
             avoid=avoid,
+            pinned=wanted.node is not None,
             brief=bool(avoid),
             returns=wanted.on_behalf is not None,
             stage=wanted.stage,

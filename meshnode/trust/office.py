@@ -41,8 +41,10 @@ def regrant(
         final=grant.final if final is None else final,
         was=grant.was if node is None else grant.node,
     )
-    # Of a node's grants the latest counts, also where this clock is behind the one of who gave the last.
-    after = grant.granted_at + 1 if node is None else 0
+    # Of a node's grants, and of those that take one place, the latest counts: also within a second, and where this
+    # clock is behind the one of who gave the last.
+    before = [grant] if node is None else [it for it in keeper.statements.members() if it.was == grant.node]
+    after = max((it.granted_at + 1 for it in before), default=0)
     return keeper.take([keeper.sign("grant", body, keeper.admin(what), at=after)])[0]
 
 

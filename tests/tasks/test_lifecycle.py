@@ -659,14 +659,18 @@ def test_a_policy_is_asked_once() -> None:
     assert [Route(frozenset({A, B}))] == life.handle(0.2, Failed(2, WorkerCrashed("signal 11")))
     assert [] == life.handle(0.2, Unroutable(NoCapacity("nobody"), final=False))
     assert [Route(frozenset({A}))] == life.handle(5.0), "b gets another chance, a is not asked again"
-    error = failure(life.handle(5.1, Unroutable(NoCapacity("b is gone"), final=False)))
+    assert [] == life.handle(5.1, Unroutable(NoCapacity("b is gone"), final=False)), "it may be back in a moment"
+    life.handle(8.0)
+    life.handle(8.0, Unroutable(NoCapacity("b is gone"), final=False))
+    life.handle(10.1)
+    error = failure(life.handle(10.1, Unroutable(NoCapacity("b is gone"), final=False)))
     assert isinstance(error, PermissionDenied)
     assert ["permission_denied", "worker_crashed"] == [it.outcome for it in error.attempts]
 
 
 def test_a_policy_of_the_only_node_ends_the_task() -> None:
     """At once, as what it is: nobody waits for a rule to change."""
-    life = task()
+    life = replace(task(), pinned=True)
     life.handle(0.0, Begin())
     life.handle(0.0, Chosen(A, "a"))
     error = NoNodeInZone("the task is for zone 'eu'")
