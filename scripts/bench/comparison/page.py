@@ -145,8 +145,8 @@ def _machine(report: Report) -> str:
     moments, kills = (max((len(row.values(it)) for row in report.rows.values()), default=0) for it in COUNTED)
     run = report.run
     return (
-        f"`{run['command']}` of {run['at']}: {moments} turns of {run['seconds']:g} s a figure, {kills} times killed; "
-        f"{_conditions(report)}.\n" + "".join(f"\n{note}\n" for note in report.notes)
+        f"`{run['command']}` of {run['at']}: {moments} turns of {run['seconds']:g} s a figure, {kills} series of "
+        f"kills; {_conditions(report)}.\n" + "".join(f"\n{note}\n" for note in report.notes)
     )
 
 
