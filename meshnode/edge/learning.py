@@ -80,9 +80,8 @@ def set_aside(node: Node, estimates: Estimates, peer: NodeId, why: str) -> None:
     name = member.name if member is not None else peer[:8]
     log.warning("%s (%s) is set aside: %s", name, peer[:8], why)
     node.events.note("set aside", peer, name, why)
-    now = time.monotonic()
-    while peer != node.keeper.id and not estimates.ejected(peer, now):
-        estimates.failed(peer, now)
+    if peer != node.keeper.id:
+        estimates.distrust(peer, time.monotonic())
 
 
 def unwilling(node: Node, *, stopping: bool) -> str:

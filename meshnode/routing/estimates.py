@@ -32,6 +32,8 @@ SLOW = 4.0
 EJECT_SHARE, EJECT_OF, EJECT_WITHIN_S = 0.5, 10, 30.0
 """…or this share of at least so many attempts, counted anew after so long."""
 EJECT_S, EJECT_S_MAX = 5.0, 300.0
+DISTRUST_S = 30.0
+"""So long a peer is left out after a wrong result; twice as long each time, to EJECT_S_MAX."""
 JITTER = 0.2
 NEWCOMER_S = 10.0
 """A peer gets all of its share only after so long, and after five results."""
@@ -51,6 +53,8 @@ class Belief:
     offset_s: dict[Digest, float] = field(default_factory=dict)
     suspect_until: float = 0.0
     ejected_until: float = 0.0
+    distrusted_until: float = 0.0
+    lies: int = 0
     results: int = 0
     failures: int = 0
     ejections: int = 0
@@ -146,7 +150,7 @@ class Estimates:
             self._too_slow(belief, now)
         else:
             belief.slow, belief.ejections = 0, 0
-            belief.ejected_until = 0.0
+            belief.ejected_until = belief.distrusted_until
         if quoted_s is not None:
             run_s = max(run_s, self._compare(peer, belief, quoted_s, actual_s))
         self._learn_run(belief, model, run_s)
@@ -206,8 +210,18 @@ class Estimates:
         if belief.failures >= EJECT_AFTER or mostly:
             self._eject(belief, now)
 
+    def distrust(self, peer: NodeId, now: float) -> None:
+        """A result was wrong: leave the peer out for longer, however quick its next ones are."""
+        belief = self.of(peer)
+        if belief.distrusted_until > now:
+            return
+        belief.revision += 1
+        belief.distrusted_until = now + min(EJECT_S_MAX, DISTRUST_S * 2.0 ** min(belief.lies, 10))
+        belief.lies += 1
+        belief.ejected_until = max(belief.ejected_until, belief.distrusted_until)
+
     def ejected(self, peer: NodeId, now: float) -> bool:
-        """Whether the peer failed so often that it is left out for longer."""
+        """Whether the peer failed so often, or so badly, that it is left out for longer."""
         return self.of(peer).ejected_until > now
 
     def weight(self, peer: NodeId, known_s: float = NEWCOMER_S) -> float:

@@ -12,6 +12,7 @@ from meshnode.config import LAN
 from meshnode.routing.estimates import (
     CORRECTION_MAX,
     CORRECTION_MIN,
+    DISTRUST_S,
     EJECT_AFTER,
     EJECT_S,
     EJECT_S_MAX,
@@ -111,6 +112,18 @@ def test_a_task_that_was_given_up_says_how_long_it_takes_at_least() -> None:
     assert it.ejected(A, 0.0)
     assert it.shortfall_s(A) > 1.0
     assert pytest.approx(2.0) == it.of(A).service_s[MODEL]
+
+
+def test_a_wrong_result_is_not_made_good_by_the_next_one() -> None:
+    """Who lies has quick results, and many on their way: he is left out for his time, and then for longer."""
+    it = believing()
+    it.distrust(A, 0.0)
+    it.distrust(A, 1.0)
+    succeed(it)
+    assert it.ejected(A, DISTRUST_S - 0.001)
+    assert not it.ejected(A, DISTRUST_S)
+    it.distrust(A, DISTRUST_S)
+    assert it.ejected(A, 3 * DISTRUST_S - 0.001)
 
 
 def test_a_failure_makes_suspect_and_a_result_clears_it() -> None:
