@@ -33,9 +33,10 @@ def meshnode(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
         return code, out, err
 
     loggers = [logging.getLogger(), logging.getLogger("meshnode")]
-    before = [list(it.handlers) for it in loggers]
+    before = [(it.level, list(it.handlers)) for it in loggers]
     yield run
-    for logger, handlers in zip(loggers, before, strict=True):
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
         for added in [it for it in logger.handlers if it not in handlers]:
             logger.removeHandler(added)  # they write to this test's file and captured stderr
             added.close()

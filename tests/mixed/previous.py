@@ -12,10 +12,10 @@ import io
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import tempfile
 import tomllib
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -73,9 +73,9 @@ def _build(folder: Path, libraries: str) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         scratch = Path(name)
         source = scratch / "source"
-        archive = _git("archive", "--format=tar", COMMIT).stdout
-        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            tar.extractall(source, filter="data")
+        archive = _git("archive", "--format=zip", COMMIT).stdout
+        with zipfile.ZipFile(io.BytesIO(archive)) as packed:
+            packed.extractall(source)
         _run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(scratch)], source)
         (wheel,) = scratch.glob("meshnode-*.whl")
         made = scratch / "made"

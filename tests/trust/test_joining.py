@@ -157,9 +157,9 @@ async def test_an_expired_token_is_refused_by_both_sides(place: Place) -> None:
     """The joiner's clock refuses it at once; a joiner whose clock is wrong hears it from the inviter."""
     a, inviter = await place.founder()
     other = await token_of(inviter)
-    token = await token_of(inviter, expires_s=1)
+    token = await token_of(inviter, expires_s=3)
     b = place.home("b")
-    fixed, follows = request(b, token)
+    fixed, follows = request(b, token)  # while it is good, on a loaded machine too
     await until(lambda: time.time() >= invites.parse(token, now=0).expires_at)
 
     with pytest.raises(TokenRefused, match="expired"):
@@ -549,7 +549,7 @@ class Liar:
         (b"noise", None, ProtocolError, "not a map|malformed"),
         (b"\x81\xa5nonce\xc4\x20" + bytes(32), None, PeerLost, "hung up"),
         (b"\x81\xa5nonce\xc4\x20" + bytes(32), b"\x80", ProtocolError, "malformed"),
-        (b"\x81\xa5nonce\xc4\x20" + bytes(32), b"\x81\xa5error\x81\xa8attempts\x01", ProtocolError, "cannot be read"),
+        (b"\x81\xa5nonce\xc4\x20" + bytes(32), b"\x81\xa5error\x81\xa8attempts\x01", ProtocolError, "malformed"),
         (b"\x81\xa5nonce\xc4\x20" + bytes(32), b"\x81\xa5error\x82\xa4code\xa3new\xa7message\xa2no", MeshError, "no"),
         (
             b"\x81\xa5nonce\xc4\x20" + bytes(32),
