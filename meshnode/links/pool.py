@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
+from meshnode.accepting import Greeting, accept, suffer
 from meshnode.errors import MeshError
 from meshnode.links.address import Address as Address
 from meshnode.links.circuit import Circuit
@@ -105,16 +106,15 @@ class Pool:
         self._server_context: ssl.SSLContext | None = None
         self._client_context: ssl.SSLContext | None = None
         self._stopped = False
-        self._porch = Porch[asyncio.Task[None]](side.settings.handshakes_max)
+        self._porch = Porch[Greeting](side.settings.handshakes_max)
 
     async def start(self, host: str, port: int) -> Address:
         """Listen; returns the address with the real port. Raises ListenError when it cannot be had."""
         self.refresh()
-        loop = asyncio.get_running_loop()
         listener = await self.machine.listening(host, port, socket.SOCK_STREAM)
         listener.listen(BACKLOG)
         self._sockets.append(listener)
-        accepting = asyncio.ensure_future(self._accept(loop, listener))
+        accepting = asyncio.ensure_future(accept(listener, self._porch, self._arrived, "the port of the mesh"))
         self._accepting.add(accepting)
         name = listener.getsockname()
         return str(name[0]), int(name[1])
@@ -251,37 +251,23 @@ class Pool:
 
     # --- listening ---
 
-    async def _accept(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
-        """Accept one by one, so that handshakes use the present certificate."""
-        while True:
-            try:
-                connection, address = await loop.sock_accept(listener)
-            except OSError as error:
-                log.warning("a connection could not be accepted: %s", error)
-                await asyncio.sleep(0.1)  # out of file descriptors: let some close
-                continue
-            self._suffer(self._start(self._greet(loop, connection)), str(address[0]))
+    def _arrived(self, connection: socket.socket, _source: str) -> Greeting:
+        """Each gets the present certificate."""
+        return self._start(self._greet(connection))
 
     def _offered(self, circuit: Circuit) -> None:
         """A peer will dial through a member."""
-        greeting = self._greet(asyncio.get_running_loop(), circuit.socket, circuit)
-        self._suffer(self._start(greeting), f"through {circuit.relay}")
+        greeting = self._greet(circuit.socket, circuit)
+        suffer(self._porch, self._start(greeting), f"through {circuit.relay}")
 
-    def _suffer(self, greeting: asyncio.Task[None], source: str) -> None:
-        greeting.add_done_callback(lambda it: self._porch.leave(it, source))
-        if (goes := self._porch.enter(greeting, source)) is not None:
-            goes.cancel()
-
-    async def _greet(
-        self, loop: asyncio.AbstractEventLoop, connection: socket.socket, circuit: Circuit | None = None
-    ) -> None:
+    async def _greet(self, connection: socket.socket, circuit: Circuit | None = None) -> None:
         expected = circuit.peer if circuit is not None else None
         link = self._link(
             lambda leaf: self._credentials.check_peer(leaf, expected), dialled=False, kind="", circuit=circuit
         )
         try:
             connection.setblocking(False)
-            await loop.connect_accepted_socket(
+            await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: link,  # what it returns is not our protocol on every event loop
                 connection,
                 ssl=self._server_context,

@@ -22,9 +22,9 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
+from meshnode.accepting import Greeting, accept
 from meshnode.errors import InvalidInput, MeshError, PermissionDenied, ProtocolError, TokenRefused
 from meshnode.porch import Porch
 from meshnode.trust import identity, invites, inviting
@@ -86,7 +86,7 @@ class Inviter:
         self._accepting: asyncio.Task[None] | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._closing: asyncio.TimerHandle | None = None
-        self._porch = Porch[asyncio.Task[None]](CONNECTIONS_MAX)
+        self._porch = Porch[Greeting](CONNECTIONS_MAX)
 
     async def start(self) -> None:
         """Open the port again when invites from before a restart are still good."""
@@ -157,7 +157,7 @@ class Inviter:
             listener = self._listener = self._bind()
             listener.setblocking(False)
             self._book.port = int(listener.getsockname()[1])
-            self._accepting = asyncio.ensure_future(self._accept(listener))
+            self._accepting = asyncio.ensure_future(accept(listener, self._porch, self._arrived, "the join port"))
             # Not closed before the event loop has let go of it, and also when the task never began.
             self._accepting.add_done_callback(lambda _: listener.close())
 
@@ -196,27 +196,14 @@ class Inviter:
             self._accepting = None
         self._listener = None
 
-    async def _accept(self, listener: socket.socket) -> None:
-        """Accept whoever comes: nobody waits for the silence of others."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, address = await loop.sock_accept(listener)
-            except OSError as error:
-                log.warning("a connection to the join port could not be accepted: %s", error)
-                await asyncio.sleep(0.1)  # out of file descriptors: let some close
-                continue
-            source = str(address[0])
-            task = asyncio.ensure_future(self._serve(connection, source))
-            task.add_done_callback(partial(self._served, source=source))
-            self._connections.add(task)
-            await asyncio.sleep(0)  # it begins: one that is cancelled before would not close what it was given
-            if (goes := self._porch.enter(task, source)) is not None:
-                goes.cancel()
+    def _arrived(self, connection: socket.socket, source: str) -> Greeting:
+        task = asyncio.ensure_future(self._serve(connection, source))
+        task.add_done_callback(self._served)
+        self._connections.add(task)
+        return task
 
-    def _served(self, task: asyncio.Task[None], source: str) -> None:
+    def _served(self, task: Greeting) -> None:
         self._connections.discard(task)
-        self._porch.leave(task, source)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("the join port failed", exc_info=error)
 

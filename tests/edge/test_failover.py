@@ -295,10 +295,10 @@ async def test_a_worker_that_lies_is_set_aside(three: tuple[Node, Node, Node], m
         told = [event for event in ann.events.after(0) if event["event"] == "set aside"]
         assert {bob.keeper.id} == {event["node"] for event in told}
         assert all("two other nodes agree" in event["why"] for event in told)
-        # Where the two others are too slow to quote, a node that was set aside is still asked: its answer is checked.
         assert ann.dispatcher.chooser.estimates.ejected(bob.keeper.id, time.monotonic())
         after = [await client.infer("slow", long(100), verify=1.0) for _ in range(5)]
     assert all(np.array_equal(expected, result["y"]) for result in after)
+    assert bob.keeper.id not in {attempt.node for result in after for attempt in result.attempts}
 
 
 async def test_an_agent_that_dies_leaves_its_tasks_to_the_next(tmp_path: Path) -> None:

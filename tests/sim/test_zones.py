@@ -13,7 +13,7 @@ from meshnode.tasks.knowing import Knowing
 from meshnode.tasks.serving import Serving
 
 PLACES = ("eu/berlin", "eu/paris", "us", "eu/berlin")
-SEEDS, NODES, SECONDS = 2, 8, 120.0
+SEEDS, NODES, SECONDS = 3, 8, 120.0
 
 
 def seed(number: int) -> Outcome:

@@ -203,7 +203,7 @@ class GrpcServer:
         return {}
 
 
-class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class _Gate:
     """Turns away who does not show the token, by the head of a call alone: nothing of its message is read."""
 
     def __init__(self, guard: Guard) -> None:
@@ -215,6 +215,9 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if len(given) == 1 and isinstance(given[0], str) and self._guard.has_token(given[0]):
             return await continuation(details)
         return _TURNED_AWAY
+
+
+grpc.aio.ServerInterceptor.register(_Gate)  # which is without types: a class of ours below it would be, too
 
 
 async def _turn_away(_: object, context: Context) -> bytes:

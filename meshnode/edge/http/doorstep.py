@@ -14,6 +14,7 @@ import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
+from meshnode.accepting import Greeting, accept
 from meshnode.links.sockets import listening
 from meshnode.porch import Porch
 
@@ -38,7 +39,7 @@ class Doorstep:
         self._tls = tls
         self._listeners: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._porch = Porch[asyncio.Task[None]](ANONYMOUS_MAX)
+        self._porch = Porch[Greeting](ANONYMOUS_MAX)
         self._guests: dict[asyncio.BaseTransport, _Guest] = {}
 
     async def open(self, host: str, port: int) -> tuple[str, int]:
@@ -53,7 +54,7 @@ class Doorstep:
             self._listeners.append(listener)
             listener.listen(BACKLOG)
             port = int(listener.getsockname()[1])
-            self._start(self._accept(listener))
+            self._start(accept(listener, self._porch, self._arrived, "the HTTP door"))
         name = self._listeners[0].getsockname()
         return str(name[0]), int(name[1])
 
@@ -70,20 +71,8 @@ class Doorstep:
         if transport is not None and (guest := self._guests.get(transport)) is not None:
             guest.known()
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, address = await loop.sock_accept(listener)
-            except OSError as error:
-                log.warning("a connection to the HTTP door could not be accepted: %s", error)
-                await asyncio.sleep(0.1)  # out of file descriptors: let some close
-                continue
-            source, task = str(address[0]), self._start(self._greet(connection))
-            task.add_done_callback(lambda it, source=source: self._porch.leave(it, source))  # type: ignore[misc]
-            await asyncio.sleep(0)  # it begins: one that is cancelled before would not close what it was given
-            if (goes := self._porch.enter(task, source)) is not None:
-                goes.cancel()
+    def _arrived(self, connection: socket.socket, _source: str) -> Greeting:
+        return self._start(self._greet(connection))
 
     async def _greet(self, connection: socket.socket) -> None:
         """Until it is known who this is, or it is gone, or has to go."""

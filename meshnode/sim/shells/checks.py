@@ -16,7 +16,7 @@ from meshnode.wire.messages import NodeId, TaskId
 CALM_S = 30.0
 """A node that nothing was done to for so long must not be held dead by another such, and its tasks succeed."""
 LOOKS, LOOK_EVERY_S = 20, 0.1
-LASTING = {"Membership._watch", "Pool._accept", "Clients.of", "Reach.seek_direct", "Relay._run"}
+LASTING = {"Membership._watch", "accept", "Clients.of", "Reach.seek_direct", "Relay._run"}
 """What an agent always has going, or as long as a link is relayed, and its users."""
 
 

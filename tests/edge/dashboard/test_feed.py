@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from typing import Any
 
@@ -25,7 +26,7 @@ class Mesh:
         self.looks += 1
         if self.document.get("broken"):
             raise RuntimeError("broken")
-        return json.loads(json.dumps(self.document))  # type: ignore[no-any-return]
+        return copy.deepcopy(self.document)
 
 
 @pytest.fixture

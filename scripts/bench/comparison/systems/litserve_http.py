@@ -6,12 +6,12 @@ import base64
 import sys
 from typing import Any
 
-import aiohttp
 import litserve
 import numpy as np
 from fastapi import Response
 
 from scripts.bench.comparison.contract import SHAPES, Array, Place, module, read, session
+from scripts.bench.comparison.posting import Posting
 
 
 def commands(place: Place) -> list[list[str]]:
@@ -45,31 +45,17 @@ class Api(litserve.LitAPI):
         return Response(output, media_type="application/octet-stream")
 
 
-class Client:
+class Client(Posting):
     """aiohttp."""
 
     def __init__(self, place: Place) -> None:
+        super().__init__()
         self.url = f"http://127.0.0.1:{place.ports[0]}/predict"
-        self.http: aiohttp.ClientSession | None = None
-
-    async def start(self) -> None:
-        """Connections are made when they are needed."""
-        self.http = aiohttp.ClientSession()
 
     async def infer(self, model: str, x: Array) -> Array:
         """One request."""
-        assert self.http is not None
         document = {"model": model, "data": base64.b64encode(x.tobytes()).decode()}
-        async with self.http.post(self.url, json=document) as reply:
-            body = await reply.read()
-            if reply.status != 200:
-                raise RuntimeError(f"{reply.status}: {body[:200]!r}")
-            return np.frombuffer(body, np.float32).reshape(1, -1)
-
-    async def close(self) -> None:
-        """Disconnect."""
-        if self.http is not None:
-            await self.http.close()
+        return await self.post(self.url, json=document)
 
 
 def serve(place: Place) -> None:

@@ -7,10 +7,10 @@ import sys
 import threading
 from pathlib import Path
 
-import aiohttp
 import numpy as np
 
 from scripts.bench.comparison.contract import SHAPES, Array, Place, module, read, session
+from scripts.bench.comparison.posting import Posting
 
 QUEUE = 16
 
@@ -20,30 +20,16 @@ def commands(place: Place) -> list[list[str]]:
     return [module("ray_http", place)]
 
 
-class Client:
+class Client(Posting):
     """aiohttp."""
 
     def __init__(self, place: Place) -> None:
+        super().__init__()
         self.url = f"http://127.0.0.1:{place.ports[0]}"
-        self.http: aiohttp.ClientSession | None = None
-
-    async def start(self) -> None:
-        """Connections are made when they are needed."""
-        self.http = aiohttp.ClientSession()
 
     async def infer(self, model: str, x: Array) -> Array:
         """One request."""
-        assert self.http is not None
-        async with self.http.post(f"{self.url}/{model}", data=x.tobytes()) as reply:
-            body = await reply.read()
-            if reply.status != 200:
-                raise RuntimeError(f"{reply.status}: {body[:200]!r}")
-            return np.frombuffer(body, np.float32).reshape(1, -1)
-
-    async def close(self) -> None:
-        """Disconnect."""
-        if self.http is not None:
-            await self.http.close()
+        return await self.post(f"{self.url}/{model}", data=x.tobytes())
 
 
 def serve(place: Place) -> None:
