@@ -7,7 +7,7 @@ import asyncio
 import psutil
 
 from tests.mesh.comers import crowd, member
-from tests.mesh.rig import Rig
+from tests.mesh.rig import Rig, wait_for
 
 WARM, MORE = 300, 900
 GROWTH_MIB = 10.0
@@ -19,10 +19,15 @@ def test_memory_does_not_grow_with_connects(mesh_rig: Rig) -> None:
     agent = mesh_rig.start("n0")
     keeper = member(mesh_rig, agent)
     process = psutil.Process(agent.process.pid)
+    fds = process.num_fds()
+
+    def mib_after(connects: int) -> float:
+        asyncio.run(crowd(agent, keeper, connects, 36))
+        wait_for(lambda: process.num_fds() <= fds, within_s=30, why="the agent has closed all of them")
+        return process.memory_info().rss / (1 << 20)
+
     try:
-        asyncio.run(crowd(agent, keeper, WARM, 36))
-        before = process.memory_info().rss
-        asyncio.run(crowd(agent, keeper, MORE, 36))
-        assert GROWTH_MIB > (process.memory_info().rss - before) / (1 << 20)
+        before = mib_after(WARM)
+        assert GROWTH_MIB > mib_after(MORE) - before
     finally:
         keeper.close()
