@@ -220,6 +220,10 @@ class Estimates:
         belief.lies += 1
         belief.ejected_until = max(belief.ejected_until, belief.distrusted_until)
 
+    def distrusted(self, peer: NodeId, now: float) -> bool:
+        """Whether a result of the peer was wrong lately."""
+        return self.of(peer).distrusted_until > now
+
     def ejected(self, peer: NodeId, now: float) -> bool:
         """Whether the peer failed so often, or so badly, that it is left out for longer."""
         return self.of(peer).ejected_until > now

@@ -93,6 +93,8 @@ class PeerFacts:
     correction: float = 1.0
     shortfall_s: float = 0.0
     ejected: bool = False
+    distrusted: bool = False
+    """Its result was wrong lately: it is left out, whoever else is there, unless it is asked by name."""
     trip_s: float = field(init=False, compare=False)
     """To the peer and back."""
     byte_s: float = field(init=False, compare=False)
@@ -127,7 +129,11 @@ class PeerFacts:
             and not self.draining
         )
         roomy = self.loaded or self.memory_free is None
-        put(self, "plain", there and roomy and (self.is_self or not (self.paused or self.battery)))
+        put(
+            self,
+            "plain",
+            there and roomy and not self.distrusted and (self.is_self or not (self.paused or self.battery)),
+        )
 
 
 @dataclass(frozen=True, slots=True)

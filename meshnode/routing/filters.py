@@ -16,6 +16,7 @@ ROLE = Exclusion("role", "its grant lacks the role `worker`")
 DRAINING = Exclusion("draining", "it is finishing its work and takes no more")
 NO_WORKER = Exclusion("model", "it has no worker that runs models")
 TRIED = Exclusion("tried", "this task was already tried there")
+LIED = Exclusion("ejected", "its result was not what two others agree on, and it is tried again later")
 EJECTED = Exclusion("ejected", "it failed several times in a row and is tried again later")
 SUSPECT = Exclusion("suspect", "it broke or fell silent a moment ago, and others are there")
 
@@ -50,6 +51,8 @@ def exclusion(
             return Exclusion("memory", f"{peer.memory_free} bytes are free, the model needs {needed}")
     if peer.id in exclude:
         return TRIED
+    if peer.distrusted and task.node is None:
+        return LIED
     if task.node is None and not peer.is_self and floor_s > task.remaining_s:
         return Exclusion("deadline", f"it could not be done there in the {task.remaining_s:.3g} s that are left")
     return None

@@ -134,5 +134,6 @@ class Knowing:
             weight=1.0 if is_self else self.estimates.weight(member.id, now - member.since),
             shortfall_s=self.estimates.shortfall_s(member.id),
             ejected=self.estimates.ejected(member.id, now),
+            distrusted=self.estimates.distrusted(member.id, now),
             correction=belief.correction,
         )
