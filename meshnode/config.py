@@ -104,7 +104,7 @@ class Membership:
     sync_interval_s: Annotated[float, Within(1, 86400)] = 30.0
     """Anti-entropy with one random peer over the link, jittered."""
     reconnect_interval_s: Annotated[float, Within(1, 86400)] = 30.0
-    """One dead node is tried again each interval: a verdict never forbids a dial for ever."""
+    """Each dead node is tried again by about one member each interval: a verdict never forbids a dial for ever."""
     tombstone_s: Annotated[float, Within(60, 365 * 86400)] = 24 * 3600.0
     """Dead and departed nodes are remembered so long, to win over stale news."""
     seed_retry_s: Annotated[float, Within(0.1, 3600)] = 1.0

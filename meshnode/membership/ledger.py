@@ -115,20 +115,23 @@ class Ledger:
         age_s: float = 0.0,
         tell: bool = True,
         sender: NodeId | None = None,
+        own: bool = False,
     ) -> bool:
-        """Take in one update; whether anything is different afterwards."""
+        """Take in one update; whether anything is different afterwards.
+
+        `own`: this node finds so now. Its signature alone does not say that: a verdict of its earlier start may come
+        round, or one that a copy of its home signed, and is hearsay.
+        """
         subject = self.roster.subject(update)
         if subject == self.me:
             return self._about_me(now, update, effects, sender)
         row = self.roster.newer(update)
         if row is None:
             return self._again(subject, update)
-        own = False
-        if isinstance(update, Suspect | Dead):
-            own = update.accuser == self.oneself.raw
-            if not own and not self._hears_out(now, update, subject, effects, over_link=over_link):
+        if isinstance(update, Suspect | Dead) and not own:
+            if not self._hears_out(now, update, subject, effects, over_link=over_link):
                 return False
-            if row.state == "dead" and not own and self.rules.own_verdict:
+            if row.state == "dead" and self.rules.own_verdict:
                 row = replace(row, state="suspect")
         self._hold(now, row, update, effects, age_s=age_s, tell=tell and age_s < OLD_S)
         if own or over_link:
@@ -139,7 +142,7 @@ class Ledger:
 
     def accuse(self, now: float, row: Row, effects: list[Effect]) -> None:
         """This node could not reach a member: it suspects it, or confirms what others suspect."""
-        self.learn(now, updates.suspect(self.oneself.sign, *self._accusation(row)), effects)
+        self.learn(now, updates.suspect(self.oneself.sign, *self._accusation(row)), effects, own=True)
 
     def say_alive(self, effects: list[Effect]) -> None:
         """Tell this node's own newest word."""

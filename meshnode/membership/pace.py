@@ -17,6 +17,8 @@ BULK, BULK_S = 64, 0.5
 """With more news waiting than this, tables are evened out over links, about every half second."""
 DIFFER_S, DIFFER_MAX_S = 2.0, 30.0
 """Tables that differ although neither side has news are evened out at most so often; longer while that is no help."""
+RETRIES_MAX = 8
+"""So many of the dead are tried at once, when nearly all are dead."""
 REMIND_S = 1.0
 REMINDED_MAX = 1024
 REFUTE_S = 0.25

@@ -40,7 +40,7 @@ from meshnode.membership.events import (
 from meshnode.membership.health import DEAF_ISOLATED, Ears, Health
 from meshnode.membership.ledger import Ledger
 from meshnode.membership.oneself import Oneself
-from meshnode.membership.pace import BULK, Pace, Reminders
+from meshnode.membership.pace import BULK, RETRIES_MAX, Pace, Reminders
 from meshnode.membership.probe import Probe, Relay, Relays, Turns
 from meshnode.membership.roster import IdText, Roster, raw_id
 from meshnode.membership.rules import OURS, Rules
@@ -261,10 +261,11 @@ class Swim:
                 effects.append(Send(peer, Gossip(told)))
 
     def _try_the_dead(self, now: float, effects: list[Effect]) -> None:
-        """A verdict never forbids a dial: one of the dead is tried, by about one node of the whole mesh each time."""
+        """A verdict never forbids a dial: each of the dead is tried, by about one node of the whole mesh each time."""
         dead = [row.id for row in self.roster if row.state == "dead"]
-        if dead and self._rng.random() * max(1, self.roster.living) < len(dead):  # serf's rule: the load does not grow
-            effects.append(Sync(dead[self._rng.randrange(len(dead))]))
+        chance = 1 / max(1, self.roster.living)  # serf's rule: the load does not grow with the mesh
+        tried = [node for node in dead if self._rng.random() < chance]
+        effects.extend(Sync(node) for node in self._rng.sample(tried, min(RETRIES_MAX, len(tried))))
         self._ears.prune(now)
 
     # --- what speaks against this node itself ---

@@ -98,6 +98,28 @@ def test_no_single_accuser_kills() -> None:
     assert "alive" == it.state("a")
 
 
+def test_a_verdict_that_this_node_signed_once_is_hearsay_like_any_other() -> None:
+    """Its earlier start said so, and the word comes round again: the accused may still answer."""
+    it = Detector("a", "b", "c", "d")
+    it.wait(5.0)
+    it.hear("b", Gossip((dead("a", "me"),)))
+    assert "suspect" == it.state("a")
+    it.hear("c", Gossip((alive("a", inc=1),)))
+    assert "alive" == it.state("a")
+
+
+def test_who_holds_all_others_dead_tries_each_of_them_again() -> None:
+    """The one that is back is found at the next round, however many are gone for good; and not hundreds at once."""
+    for others, tried in (("abcde", 5), ([f"n{i}" for i in range(40)], 8)):
+        it = Detector(*others)
+        for name in others:
+            it.feed(Broken(node(name), refused=True))
+        it.wait(14.0)
+        assert {"dead"} == {it.state(name) for name in others}
+        rounds = [{sync.peer for sync in of(it.wait(0.5), Sync)} for _ in range(62)]
+        assert {0, tried} == {len(found) for found in rounds}, "a round begins 15 to 45 s after the last"
+
+
 def test_a_suspect_is_told_again_while_it_does_not_answer() -> None:
     """The first telling may have been lost with the network: whoever accused it says so every three seconds, once."""
     it = Detector("a", "b", "c", "d", "e", "f", "g")
