@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,13 @@ def bearer(node: Node) -> dict[str, str]:
 
 
 async def add(node: Node, path: Path, name: str, *others: Node) -> None:
-    """Make a model known to these nodes."""
+    """Make a model known to these nodes, whose workers are up."""
+
+    def ready(other: Node) -> bool:
+        own = other.membership.view()[0].advert
+        known = any(manifest.name == name for manifest in other.catalog.manifests())
+        return known and own is not None and bool(own.providers)
+
     await ask(node.home, "model.add", {"path": str(path), "name": name})
     for other in others:
-        await until(lambda other=other: any(m.name == name for m in other.catalog.manifests()), "it is known")  # type: ignore[misc]
+        await until(partial(ready, other), "it is known, and can be run")

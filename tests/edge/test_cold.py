@@ -140,6 +140,7 @@ async def test_the_agent_stops_while_a_model_is_on_its_way(tmp_path: Path) -> No
             url = f"http://{bob.ready()['http']}/v2/models/large/infer"
             async with web.post(url, json=asked(0.2)) as answer:
                 assert 503 == answer.status
+                assert "on its way" in (await answer.json())["error"]
         assert _cold(bob).warming(_digest(bob))
     assert [] == workers()
 

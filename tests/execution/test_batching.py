@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from msgspec import structs
 from onnx import TensorProto, helper, numpy_helper
 
 from meshnode.config import Execution as Settings
@@ -291,10 +292,10 @@ def test_what_has_no_key() -> None:
         assert None is key_of(job(model, inputs))
     whole = job(model, {"a": one})
     assert None is not key_of(whole)
-    assert None is key_of(replace(whole, body=whole.body[:-1]))
-    assert None is key_of(replace(whole, inputs=(TensorSpec("a", "float", (2, 4), 24),)))
-    assert None is key_of(replace(whole, once=True))
-    assert key_of(whole) != key_of(replace(whole, outputs=("y",)))
+    assert None is key_of(structs.replace(whole, body=whole.body[:-1]))
+    assert None is key_of(structs.replace(whole, inputs=(TensorSpec("a", "float", (2, 4), 24),)))
+    assert None is key_of(structs.replace(whole, once=True))
+    assert key_of(whole) != key_of(structs.replace(whole, outputs=("y",)))
 
 
 def test_an_answer_with_other_rows_is_not_cut() -> None:

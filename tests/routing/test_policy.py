@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from meshnode.config import LAN
 from meshnode.routing.facts import Decision, PeerFacts, Ranked, Reason, TaskFacts
@@ -183,9 +184,9 @@ def test_worse_never_raises_the_rank(given_: list[Quote], which: int, what: str,
                 backlog_s=old.backlog_s + more_s, service_s=old.service_s, slots=1, load_s=old.load_s
             )
         case "rtt":
-            peers[which] = replace(peers[which], rtt_s=0.002 + more_s)
+            peers[which] = structs.replace(peers[which], rtt_s=0.002 + more_s)
         case _:
-            peers[which] = replace(peers[which], bytes_s=1e7 / (1 + more_s))
+            peers[which] = structs.replace(peers[which], bytes_s=1e7 / (1 + more_s))
     assert chosen(TASK, answers, peers).index(target) >= before
 
 
@@ -195,9 +196,9 @@ def test_worse_never_raises_the_rank(given_: list[Quote], which: int, what: str,
 )
 def test_the_choice_does_not_depend_on_the_unit_of_time(given_: list[Quote], k: float) -> None:
     """Everything k times as long is the same choice."""
-    task = replace(TASK, input_bytes=0, remaining_s=1e6)
+    task = structs.replace(TASK, input_bytes=0, remaining_s=1e6)
     peers = [peer(f"p{i}", rtt_s=0.01) for i in range(len(given_))]
-    scaled_peers = [replace(it, rtt_s=0.01 * k) for it in peers]
+    scaled_peers = [structs.replace(it, rtt_s=0.01 * k) for it in peers]
     answers = {it.id: q for it, q in zip(peers, given_, strict=True)}
     scaled = {
         name: Quote(backlog_s=q.backlog_s * k, service_s=q.service_s * k, slots=1, load_s=q.load_s * k)
@@ -285,7 +286,7 @@ def test_waiting_counts_more_than_running_and_more_still_for_latency() -> None:
     assert ["s", "w"] == chosen(TASK, answers, [waits, slow])
     slower = {waits.id: quote(0.1, 0.01), slow.id: quote(0.0, 0.2)}
     assert ["w", "s"] == chosen(TASK, slower, [waits, slow])
-    assert ["s", "w"] == chosen(replace(TASK, objective="latency"), slower, [waits, slow])
+    assert ["s", "w"] == chosen(structs.replace(TASK, objective="latency"), slower, [waits, slow])
 
 
 # --- unasked ---
@@ -306,13 +307,13 @@ def test_large_tensors_are_never_sent_unasked() -> None:
     """From 64 KiB on, even to the only peer there is."""
     only = [peer("a")]
     assert "go" == route(TASK, only, None, random.Random(1), ROUTING).kind
-    large = replace(TASK, input_bytes=ROUTING.unasked_bytes_max)
+    large = structs.replace(TASK, input_bytes=ROUTING.unasked_bytes_max)
     assert "ask" == route(large, only, None, random.Random(1), ROUTING).kind
 
 
 def test_the_only_peer_may_let_it_wait_as_long_as_the_task_has() -> None:
     """There is nobody else to go to; it is refused when it could not be done in time."""
-    decision = route(replace(TASK, remaining_s=1.0), [peer("a")], None, random.Random(1), ROUTING)
+    decision = route(structs.replace(TASK, remaining_s=1.0), [peer("a")], None, random.Random(1), ROUTING)
     assert pytest.approx(1.0 - 0.05 - 0.002) == decision.max_wait_s
 
 
@@ -330,7 +331,7 @@ def test_others_are_asked_when_the_best_lets_it_wait_for_long() -> None:
 
 def test_what_could_not_be_done_in_time_is_hopeless_and_what_does_not_wait_is_judged_without_margin() -> None:
     """The line may move slower than it says, so its part counts a third more; a run alone counts as it is."""
-    one, task = peer("a"), replace(TASK, remaining_s=1.0)
+    one, task = peer("a"), structs.replace(TASK, remaining_s=1.0)
     assert not hopeless(task, estimate(task, one, quote(0.0, 0.99)))
     assert hopeless(task, estimate(task, one, quote(0.0, 1.01)))
     assert not hopeless(task, estimate(task, one, quote(0.7, 0.05)))
@@ -339,7 +340,7 @@ def test_what_could_not_be_done_in_time_is_hopeless_and_what_does_not_wait_is_ju
 
 def test_waiting_moving_and_fetching_overlap() -> None:
     """The longest of the three counts, not their sum."""
-    task = replace(TASK, input_bytes=10_000_000)
+    task = structs.replace(TASK, input_bytes=10_000_000)
     there = peer("p", rtt_s=0.01, bytes_s=1e8)
     for backlog_s, load_s, longest_s in ((0.05, 0.0, 0.1), (0.2, 0.15, 0.2), (0.2, 0.5, 0.5)):
         ranked = estimate(task, there, quote(backlog_s, 0.03, load_s=load_s))
@@ -374,7 +375,7 @@ def test_a_busy_node_asks_others_and_itself() -> None:
 def test_staying_is_preferred_to_a_small_gain() -> None:
     """Ten per cent or two milliseconds are not worth the way; more is."""
     me, other = peer("self", is_self=True), peer("a", rtt_s=0.0)
-    task = replace(TASK, input_bytes=0)
+    task = structs.replace(TASK, input_bytes=0)
     for gain_s, first in ((0.005, "self"), (0.02, "a")):
         answers = {me.id: quote(0.05, 0.05), other.id: quote(0.05 - gain_s, 0.05)}
         assert first == chosen(task, answers, [me, other], settings=ROUTING)[0]
@@ -385,7 +386,7 @@ def test_staying_is_not_preferred_when_it_would_be_too_late() -> None:
     me, other = peer("self", is_self=True), peer("a", rtt_s=0.0)
     answers = {me.id: quote(0.05, 0.052), other.id: quote(0.05, 0.05)}
     for remaining_s, first in ((0.101, "a"), (1.0, "self"), (0.01, "self")):
-        task = replace(TASK, input_bytes=0, remaining_s=remaining_s)
+        task = structs.replace(TASK, input_bytes=0, remaining_s=remaining_s)
         assert first == chosen(task, answers, [me, other], settings=ROUTING)[0]
 
 
@@ -448,7 +449,7 @@ REASONS: list[tuple[Reason, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("reason", "facts", "says"), REASONS, ids=lambda it: str(it)[:30])
 def test_each_rule_excludes_with_its_reason(reason: Reason, facts: dict[str, Any], says: str) -> None:
     """And the words that a person sees."""
-    task = replace(TASK, zone="eu")
+    task = structs.replace(TASK, zone="eu")
     decision = route(task, [peer("p", **facts), peer("ok")], None, random.Random(1), ROUTING)
     assert ["ok"] == [it.id for it in decision.candidates]
     assert reason == decision.excluded[NodeId("p")].reason
@@ -474,7 +475,7 @@ def test_the_owner_of_a_paused_or_flat_machine_may_still_use_it() -> None:
 
 def test_a_task_for_one_node_goes_nowhere_else() -> None:
     """Also when that node is slow, and never when it is gone."""
-    task = replace(TASK, node=NodeId("b"), remaining_s=0.01)
+    task = structs.replace(TASK, node=NodeId("b"), remaining_s=0.01)
     decision = route(task, [peer("a"), peer("b", service_s=9.0)], None, random.Random(1), ROUTING)
     assert ["b"] == [it.id for it in decision.candidates]
     assert "node" == decision.excluded[NodeId("a")].reason
@@ -505,7 +506,7 @@ def test_only_those_that_answered_are_ranked() -> None:
 
 def test_who_is_thought_slow_is_still_asked_when_it_says_otherwise() -> None:
     """Our belief makes a peer the last choice; only its own word excludes it, or it could never refute us."""
-    short = replace(TASK, remaining_s=1.0)
+    short = structs.replace(TASK, remaining_s=1.0)
     slow = {"service_s": 0.9, "correction": 4.0}
     asked = route(short, [peer("a", claimed_s=0.05, **slow), peer("b")], None, random.Random(1), ROUTING)
     assert {"a", "b"} == {it.id for it in asked.candidates}

@@ -152,6 +152,7 @@ async def test_blind_cameras_are_an_alarm_with_the_broker(tmp_path: Path, broker
             return None if retained is None else str(json.loads(retained)["alarm"])
 
         await until(lambda: alarm() == "", "all is well")
+        await until(lambda: topics.device(me) in out.retained(), "Home Assistant is told")
         device = json.loads(out.retained()[topics.device(me)])
         assert ("binary_sensor", "problem") == tuple(
             device["components"]["problem"][k] for k in ("platform", "device_class")
