@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from meshnode.wire.messages import Digest, Priority, TaskId
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(Struct, frozen=True):
     """A task wants in.
 
     `alone`: it has killed a worker before, or may have, and runs only by itself. `key`: tasks with the same one may
@@ -28,8 +28,7 @@ class Offer:
     max_wait_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Struct, frozen=True):
     """A submitter was quoted: keep a place for a moment, about the two round trips until the task can be here."""
 
     task: TaskId
@@ -37,16 +36,14 @@ class Hold:
     hold_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Struct, frozen=True):
     """A run ended, of one task or of those that began with it; `run_s` is None when it says nothing about speed."""
 
     task: TaskId
     run_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
+class Again(Struct, frozen=True):
     """A run ended without telling who of its tasks is to blame: each waits again, to run on its own.
 
     `alone`: the worker died, so nothing else may run beside them.
@@ -56,30 +53,26 @@ class Again:
     alone: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Withdraw:
+class Withdraw(Struct, frozen=True):
     """Nobody wants the task any more. A running one goes on until its worker lets go of it."""
 
     task: TaskId
 
 
-@dataclass(frozen=True, slots=True)
-class Proven:
+class Proven(Struct, frozen=True):
     """Tasks of the model may (True) or may not (False) run as one; None when nobody found out."""
 
     model: Digest
     ok: bool | None
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(Struct, frozen=True):
     """The worker can (True) or cannot (False) take work."""
 
     up: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Widened:
+class Widened(Struct, frozen=True):
     """A run of the model on all threads takes so long, and is or is not worth it; None: nobody knows any more."""
 
     model: Digest
@@ -90,8 +83,7 @@ class Widened:
 Event = Offer | Hold | Finished | Again | Withdraw | Proven | Widened | Ready
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """Give the task to the worker, and with it, as one run, its mates; `wide`: on all threads."""
 
     task: TaskId
@@ -99,15 +91,13 @@ class Start:
     wide: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Expired:
+class Expired(Struct, frozen=True):
     """The task's deadline passed while it waited; it was not run."""
 
     task: TaskId
 
 
-@dataclass(frozen=True, slots=True)
-class Overdue:
+class Overdue(Struct, frozen=True):
     """The task waited for as long as its submitter let it, or has less time left than a run takes while others wait;
     so much work is still here.
     """
@@ -116,8 +106,7 @@ class Overdue:
     backlog_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Prove:
+class Prove(Struct, frozen=True):
     """Two tasks of a model wait together: find out whether they could run as one, on inputs like this task's."""
 
     task: TaskId

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
+from msgspec import Struct
 
 from meshnode.errors import OutOfMemory, WorkerCrashed
 from meshnode.execution.arena import ASIDE_BYTES, Arena, contents, copy, fill, memory_file
@@ -69,8 +70,7 @@ def lay_down(inbound: Arena, parts: Sequence[Buffer]) -> tuple[bytes, Place | No
     return b"", Place(offset, nbytes)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What a worker said, the memory file that came with it, and which life of it that was."""
 
     message: Ran

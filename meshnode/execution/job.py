@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from meshnode.execution.control import TensorInfo
 from meshnode.wire.messages import Digest, Priority, TaskId, TensorSpec
 from meshnode.wire.tensors import Buffer
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFile:
+class ModelFile(Struct, frozen=True):
     """A model by its digest, where its .onnx file lies, and the bytes of memory that it takes at least."""
 
     digest: Digest
@@ -20,8 +20,7 @@ class ModelFile:
     needs_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True):
     """A task to run here; `deadline` is monotonic seconds.
 
     `max_wait_s`: it is to begin within that, or be refused. `provider`: on this one, or not at all. `once`: it must
@@ -49,8 +48,7 @@ def fingerprint(job: Job) -> bytes:
     return inputs.digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """What a job brought: the outputs' specs and bytes.
 
     `batch` is how many tasks ran as one, `precision` the widest float type that the model computes in, `backlog_s` the
@@ -67,8 +65,7 @@ class Done:
     backlog_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeReport:
+class ProbeReport(Struct, frozen=True):
     """What a model declares, and what running it on zeros told (None when zeros do not suit it)."""
 
     inputs: tuple[TensorInfo, ...]
@@ -80,8 +77,7 @@ class ProbeReport:
     runtime: str
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
+class LoadedModel(Struct, frozen=True):
     """A model in a worker's memory. `last_used_s` is seconds ago."""
 
     digest: Digest

@@ -15,9 +15,11 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 from typing import assert_never
+
+from msgspec.structs import replace
 
 from meshnode.config import Execution
 from meshnode.errors import Refused

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from meshnode.config import Links
 from meshnode.errors import PeerLost
 from meshnode.links.address import Address, plain
@@ -34,8 +36,7 @@ class Peer:
     versions: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(Struct, frozen=True):
     """A request to answer."""
 
     link: Link
@@ -44,16 +45,14 @@ class Incoming:
     body: memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """An answer to send; the buffers must not change any more."""
 
     message: PeerReply | LocalReply
     body: Sequence[Buffer] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(Struct, frozen=True):
     """An answer that came."""
 
     message: PeerReply | LocalReply

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
+from msgspec.structs import force_setattr
 
 from meshnode.wire.messages import NodeId, Objective
 
@@ -37,8 +39,7 @@ CLAIM_MAX = 1e12
 """Larger than any second or byte rate that is meant, and small enough that sums of it stay numbers."""
 
 
-@dataclass(frozen=True, slots=True)
-class TaskFacts:
+class TaskFacts(Struct, frozen=True):
     """What a task needs. `node` pins it to one node, `remaining_s` is the time it has left.
 
     `output_bytes` is what such tasks brought lately; `provider` names the only one that will do.
@@ -56,8 +57,7 @@ class TaskFacts:
     objective: Objective = "tail"
 
 
-@dataclass(frozen=True, slots=True)
-class PeerFacts:
+class PeerFacts(Struct, frozen=True):
     """What is known of a node without asking it.
 
     `service_s` is what the model is believed to take there, `claimed_s` what the peer itself says; `weight` scales the
@@ -95,21 +95,21 @@ class PeerFacts:
     ejected: bool = False
     distrusted: bool = False
     """Its result was wrong lately: it is left out, whoever else is there, unless it is asked by name."""
-    trip_s: float = field(init=False, compare=False)
-    """To the peer and back."""
-    byte_s: float = field(init=False, compare=False)
+    trip_s: float = 0.0
+    """To the peer and back. What is worked out of the above, once: facts live longer than decisions."""
+    byte_s: float = 0.0
     """What one byte of a tensor takes."""
-    ready_s: float = field(init=False, compare=False)
+    ready_s: float = 0.0
     """The soonest it could be done with an empty tensor and the model loaded: one trip for the quote, one for the
     task. What we believe counts here only if it is less than what the peer says: who is left out for our belief never
     gets to refute it."""
-    capacity: float = field(init=False, compare=False)
+    capacity: float = 0.0
     """Its weight in the draw: runs a second, scaled by where the model is and by how far the peer is trusted."""
-    plain: bool = field(init=False, compare=False)
+    plain: bool = False
     """No rule that asks only about the peer speaks against it."""
 
     def __post_init__(self) -> None:
-        put = object.__setattr__  # worked out once: facts live longer than decisions
+        put = force_setattr
         service_s = finite(self.service_s, SERVICE_PRIOR_S)
         trip_s = 0.0 if self.is_self else finite(self.rtt_s, RTT_PRIOR_S)
         put(self, "trip_s", trip_s)
@@ -136,16 +136,14 @@ class PeerFacts:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Exclusion:
+class Exclusion(Struct, frozen=True):
     """Why a node was not considered."""
 
     reason: Reason
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """What to do with a task.
 
     `local`: run it here, unasked. `go`: send it to the one candidate, unasked, to be refused when it would wait longer
@@ -159,8 +157,7 @@ class Decision:
     max_wait_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
+class Ranked(Struct, frozen=True):
     """A node and when it would be done, seconds from now.
 
     `score_s` is what is compared: waiting counts more in it than running, and a second on battery more than another.

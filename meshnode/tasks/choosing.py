@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, S
 from dataclasses import dataclass, field
 from typing import Any
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from meshnode.config import Routing
 from meshnode.errors import (
@@ -56,8 +56,7 @@ class Choice:
     max_wait_s: float | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Expected:
+class _Expected(Struct, frozen=True):
     """Of an attempt; `loading`: the model had to be loaded or fetched first."""
 
     estimate_s: float
@@ -200,7 +199,8 @@ class Chooser:
             input_bytes=wanted.input_bytes,
             provider=wanted.provider,
         )
-        own, refusals = self._own_quote(wanted, ask, peers, exclude)
+        elsewhere = task.node not in (None, self.self_id)
+        own, refusals = (None, {}) if elsewhere else self._own_quote(wanted, ask, peers, exclude)
         settings = self.settings
         decision = policy.route(task, peers, own, self.rng, settings, exclude, ask=ask_all or bool(exclude))
         quotes: dict[NodeId, Quote] = {}

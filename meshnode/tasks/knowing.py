@@ -96,7 +96,7 @@ class Knowing:
     def _keep(self, member: Member, wanted: Wanted, now: float) -> _Kept:
         belief = self.estimates.of(member.id)
         facts = self._facts(member, belief, wanted, now)
-        passing = facts.suspect or facts.ejected or facts.backlog_s or facts.shortfall_s or facts.weight < 1.0
+        passing = facts.suspect or facts.ejected or facts.backlog_s or facts.shortfall_s
         return _Kept(facts, member, belief.revision, now if passing else now + REFRESH_S)
 
     def _facts(self, member: Member, belief: Belief, wanted: Wanted, now: float) -> PeerFacts:

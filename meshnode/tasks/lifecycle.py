@@ -41,7 +41,8 @@ The invariant: exactly one `Answer` or `Fail` is ever returned.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, assert_never
 
 from meshnode.errors import (
@@ -315,11 +316,11 @@ class Lifecycle:
         reached = error.sent  # else it was looked for once more, and not found
         if reached:
             self._record(now, copy, error.code, str(error))
-        recall = Recall(copy.attempt, copy.number, copy.node, RECALL_S, patient=False)
+        recall = partial(Recall, copy.attempt, copy.number, copy.node)
         if self.once:
             copy.recalls += 1
             if reached:
-                return [replace(recall, within_s=min(self.deadline - now, RECALL_ONCE_S), patient=True)]
+                return [recall(min(self.deadline - now, RECALL_ONCE_S), patient=True)]
             del self._running[copy.attempt]
             return self._fail(
                 OutcomeUnknown(
@@ -330,11 +331,10 @@ class Lifecycle:
         if isinstance(error, PeerSilent):
             del self._running[copy.attempt]
             self._strays[copy.attempt] = copy
-            stray = replace(recall, within_s=self.deadline - now, patient=True)
-            return [stray, *self._again(now, copy, error, free=False)]
+            return [recall(self.deadline - now, patient=True), *self._again(now, copy, error, free=False)]
         if reached and copy.recalls < RECALLS_MAX:
             copy.recalls += 1
-            return [recall]
+            return [recall(RECALL_S, patient=False)]
         del self._running[copy.attempt]
         return self._again(now, copy, error, free=True)
 

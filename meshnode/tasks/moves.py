@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+from msgspec import Struct
 
 from meshnode.errors import Attempt, MeshError
 from meshnode.wire.messages import NodeId
@@ -22,13 +23,11 @@ class State(Enum):
 # --- events -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Begin:
+class Begin(Struct, frozen=True):
     """The agent has the task."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(Struct, frozen=True):
     """Routing picked a node. `late_s` after it is sent, a second copy may run; None for never."""
 
     node: NodeId
@@ -36,32 +35,28 @@ class Chosen:
     late_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Unroutable:
+class Unroutable(Struct, frozen=True):
     """Routing found no node. `final` when no wait can change that (no such zone, no such node)."""
 
     error: MeshError
     final: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Replied:
+class Replied(Struct, frozen=True):
     """An attempt brought a result, which the core does not look into."""
 
     attempt: int
     result: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """An attempt ended with an error."""
 
     attempt: int
     error: MeshError
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(Struct, frozen=True):
     """The client gave the task up."""
 
 
@@ -71,15 +66,13 @@ Event = Begin | Chosen | Unroutable | Replied | Failed | Cancel
 # --- effects ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """Choose a node, none of `exclude`; feed back `Chosen` or `Unroutable`."""
 
     exclude: frozenset[NodeId]
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True):
     """Send the attempt; feed back `Replied` or `Failed` with its number."""
 
     attempt: int
@@ -89,8 +82,7 @@ class Send:
     deaths: int
 
 
-@dataclass(frozen=True, slots=True)
-class Recall:
+class Recall(Struct, frozen=True):
     """Ask the node for the attempt's result, over a new link if need be; feed back `Replied` or `Failed`.
 
     `within_s` is for reaching it. `patient`: try until then, unless its address says that it is gone.
@@ -103,21 +95,18 @@ class Recall:
     patient: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Abandon:
+class Abandon(Struct, frozen=True):
     """Stop routing, and tell every node that its attempt is no longer wanted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """The one answer: a result."""
 
     result: Any
     attempts: tuple[Attempt, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(Struct, frozen=True):
     """The one answer: an error, with every attempt in it."""
 
     error: MeshError

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from meshnode.errors import Attempt
 from meshnode.wire.messages import Digest, NodeId, TaskId
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(Struct, frozen=True):
     """A task that this node was given and how it ended there: `ok`, an error's code, or `cancelled`."""
 
     task: TaskId
@@ -25,8 +24,7 @@ class Served:
     """The error's text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """A task that was submitted here: the node that did it, or none; `ok`, an error's code, or `cancelled`."""
 
     task: TaskId

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct
+
 from meshnode.catalog.manifest import Manifest
 from meshnode.errors import Attempt, MeshError, NoCapacity, PeerLost, ProtocolError, Refused, ResultLost
 from meshnode.links.link import Link, Received, Reply
@@ -47,8 +49,7 @@ LOOK_S = 0.05
 """Between two looks whether a node that fell silent is there again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What an attempt brought: the executing node's message, the tensors' bytes, and how long it was to take."""
 
     message: Inferred

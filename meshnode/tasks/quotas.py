@@ -14,6 +14,8 @@ import itertools
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from meshnode.errors import Refused
 from meshnode.trust.policy import Quota
 from meshnode.wire.messages import Digest, NodeId
@@ -57,8 +59,7 @@ class _Account:
     buckets: dict[str, _Bucket] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(Struct, frozen=True):
     """A task that was let in; give it back with `left`."""
 
     submitter: NodeId

@@ -186,7 +186,7 @@ class Stages:
                     then=at.then[1:],
                 )
                 wanted = Wanted.of(request, manifest, beyond=self.beyond(request.then))
-                wanted = replace(wanted, stage=at.next, on_behalf=on_behalf)
+                wanted = structs.replace(wanted, stage=at.next, on_behalf=on_behalf)
                 outcome, attempts = await self.pursue(wanted, request, body, deadline)
             except MeshError as error:
                 if on_behalf is not None and not_begun(error, at.next):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from meshnode.catalog.manifest import Manifest
 from meshnode.wire.messages import NodeId, Objective, Plan, Priority, Submit
@@ -11,8 +11,7 @@ EXACT_PROVIDER = "CPUExecutionProvider"
 """Where results are the same on every machine of one kind."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """What is asked for, and within which bounds. `provider` is the only one that will do; empty for any.
 
     Of a pipeline: `stage` is which one, from 0; `onward` says that whoever runs it submits others after it; `on_behalf`
