@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,13 @@ def decode_any(data: bytes) -> messages.AnyMessage:
         except ProtocolError as error:
             errors.append(error)
     raise errors[0]
+
+
+def test_the_vectors_are_what_their_script_makes() -> None:
+    """A row that was put in by hand would be gone when the next one is added."""
+    script = FOLDER.parents[1] / "scripts" / "vectors"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stderr
 
 
 @pytest.mark.parametrize("row", rows("messages"))

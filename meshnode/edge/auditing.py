@@ -32,6 +32,8 @@ VERBS = frozenset(
         "join",
         "leave",
         "model.add",
+        "model.clear",
+        "model.flag",
         "model.load",
         "model.pin",
         "model.pull",

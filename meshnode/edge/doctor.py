@@ -11,6 +11,7 @@ from meshnode.edge import judging, looking, peerjudging, renewal
 from meshnode.edge.judging import Row, row
 from meshnode.edge.node import Node
 from meshnode.errors import WorkerCrashed
+from meshnode.execution import accelerators
 from meshnode.execution.rules import CPU
 from meshnode.membership.view import Member
 
@@ -33,7 +34,13 @@ async def examine(node: Node) -> list[Row]:
     )
     here = looking.here(node)  # by now the links that are dead are known
     reach = [*dict.fromkeys((*node.discovery.network.announced, *node.discovery.addresses))]
-    rows = [worker, *_sandbox(node), _gpu(node), judging.disk(disk), judging.clock(looking.clock(node), peers)]
+    rows = [
+        worker,
+        *_sandbox(node),
+        *_accelerators(node),
+        judging.disk(disk),
+        judging.clock(looking.clock(node), peers),
+    ]
     rows += [judging.address(here, node.address[0], reach), *judging.inbound(here, peers)]
     rows += [
         judging.multicast(looking.hearing(node), here, peers),
@@ -103,18 +110,27 @@ def _sandbox(node: Node) -> list[Row]:
     return rows
 
 
-def _gpu(node: Node) -> Row:
+def _accelerators(node: Node) -> list[Row]:
+    """What became of each that was tried; whatever it was, the CPU is there."""
     gpus = node.devices.gpus
+    if not node.settings.execution.gpu:
+        return [row("gpu", None, "accelerators are switched off: gpu = false", "")]
+    rows, whose = [], f"{gpus[0].name}: " if gpus else ""
+    for provider, works, why_not in node.execution.tried():
+        it, name = accelerators.known(provider), provider.removesuffix("ExecutionProvider")
+        owner = whose if it.nvidia else ""
+        if works:
+            rows.append(row("gpu", True, f"{owner}a run on {name} worked"))
+        elif why_not:
+            rows.append(row("gpu", False, f"{owner}no run on {name} worked, it is not advertised: {why_not}", it.fix))
+        else:
+            rows.append(row("gpu", None, f"{owner}{name} is being tried", ""))
     if not gpus:
-        return row("gpu", None, "no NVIDIA GPU is seen by its driver", "")
-    if "CUDAExecutionProvider" in node.execution.providers:
-        return row("gpu", True, f"{gpus[0].name}: a run on CUDA worked")
-    return row(
-        "gpu",
-        False,
-        f"{gpus[0].name} is there, and no run on CUDA worked; only the CPU is advertised",
-        "install CUDA's libraries: pip install 'meshnode[cuda]'",
-    )
+        return rows or [row("gpu", None, "no NVIDIA GPU is seen by its driver, and no other accelerator installed", "")]
+    if any(accelerators.known(provider).nvidia for provider, _, _ in node.execution.tried()):
+        return rows
+    lacking = "is there, and this ONNX Runtime has no CUDA, or the settings do not name it; it is not advertised"
+    return [*rows, row("gpu", False, f"{whose}{lacking}", "install onnxruntime-gpu instead of onnxruntime")]
 
 
 def _alone(node: Node) -> list[Row]:

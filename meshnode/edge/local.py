@@ -7,7 +7,7 @@ Tasks come as `Submit` and `Plan`; everything else is an `Ask` with a verb and a
     invite {expires_s?, role?, zone?, uses?, hardware?} · invites {} · accept {node} · join {token}
     revoke {node, reason?} · leave {} · ps {} · ping {node, count?} · speaks {}
     model.pull/load/unload {model, node?} · model.moved {model?, node?, path?} · model.pin {model, replicas?, node?}
-    blueprint.apply {text, dry_run?} · blueprint.list {} · blueprint.show/remove/rollback {name}
+    model.unpin {model} · blueprint.apply {text, dry_run?} · blueprint.list {} · blueprint.show/remove/rollback {name}
     policy.show {} · policy.check {text} · policy.set {text}
     admin.list {} · admin.add/remove {node} · admin.rotate/lock/unlock/export {passphrase?}
     admin.import/forget {text, passphrase} · renew {node?, for_s?} · rotate {}

@@ -22,9 +22,11 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from meshnode.errors import ExecutionFailed, InvalidInput, MeshError, ModelRefused, OutOfMemory
+from meshnode.execution.accelerators import known
 from meshnode.execution.control import TensorInfo
 from meshnode.execution.graphs import WORTH_BYTES_S, WORTH_S, Graphs, path_of
 from meshnode.execution.precision import widest
+from meshnode.execution.rules import CPU
 from meshnode.execution.shelf import ENTRY_BYTES_MAX
 from meshnode.wire.tensors import DTYPES, STRING, Array, word_of
 
@@ -63,7 +65,6 @@ _PER_BYTE = {"uint4": 2, "int4": 2, "float4e2m1": 2, "uint2": 4, "int2": 4}
 _NATIVE = frozenset(
     word for word, dtype in DTYPES.items() if dtype.kind in "fiubc" and dtype.type.__module__ == "numpy"
 ) | {STRING}
-CPU = "CPUExecutionProvider"
 _CPU = native.OrtDevice(0, 0, 0)
 
 
@@ -198,14 +199,13 @@ def _open(model: Path | bytes, provider: str, threads: int, **more: Any) -> ort.
         beside = [] if provider == CPU else [CPU]
         return ort.InferenceSession(source, options, providers=[*with_options(provider), *beside])
     except Exception as error:
-        raise _load_error(error) from error
+        raise _load_error(error, provider) from error
 
 
 def with_options(provider: str) -> list[Any]:
-    """The provider as ONNX Runtime hears of it; CUDA is to compute floats as floats, and not to hoard memory."""
-    if provider == "CUDAExecutionProvider":
-        return [(provider, {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"})]
-    return [provider]
+    """The provider as ONNX Runtime hears of it."""
+    options = known(provider).options
+    return [(provider, options) if options else provider]
 
 
 def _from_graphs(path: Path, threads: int, graphs: Graphs, digest: str) -> ort.InferenceSession:
@@ -302,11 +302,12 @@ def _unpacked(data: Array, count: int, per_byte: int) -> Array:
     return raw[:count]
 
 
-def _load_error(error: Exception) -> MeshError:
+def _load_error(error: Exception, provider: str) -> MeshError:
     text = _clean(error)
     if _is_memory(error, text):
         return OutOfMemory(f"the model does not fit into this worker's memory: {text}")
-    return ModelRefused(f"ONNX Runtime {ort.__version__} refuses the model: {text}")
+    where = "" if provider == CPU else f" on {provider}"
+    return ModelRefused(f"ONNX Runtime {ort.__version__} refuses the model{where}: {text}")
 
 
 def _run_error(error: Exception) -> MeshError:

@@ -16,7 +16,7 @@ from pathlib import Path
 from meshnode.config import Execution as Settings
 from meshnode.config import Links
 from meshnode.errors import MeshError, ModelRefused, Refused, WorkerCrashed
-from meshnode.execution import control
+from meshnode.execution import accelerators, control
 from meshnode.execution.control import Described
 from meshnode.execution.device import Device
 from meshnode.execution.devices import Devices
@@ -30,14 +30,6 @@ from meshnode.wire.messages import Digest, Quote, QuoteAsk, TaskId
 
 log = logging.getLogger(__name__)
 
-NVIDIA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
-ACCELERATORS = (
-    "CUDAExecutionProvider",
-    "CoreMLExecutionProvider",
-    "DmlExecutionProvider",
-    "OpenVINOExecutionProvider",
-)
-"""Tried where ONNX Runtime has them. TensorRT is tried only when it is named: it builds an engine for minutes."""
 LOAD_BYTES_S = 500e6
 """What loading a model from disk is believed to take before it was seen: bytes a second."""
 START_S = 0.5
@@ -88,6 +80,7 @@ class Execution:
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._closed = ""
         self._looked = False
+        self._unfit: dict[Digest, set[str]] = {}  # accelerators that refuse a model, which others here may run
         self.patient = False
         """The owner waits until what runs of others' has ended by itself: a drain."""
         self._stopping = False
@@ -119,6 +112,10 @@ class Execution:
     def providers(self) -> tuple[str, ...]:
         """Providers that a run really worked on."""
         return tuple(device.provider for device in self._own if device.queue.up)
+
+    def tried(self) -> list[tuple[str, bool, str]]:
+        """(provider, works, why not) of each accelerator; while it is being tried neither."""
+        return [(it.provider, it.queue.up, it.process.failure) for it in self._own if it.provider != CPU]
 
     @property
     def confinement(self) -> dict[str, Confinement]:
@@ -170,8 +167,16 @@ class Execution:
         if job.foreign and self._closed:
             raise _sent_away(self._closed)
         device = self._best(job.model.digest, now, job.provider, job.foreign)
-        if device in self._own:
-            return await device.run(job)
+        try:
+            return await (device.run(job) if device in self._own else self._run_lent(device, job))
+        except ModelRefused as error:
+            if device.provider == CPU or job.provider:
+                raise
+            log.info("model %s is not run on %s any more: %s", job.model.digest[:8], device.provider, error)
+            self._unfit.setdefault(job.model.digest, set()).add(device.provider)
+        return await self.run(job)
+
+    async def _run_lent(self, device: Device, job: Job) -> Done:
         await self._open_lent(device)
         try:
             return await device.run(job)
@@ -281,6 +286,7 @@ class Execution:
 
     def unload(self, digest: Digest) -> None:
         """Forget a model everywhere."""
+        self._unfit.pop(digest, None)
         for device in self._all:
             device.memory.unload(digest)
 
@@ -356,15 +362,12 @@ class Execution:
 
     def _accelerators(self, available: tuple[str, ...]) -> list[str]:
         """Providers that are worth a try: each then proves itself by a run, in a worker of its own, or is not used."""
-        if not self._settings.gpu:
-            return []
-        wanted = self._settings.providers or ACCELERATORS
-        there = self._machine.gpus
-        return [it for it in wanted if it in available and it != CPU and (there or it not in NVIDIA)]
+        return accelerators.worth_a_try(available, self._settings, nvidia=bool(self._machine.gpus))
 
     def _best(self, model: Digest, now: float, provider: str, foreign: bool) -> Device:
         """The device that would finish first by what is known. Raises Refused when none is of that provider."""
-        fit = [device for device in self._own if provider in ("", device.provider)]
+        unfit = () if provider else self._unfit.get(model, ())
+        fit = [it for it in self._own if provider in ("", it.provider) and it.provider not in unfit]
         up = [device for device in fit if device.queue.up]
         if not any(device.queue.up or not device.process.failure for device in fit) and provider:
             raise Refused(f"this node runs nothing on {provider}; it has {', '.join(self.providers) or 'no worker'}")

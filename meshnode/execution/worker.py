@@ -42,7 +42,8 @@ from meshnode.execution.control import (
 )
 from meshnode.execution.graphs import Graphs
 from meshnode.execution.proof import why_not_together
-from meshnode.execution.session import CPU, Session, first_runs, with_options
+from meshnode.execution.rules import CPU
+from meshnode.execution.session import Session, first_runs, with_options
 from meshnode.execution.width import seconds
 from meshnode.sandbox import Confinement
 from meshnode.wire import tensors

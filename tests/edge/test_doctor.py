@@ -15,6 +15,7 @@ from meshnode.edge.doctor import examine
 from meshnode.edge.judging import BEHIND_S
 from meshnode.edge.node import Node
 from meshnode.execution.devices import Gpu
+from meshnode.execution.supervisor import Execution
 from meshnode.sandbox import Confinement, Lack
 from tests.edge.living import ask, founder, joiner, workers
 from tests.waiting import until
@@ -85,13 +86,24 @@ async def test_a_worker_that_does_not_come_up_is_found(node: Node) -> None:
     assert "meshnode logs" in row["fix"]
 
 
-async def test_a_gpu_that_no_run_worked_on_is_found(node: Node) -> None:
-    """It is not advertised, and the packages that are missing are named."""
+async def test_what_became_of_each_accelerator_is_told(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that works, one that does not with why and what is missing, one that is being tried; and none."""
+    assert "gpu = false" in (await rows_of(node))["gpu"]["detail"]
+    node.settings = replace(node.settings, execution=replace(node.settings.execution, gpu=True))
+    assert "no NVIDIA GPU" in (await rows_of(node))["gpu"]["detail"]
     node.devices.gpus.append(Gpu("H900", 2**37))
     row = (await rows_of(node))["gpu"]
-    assert False is row["ok"]
-    assert "H900" in row["detail"]
-    assert "pip install" in row["fix"]
+    assert (False, "install onnxruntime-gpu instead of onnxruntime") == (row["ok"], row["fix"])
+    for told, ok, detail, fix in (
+        (("CUDAExecutionProvider", True, ""), True, "H900: a run on CUDA worked", ""),
+        (("CUDAExecutionProvider", False, "no cuDNN"), False, "it is not advertised: no cuDNN", "pip install"),
+        (("OtherExecutionProvider", False, ""), None, "Other is being tried", ""),
+    ):
+        monkeypatch.setattr(Execution, "tried", lambda _, told=told: [told])
+        row = next(it for it in await ask(node.home, "doctor") if it["check"] == "gpu")
+        assert ok is row["ok"]
+        assert row["detail"].endswith(detail)
+        assert fix in row["fix"]
 
 
 async def test_a_disk_that_is_nearly_full_is_found(node: Node) -> None:

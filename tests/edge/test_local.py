@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from meshnode.catalog.manifest import File, Manifest
+from meshnode.edge import local
 from meshnode.edge.local import VERBS
 from meshnode.edge.node import Node
 from meshnode.errors import (
@@ -102,6 +104,16 @@ async def test_what_makes_no_sense_is_refused_by_name(node: Node, verb: str, arg
     assert (await ask(node.home, "version"))["id"] == node.keeper.id
     assert [] == await ask(node.home, "models")
     assert 1 == len(await ask(node.home, "members"))
+
+
+def test_the_list_of_verbs_is_whole() -> None:
+    """Who writes a client reads it at the top of the module; `a.b/c` is two of them."""
+    told = set()
+    for words in re.findall(r"([a-z][\w./]*) \{", local.__doc__ or ""):
+        first, *others = words.split("/")
+        stem = first.rpartition(".")[0]
+        told |= {first, *(f"{stem}.{it}" for it in others)}
+    assert VERBS.keys() == told
 
 
 async def test_verbs_without_arguments_take_none(node: Node) -> None:

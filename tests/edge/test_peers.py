@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from meshnode.edge import peers
 from meshnode.edge.node import Node
 from meshnode.errors import InvalidInput, MeshError, ModelNotFound, NoNodeInZone, PermissionDenied, TransferFailed
 from meshnode.links.link import Link
@@ -18,6 +21,7 @@ from meshnode.wire.messages import (
     AdvertPull,
     Ask,
     Infer,
+    PeerRequest,
     PieceAsk,
     PieceListAsk,
     Quote,
@@ -47,6 +51,12 @@ async def with_echo(ann: Node, bob: Node) -> str:
     added = await ask(ann.home, "model.add", {"path": ECHO, "name": "echo"})
     await until(lambda: bob.catalog.manifests(), "bob knows the model")
     return str(added["digest"])
+
+
+def test_every_request_has_its_case() -> None:
+    """What a link decodes as a request of a peer is answered by this door, and nothing else is."""
+    cases = [it.cls for it in ast.walk(ast.parse(inspect.getsource(peers))) if isinstance(it, ast.MatchClass)]
+    assert {cls.__name__ for cls in get_args(PeerRequest)} == {it.id for it in cases if isinstance(it, ast.Name)}
 
 
 async def test_a_peer_sees_load_and_gets_quotes(pair: tuple[Node, Node]) -> None:

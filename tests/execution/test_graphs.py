@@ -15,7 +15,8 @@ from meshnode.execution import shelf
 from meshnode.execution.arena import fill, memory_file
 from meshnode.execution.graphs import Graphs
 from meshnode.execution.job import ModelFile
-from meshnode.execution.session import CPU, Session
+from meshnode.execution.rules import CPU
+from meshnode.execution.session import Session
 from meshnode.execution.shelf import Shelf
 from tests.execution.making import save, value_info
 

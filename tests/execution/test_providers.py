@@ -13,10 +13,11 @@ import psutil
 import pytest
 
 from meshnode.config import Execution as Settings
-from meshnode.errors import Refused
+from meshnode.config import Sandbox
+from meshnode.errors import ModelRefused, Refused
 from meshnode.execution.devices import Devices, Gpu
-from meshnode.execution.rules import CPU
-from meshnode.execution.supervisor import ACCELERATORS, Execution
+from meshnode.execution.rules import CPU, Rules
+from meshnode.execution.supervisor import Execution
 from tests.execution.making import MODELS, bundled, done
 from tests.waiting import until
 
@@ -45,7 +46,6 @@ def test_what_is_worth_a_try(tmp_path: Path, settings: Settings, gpus: list[Gpu]
     """What is installed and wanted; NVIDIA's only where a GPU of theirs is seen; TensorRT only by name."""
     available = (TENSORRT, CUDA, "CoreMLExecutionProvider", CPU)
     assert expected == new(tmp_path, settings, gpus)._accelerators(available)
-    assert TENSORRT not in ACCELERATORS
 
 
 async def test_an_accelerator_that_does_not_work_is_not_advertised(
@@ -75,6 +75,33 @@ async def test_an_accelerator_that_does_not_work_is_not_advertised(
         assert CPU == (await done(it, bundled("digits"), image)).provider
         with pytest.raises(Refused, match=f"nothing on {CUDA}"):
             await done(it, bundled("digits"), image, provider=CUDA)
+    finally:
+        await it.stop()
+
+
+async def test_a_model_that_an_accelerator_refuses_runs_on_the_processor(tmp_path: Path) -> None:
+    """Once it was refused there, it is not asked again, but by name; until the model is forgotten."""
+    it = new(tmp_path)
+    await it.start()
+    try:
+        await it.ready()
+        await until(lambda: it._own[0].queue.up, "the CPU is up")
+        it._rules = Rules((tmp_path,), Sandbox.AUTO)  # this worker may not read the models, and so takes none
+        picky = it._device(CPU)
+        picky.process.start()
+        await until(lambda: picky.queue.up, "the other is up")
+        if picky.process.confined is None or picky.process.confined.grade != "A":
+            pytest.skip("nothing keeps this worker from reading models")
+        picky.provider = "PickyExecutionProvider"
+        it._own.insert(0, picky)  # of two that are idle it is the first
+        digits, image = bundled("digits"), {"image": np.ones((1, 1, 8, 8), np.float32)}
+        for _ in range(2):
+            assert CPU == (await done(it, digits, image)).provider
+        assert {digits.digest: {picky.provider}} == it._unfit
+        with pytest.raises(ModelRefused):
+            await done(it, digits, image, provider=picky.provider)
+        it.unload(digits.digest)
+        assert {} == it._unfit
     finally:
         await it.stop()
 
