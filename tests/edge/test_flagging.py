@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ async def test_two_nodes_reports_keep_a_model_from_all(three: tuple[Node, Node, 
         await ask(cat.home, "model.clear", {"model": "killer"})
     assert 2 == (await ask(ann.home, "model.clear", {"model": "killer"}))["cleared"]
     await until(lambda: not any(reporters(it) for it in three), "all heard that it is cleared")
-    assert [] == [*bob.execution.resting(), *cat.execution.resting()]
+    assert [0.0, 0.0] == [it.execution._quarantine.rests_s(time.monotonic(), digest(it)) for it in (bob, cat)]
     assert (await ask(cat.home, "models"))[0]["reported"] is None
     with pytest.raises(InvalidInput, match="nobody reported"):
         await ask(ann.home, "model.clear", {"model": "killer"})
