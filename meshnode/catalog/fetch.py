@@ -126,10 +126,6 @@ class Fetcher:
         """(bytes done, bytes in all) of a model on its way here, or of the last try; zeros when it did not move."""
         return self._moving.get(digest, (0, 0))
 
-    def fetching(self, digest: Digest) -> bool:
-        """Whether a model is on its way here, or is being checked."""
-        return digest in self._running
-
     async def stop(self) -> None:
         """End what is under way; the pieces that came stay for the next start."""
         tasks = list(self._running.values())

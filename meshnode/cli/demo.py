@@ -66,7 +66,6 @@ class Agent:
     home: Path
     process: subprocess.Popen[str]
     ready: dict[str, Any] = field(default_factory=dict)
-    done: int = 0
     state: str = "alive"
 
 

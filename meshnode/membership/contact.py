@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from meshnode.config import Membership as Settings
 from meshnode.errors import MeshError, PeerLost, ProtocolError
 from meshnode.links.link import Link
 from meshnode.links.pool import Address, Pool
@@ -53,7 +52,6 @@ class Contact:
     me: NodeId
     core: Swim
     pool: Pool
-    settings: Settings
     rng: Rng
     addresses: Callable[[NodeId], tuple[Address, ...]]
     barred: Callable[[NodeId], bool]

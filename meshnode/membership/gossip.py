@@ -116,7 +116,6 @@ class Membership:
             me=keeper.id,
             core=self._core,
             pool=pool,
-            settings=settings,
             rng=rng,
             addresses=self.addresses,
             barred=self._barred,
