@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from meshnode import toml
 from meshnode.errors import InvalidInput, ProtocolError
-from meshnode.ranges import amount as amount
+from meshnode.ranges import amount
 from meshnode.wire.messages import Digest
 from meshnode.wire.terms import Hex64
 

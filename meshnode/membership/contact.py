@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from meshnode.errors import MeshError, PeerLost, ProtocolError
+from meshnode.links.address import Address
 from meshnode.links.link import Link
-from meshnode.links.pool import Address, Pool
+from meshnode.links.pool import Pool
 from meshnode.membership import entropy
 from meshnode.membership.entropy import News, Told
 from meshnode.membership.events import Broken, Event, Merged, StreamAnswered

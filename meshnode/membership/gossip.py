@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 from meshnode.config import Membership as Settings
 from meshnode.errors import HomeError, MeshError, PeerLost
+from meshnode.links.address import Address
 from meshnode.links.link import Incoming, Link, Reply, path_of
-from meshnode.links.pool import Address, Pool
+from meshnode.links.pool import Pool
 from meshnode.membership import advert as adverts
 from meshnode.membership.advert import Advert, Content
 from meshnode.membership.answers import Answers

@@ -21,7 +21,8 @@ from meshnode.tasks.budget import Budget
 from meshnode.tasks.checksum import checksum
 from meshnode.tasks.choosing import Chooser
 from meshnode.tasks.lateness import Lateness
-from meshnode.tasks.lifecycle import (
+from meshnode.tasks.lifecycle import Lifecycle
+from meshnode.tasks.moves import (
     Abandon,
     Answer,
     Begin,
@@ -29,7 +30,6 @@ from meshnode.tasks.lifecycle import (
     Event,
     Fail,
     Failed,
-    Lifecycle,
     Recall,
     Replied,
     Route,

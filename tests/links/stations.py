@@ -10,8 +10,9 @@ from typing import Any
 
 from meshnode.config import Links
 from meshnode.errors import InvalidInput
+from meshnode.links.address import Address
 from meshnode.links.link import Incoming, Link, Reply, Side
-from meshnode.links.pool import Address, Pool
+from meshnode.links.pool import Pool
 from meshnode.links.relay import Knowledge
 from meshnode.trust.joining import Inviter
 from meshnode.trust.keeper import Keeper

@@ -13,8 +13,9 @@ from typing import Any
 from meshnode.config import LAN
 from meshnode.config import Membership as Settings
 from meshnode.errors import ProtocolError
+from meshnode.links.address import Address
 from meshnode.links.link import Incoming, Link, Reply
-from meshnode.links.pool import Address, Pool
+from meshnode.links.pool import Pool
 from meshnode.links.side import Side
 from meshnode.membership import advert, updates
 from meshnode.membership.gossip import Membership
