@@ -136,6 +136,7 @@ class Lifecycle:
     stage: int = 0
     late: int = 0
     """Results that came after the end and were dropped."""
+
     _done: bool = False
     _seeking: bool = True
     _sent: int = 0
