@@ -364,7 +364,7 @@ class Membership:
     # --- over links ---
 
     async def _watch(self) -> None:
-        """Look at the clocks each second, and hang up links that a large mesh need not keep."""
+        """Look at the clocks each second, and let go of links and adverts that need not be kept."""
         waking = Waking(self._source.clocks())
         while True:
             await asyncio.sleep(LOOK_S)
@@ -374,6 +374,7 @@ class Membership:
                 self._woke()
             tell_if_set(waking.set_s, clocks.wall)
             self._contact.hang_up_idle(self._now())
+            self._adverts.tidy(len(self._core.roster))
 
     def _advert_learnt(self, advert: Advert) -> None:
         node = NodeId(advert.id)
