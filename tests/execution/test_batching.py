@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from meshnode.config import Execution as Settings
 from meshnode.errors import ExecutionFailed, PoisonTask, ProtocolError, WorkerCrashed
 from meshnode.execution.batching import cut, key_of, rows_of, stack
-from meshnode.execution.devices import Devices
 from meshnode.execution.job import Done, ModelFile
 from meshnode.execution.supervisor import Execution
 from meshnode.wire import tensors
@@ -25,12 +23,12 @@ from meshnode.wire.messages import TensorSpec
 from tests.execution.making import (
     FAILS,
     KILLS,
-    MODELS,
     bundled,
     done,
     fragile,
     gathered,
     job,
+    new,
     proven,
     ready,
     rows_times,
@@ -45,20 +43,10 @@ SETTINGS = Settings(
 )
 
 
-def new(folder: Path, settings: Settings = SETTINGS) -> Execution:
-    return Execution(
-        settings,
-        Devices(cores=1, memory_total=psutil.virtual_memory().total),
-        folder=folder / "w",
-        models=(folder, MODELS),
-        changed=lambda: None,
-    )
-
-
 @pytest.fixture
 async def execution(tmp_path: Path) -> AsyncIterator[Execution]:
     """One slot, so that what comes while it is taken waits."""
-    it = new(tmp_path)
+    it = new(tmp_path, SETTINGS)
     async with ready(it):
         yield it
 
