@@ -36,9 +36,10 @@ from meshnode.edge.rollouts import Rollouts
 from meshnode.errors import ListenError
 from meshnode.execution.devices import Devices
 from meshnode.execution.supervisor import Execution
+from meshnode.links.address import Address
 from meshnode.links.link import Incoming, Link, Reply
 from meshnode.links.local import LocalServer
-from meshnode.links.pool import Address, Pool
+from meshnode.links.pool import Pool
 from meshnode.links.side import Side
 from meshnode.links.yielding import Yielding
 from meshnode.membership.belonging import Peers, enter, node_name

@@ -10,6 +10,7 @@ with meshnode.testing.Mesh(n=3) as mesh:
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 import tempfile
@@ -94,24 +95,37 @@ class Mesh:
         self._processes[index].wait()
 
     def _start(self, home: Path, *words: str) -> None:
-        options = ("--json", "--name", home.name, "--listen", "127.0.0.1:0", "--no-mdns", "--manners", "free")
-        process = subprocess.Popen(
-            [*COMMAND, "--home", str(home), "up", *words, *options],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        process = launched(home, *words)
         self._processes.append(process)
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        ready: dict[str, Any] = json.loads(line) if line else {}
-        if ready.get("event") != "ready":
-            raise AgentUnavailable(f"{home.name} did not start: {ready.get('message', 'it said nothing')}")
+        said = first_words(process)
+        if said.get("event") != "ready":
+            raise AgentUnavailable(f"{home.name} did not start: {said.get('message', 'it said nothing')}")
         self.homes.append(home)
-        self.ids.append(ready["id"])
+        self.ids.append(said["id"])
 
     def _invite(self) -> str:
         with self.client() as client:
             token: str = client.ask("invite", expires_s=READY_S)["token"]
             return token
+
+
+def launched(home: Path, *words: str, apart: bool = False) -> subprocess.Popen[str]:
+    """The process of an agent on loopback; signals of the terminal do not reach one that is `apart`."""
+    options = ("--json", "--name", home.name, "--listen", "127.0.0.1:0", "--no-mdns", "--manners", "free")
+    return subprocess.Popen(
+        [*COMMAND, "--home", str(home), "up", *words, *options],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=apart,
+    )
+
+
+def first_words(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What an agent says first: the event `ready`, or an error; nothing when it says nothing within a minute."""
+    assert process.stdout is not None
+    readable, _, _ = select.select([process.stdout], [], [], READY_S)
+    line = process.stdout.readline() if readable else ""
+    said: dict[str, Any] = json.loads(line) if line else {}
+    return said

@@ -21,7 +21,6 @@ START = "0" * 64
 """What the first line of all names."""
 DOMAIN = b"meshnode/audit/seal/1\0"
 LINE_BYTES_MAX = 64 * 1024
-RESERVED = frozenset({"seq", "at", "event", "prev"})
 Verify = Callable[[bytes, bytes, bytes], bool]
 """(public key DER, message, signature) -> is it right?"""
 

@@ -16,7 +16,7 @@ DECLARED_MAX = 10_000
 MAKERS_MAX = 10_000
 _SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1}
 """Which input says how large the output is at least."""
-_INPUT, _OUTPUT, _BETWEEN = 11, 12, 13
+_BETWEEN = 13
 
 
 class Shapes:

@@ -55,7 +55,7 @@ def expand(graph: Body, functions: Mapping[Key, list[Body]]) -> Grown:
     """Raises Malformed when functions call each other in a circle."""
     grown: dict[Key, Grown] = {}
     for key in _called_first(functions):
-        bodies = [_grow(body, functions, grown) for body in functions[key]]
+        bodies = [_grow(body, grown) for body in functions[key]]
         grown[key] = Grown(
             max(it.nodes for it in bodies),
             max(it.nbytes for it in bodies),
@@ -63,10 +63,10 @@ def expand(graph: Body, functions: Mapping[Key, list[Body]]) -> Grown:
             max(it.references for it in bodies),
             1 + max(it.levels for it in bodies),
         )
-    return _grow(graph, functions, grown)
+    return _grow(graph, grown)
 
 
-def _grow(body: Body, functions: Mapping[Key, list[Body]], grown: Mapping[Key, Grown]) -> Grown:
+def _grow(body: Body, grown: Mapping[Key, Grown]) -> Grown:
     nodes, nbytes, depth, references, levels = body.nodes, body.nbytes, body.depth, body.references, 0
     for key, (count, attributes, deep) in body.calls.items():
         if (inner := grown.get(key)) is None:

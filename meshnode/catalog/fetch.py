@@ -20,8 +20,7 @@ from meshnode.catalog.manifest import File, Manifest
 from meshnode.catalog.partial import Partial
 from meshnode.catalog.pieces import in_thread
 from meshnode.catalog.rate import Rate
-from meshnode.catalog.store import Store
-from meshnode.catalog.transfer import (
+from meshnode.catalog.steps import (
     LIST,
     AskHave,
     AskList,
@@ -38,9 +37,10 @@ from meshnode.catalog.transfer import (
     NoHave,
     OnDisk,
     PieceCame,
-    Transfer,
     Write,
 )
+from meshnode.catalog.store import Store
+from meshnode.catalog.transfer import Transfer
 from meshnode.config import Catalog as Settings
 from meshnode.errors import HomeError, MeshError, ModelRefused, NoNodeInZone, TransferFailed
 from meshnode.wire.messages import Digest, NodeId, PieceAsk, PieceListAsk
@@ -125,10 +125,6 @@ class Fetcher:
     def progress(self, digest: Digest) -> tuple[int, int]:
         """(bytes done, bytes in all) of a model on its way here, or of the last try; zeros when it did not move."""
         return self._moving.get(digest, (0, 0))
-
-    def fetching(self, digest: Digest) -> bool:
-        """Whether a model is on its way here, or is being checked."""
-        return digest in self._running
 
     async def stop(self) -> None:
         """End what is under way; the pieces that came stay for the next start."""

@@ -17,8 +17,6 @@ from typing import TypeVar
 T = TypeVar("T")
 HASH_BYTES = 32
 SETTLE_BYTES = 64 << 20
-READ_BYTES = 1 << 20
-"""Piece size of a pass that only wants the whole hash."""
 
 
 class Stopped(Exception):

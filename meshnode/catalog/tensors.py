@@ -29,7 +29,6 @@ STRING = 8
 RANK_MAX = 64
 EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum"})
 """All that the format knows. Others have been ways into readers that set whatever they are told (CVE-2026-34445)."""
-ENTRIES_MAX = 8
 SHAPE_VALUES_MAX = 64
 DECIMAL = re.compile(r"[0-9]{1,19}")
 _TYPED = {4: (1, 14), 5: (2, 3, 4, 5, 6, 9, 10, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26), 6: (8,), 7: (7,)} | {
@@ -42,10 +41,9 @@ _WIDTH = {4: 4, 10: 8}
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a tensor's data lies outside: bytes `offset` to `end` of the file `location`."""
+    """Where a tensor's data lies outside: before `end` of the file `location`."""
 
     location: str
-    offset: int
     end: int
 
 
@@ -207,7 +205,7 @@ def _place(name: str, location: int, entries: dict[str, str], nbytes: int, data_
     offset, length = int(numbers.get("offset", 0)), int(numbers.get("length", nbytes))
     if length != nbytes:
         raise Malformed(f"tensor {shown(name)} declares {nbytes} bytes, and its external data has {length}")
-    return Place(entries["location"], offset, offset + nbytes)
+    return Place(entries["location"], offset + nbytes)
 
 
 def _int64s(reader: Reader, raw: tuple[int, int] | None, packed: tuple[int, int] | None) -> tuple[int, ...] | None:

@@ -18,23 +18,25 @@ from typing import assert_never
 
 from meshnode.catalog.manifest import Manifest, piece_count
 from meshnode.catalog.rarity import Flags, Rarity, numbering, unpack
-from meshnode.catalog.steps import LIST as LIST
-from meshnode.catalog.steps import AskHave as AskHave
-from meshnode.catalog.steps import AskList as AskList
-from meshnode.catalog.steps import AskPiece as AskPiece
-from meshnode.catalog.steps import Check as Check
-from meshnode.catalog.steps import Complete as Complete
-from meshnode.catalog.steps import Effect as Effect
-from meshnode.catalog.steps import Event as Event
-from meshnode.catalog.steps import Failed as Failed
-from meshnode.catalog.steps import GiveUp as GiveUp
-from meshnode.catalog.steps import HaveCame as HaveCame
-from meshnode.catalog.steps import Holders as Holders
-from meshnode.catalog.steps import ListCame as ListCame
-from meshnode.catalog.steps import NoHave as NoHave
-from meshnode.catalog.steps import OnDisk as OnDisk
-from meshnode.catalog.steps import PieceCame as PieceCame
-from meshnode.catalog.steps import Write as Write
+from meshnode.catalog.steps import (
+    LIST,
+    AskHave,
+    AskList,
+    AskPiece,
+    Check,
+    Complete,
+    Effect,
+    Event,
+    Failed,
+    GiveUp,
+    HaveCame,
+    Holders,
+    ListCame,
+    NoHave,
+    OnDisk,
+    PieceCame,
+    Write,
+)
 from meshnode.config import Catalog as Settings
 from meshnode.errors import TransferFailed
 from meshnode.wire.messages import NodeId

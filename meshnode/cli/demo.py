@@ -8,8 +8,6 @@ nothing was wrong.
 
 from __future__ import annotations
 
-import json
-import select
 import signal
 import subprocess
 import sys
@@ -33,10 +31,9 @@ from meshnode.blocking import Client
 from meshnode.cli import context
 from meshnode.client import Result
 from meshnode.errors import HomeError, MeshError
+from meshnode.testing import COMMAND, READY_S, first_words, launched
 from meshnode.wire.tensors import Array
 
-COMMAND = (sys.executable, "-m", "meshnode.cli.main")
-READY_S = 60.0
 STOP_S = 15.0
 SEEN_S = 15.0
 WINDOW = 128
@@ -66,7 +63,6 @@ class Agent:
     home: Path
     process: subprocess.Popen[str]
     ready: dict[str, Any] = field(default_factory=dict)
-    done: int = 0
     state: str = "alive"
 
 
@@ -113,21 +109,9 @@ class Demo:
 
     def _start(self, agents: list[Agent], scratch: Path, name: str, *words: str) -> Agent:
         home = scratch / name
-        options = ("--json", "--name", name, "--listen", "127.0.0.1:0", "--no-mdns", "--manners", "free")
-        process = subprocess.Popen(
-            [*COMMAND, "--home", str(home), "up", *words, *options],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for the demo, which then ends its agents
-        )
-        agent = Agent(name, home, process)
+        agent = Agent(name, home, launched(home, *words, apart=True))  # Ctrl-C is for the demo, which ends its agents
         agents.append(agent)
-        assert process.stdout is not None
-        readable, _, _ = select.select([process.stdout], [], [], READY_S)
-        line = process.stdout.readline() if readable else ""
-        agent.ready = json.loads(line) if line else {}
+        agent.ready = first_words(agent.process)
         if agent.ready.get("event") != "ready":
             raise HomeError(f"{name} did not start: {agent.ready.get('message', 'no word from it')}")
         return agent

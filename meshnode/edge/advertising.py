@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from meshnode.edge.node import Node
-from meshnode.links.pool import Address
+from meshnode.links.address import Address
 from meshnode.membership import advert
 from meshnode.version import __version__
 

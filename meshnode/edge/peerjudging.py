@@ -21,7 +21,7 @@ def judge(here: Here, peer: PeerFacts) -> list[Row]:
         _link(peer),
         *judging.isolation(here, [peer]),
         _datagrams(here, peer),
-        *_size(here, peer),
+        *_size(peer),
         *_back(here, peer),
         *_clock(peer),
         *_multicast(here, peer),
@@ -166,7 +166,7 @@ def _udp(port: int) -> str:
     return f"`sudo ufw allow {port}/udp`, or `sudo firewall-cmd --add-port={port}/udp`"
 
 
-def _size(here: Here, peer: PeerFacts) -> list[Row]:
+def _size(peer: PeerFacts) -> list[Row]:
     """Full-size packets, from here and from there. Who connects and gets no large answer is told by `stalled`."""
     device = peer.next_hop or "IFACE"
     ours = [it for it in peer.tries if it.large is False] + [it for it in peer.back or () if it.outcome == "stalled"]

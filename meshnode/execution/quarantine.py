@@ -61,8 +61,3 @@ class Quarantine:
                 hint="another node may run it",
                 retry_after_s=left_s,
             )
-
-    def resting(self, now: float) -> list[tuple[Digest, float, str]]:
-        """(model, seconds left, why) of all that rest."""
-        rows = [(model, self.rests_s(now, model), self._why[model]) for model in list(self._until)]
-        return [row for row in rows if row[1] > 0]

@@ -324,10 +324,6 @@ class Execution:
         """Let a model run again that is not run here for a while."""
         self._quarantine.pardon(model)
 
-    def resting(self) -> list[tuple[Digest, float, str]]:
-        """(model, seconds, why) of what is not run here for a while, since it keeps killing its worker."""
-        return self._quarantine.resting(time.monotonic())
-
     # --- devices ---
 
     def _device(self, provider: str, *, idle: bool = False) -> Device:

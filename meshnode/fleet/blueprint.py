@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from meshnode import toml
 from meshnode.errors import InvalidInput, ProtocolError
-from meshnode.ranges import amount as amount
+from meshnode.ranges import amount
 from meshnode.wire.messages import Digest
 from meshnode.wire.terms import Hex64
 
@@ -191,12 +191,7 @@ class Resolve(Protocol):
 
 def read(text: str, resolve: Resolve) -> tuple[str, tuple[Want, ...]]:
     """The name and the wants of a blueprint in TOML. Raises InvalidInput with the place, ModelNotFound."""
-    if len(text.encode()) > BYTES_MAX:
-        raise InvalidInput(f"the blueprint has {len(text.encode())} bytes; {BYTES_MAX} are allowed")
-    try:
-        document = toml.read(text)
-    except ValueError as error:
-        raise InvalidInput(f"the blueprint is no TOML: {error}") from error
+    document = toml.given(text, "blueprint", BYTES_MAX)
     try:
         wishes = msgspec.convert(document, _Wishes)
     except msgspec.ValidationError as error:

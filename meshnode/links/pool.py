@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from meshnode.accepting import Greeting, accept, suffer
 from meshnode.errors import MeshError
-from meshnode.links.address import Address as Address
+from meshnode.links.address import Address
 from meshnode.links.circuit import Circuit
 from meshnode.links.link import DRAIN_S, Link
 from meshnode.links.reach import Reach

@@ -206,7 +206,7 @@ class Arrival:
             held.add(redemption)
             await link.call(TrustPush(), (batches.pack_batch([redemption]),), timeout_s=EXCHANGE_S)
         membership = Membership(self.leaf, tuple(data for _, data in held.items()), self.token.mesh_id)
-        return Joined(membership, member, ((member, (address,)),))
+        return Joined(membership, ((member, (address,)),))
 
     def _invite(self, held: StatementSet) -> BatchInvite:
         found = [it for it in held.invites().values() if it.key == self.spki]

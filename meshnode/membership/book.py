@@ -65,9 +65,10 @@ class AdvertBook:
         """All that are held."""
         return [advert for advert, _ in self._held.values()]
 
-    def forget(self, node: NodeId) -> None:
-        """A node whose tombstone is gone."""
-        self._held.pop(node, None)
+    def tidy(self, rows: int) -> None:
+        """Let go of nodes whose tombstone is gone, once more are held than there are rows."""
+        if len(self._held) > rows:
+            self._held = {node: it for node, it in self._held.items() if node == self.me or self.row(node) is not None}
 
     def want(self, row: Row) -> bool:
         """Note that a node has a newer advert, if so; whether `pull` is to be started."""

@@ -10,10 +10,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from meshnode.config import Membership as Settings
 from meshnode.errors import MeshError, PeerLost, ProtocolError
+from meshnode.links.address import Address
 from meshnode.links.link import Link
-from meshnode.links.pool import Address, Pool
+from meshnode.links.pool import Pool
 from meshnode.membership import entropy
 from meshnode.membership.entropy import News, Told
 from meshnode.membership.events import Broken, Event, Merged, StreamAnswered
@@ -53,7 +53,6 @@ class Contact:
     me: NodeId
     core: Swim
     pool: Pool
-    settings: Settings
     rng: Rng
     addresses: Callable[[NodeId], tuple[Address, ...]]
     barred: Callable[[NodeId], bool]

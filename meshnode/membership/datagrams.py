@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from meshnode.errors import ProtocolError
+from meshnode.links.address import Address
 from meshnode.links.machine import Machine
-from meshnode.links.pool import Address
 from meshnode.membership import updates
 from meshnode.membership.advert import Advert
 from meshnode.membership.updates import Ack, AnyPacket, Ping

@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 from meshnode.config import Membership as Settings
 from meshnode.errors import HomeError, MeshError, PeerLost
+from meshnode.links.address import Address
 from meshnode.links.link import Incoming, Link, Reply, path_of
-from meshnode.links.pool import Address, Pool
+from meshnode.links.pool import Pool
 from meshnode.membership import advert as adverts
 from meshnode.membership.advert import Advert, Content
 from meshnode.membership.answers import Answers
@@ -116,7 +117,6 @@ class Membership:
             me=keeper.id,
             core=self._core,
             pool=pool,
-            settings=settings,
             rng=rng,
             addresses=self.addresses,
             barred=self._barred,
@@ -364,7 +364,7 @@ class Membership:
     # --- over links ---
 
     async def _watch(self) -> None:
-        """Look at the clocks each second, and hang up links that a large mesh need not keep."""
+        """Look at the clocks each second, and let go of links and adverts that need not be kept."""
         waking = Waking(self._source.clocks())
         while True:
             await asyncio.sleep(LOOK_S)
@@ -374,6 +374,7 @@ class Membership:
                 self._woke()
             tell_if_set(waking.set_s, clocks.wall)
             self._contact.hang_up_idle(self._now())
+            self._adverts.tidy(len(self._core.roster))
 
     def _advert_learnt(self, advert: Advert) -> None:
         node = NodeId(advert.id)

@@ -6,7 +6,7 @@ the figures are in protocols/membership.md. An agent always runs `OURS`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +57,5 @@ LIFEGUARD = Rules(
     streams_probe=False,
 )
 """memberlist with its LAN defaults."""
-SWIM = Rules(
-    health=False,
-    confirmations=False,
-    buddy=False,
-    stream_ping=False,
-    small_faster=False,
-    repeat_ping=False,
-    tell_suspect=False,
-    feedback=False,
-    own_verdict=False,
-    paced=False,
-    deaf=False,
-    lag=False,
-    first_hand=False,
-    streams_probe=False,
-)
+SWIM = replace(LIFEGUARD, health=False, confirmations=False, buddy=False, stream_ping=False)
 """The paper's, with suspicion and round-robin probing."""

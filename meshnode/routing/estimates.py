@@ -11,6 +11,7 @@ outlier ejection as in Envoy, but private, so that nobody can talk a peer out of
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from meshnode.config import Routing
@@ -233,9 +234,9 @@ class Estimates:
         earned = min(1.0, 0.2 + 0.16 * self.of(peer).results)
         return earned * min(1.0, 0.1 + 0.9 * known_s / NEWCOMER_S)
 
-    def forget(self, peer: NodeId) -> None:
-        """The peer is gone for good."""
-        self._beliefs.pop(peer, None)
+    def keep(self, peers: Iterable[NodeId]) -> None:
+        """Forget all others: they are gone for good."""
+        self._beliefs = {peer: self._beliefs[peer] for peer in peers if peer in self._beliefs}
 
     # --- inside ---
 

@@ -5,9 +5,7 @@ Each returns plain numbers; seconds are simulated. The same seed gives the same 
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from meshnode.config import LAN
@@ -277,12 +275,6 @@ def decision_us(n: int, packets: int = 20_000) -> float:
         now += 1e-6
         node.core.handle(now, ping)
     return (time.perf_counter() - began) / packets * 1e6
-
-
-def median_and_worst(measure: Callable[[int], float], seeds: range) -> tuple[float, float]:
-    """Of a measurement over some seeds."""
-    values = [measure(seed) for seed in seeds]
-    return statistics.median(values), max(values)
 
 
 def without(name: str) -> Rules:

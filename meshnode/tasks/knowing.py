@@ -62,6 +62,7 @@ class Knowing:
         view = self.view()
         if len(kept) > len(view):
             kept.clear()
+            self.estimates.keep(member.id for member in view)
         found = []
         for member in view:
             it = kept.get(member.id)

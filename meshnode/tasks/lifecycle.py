@@ -62,21 +62,23 @@ from meshnode.errors import (
     WorkerCrashed,
 )
 from meshnode.tasks.budget import Budget
-from meshnode.tasks.moves import Abandon as Abandon
-from meshnode.tasks.moves import Answer as Answer
-from meshnode.tasks.moves import Begin as Begin
-from meshnode.tasks.moves import Cancel as Cancel
-from meshnode.tasks.moves import Chosen as Chosen
-from meshnode.tasks.moves import Effect as Effect
-from meshnode.tasks.moves import Event as Event
-from meshnode.tasks.moves import Fail as Fail
-from meshnode.tasks.moves import Failed as Failed
-from meshnode.tasks.moves import Recall as Recall
-from meshnode.tasks.moves import Replied as Replied
-from meshnode.tasks.moves import Route as Route
-from meshnode.tasks.moves import Send as Send
-from meshnode.tasks.moves import State as State
-from meshnode.tasks.moves import Unroutable as Unroutable
+from meshnode.tasks.moves import (
+    Abandon,
+    Answer,
+    Begin,
+    Cancel,
+    Chosen,
+    Effect,
+    Event,
+    Fail,
+    Failed,
+    Recall,
+    Replied,
+    Route,
+    Send,
+    State,
+    Unroutable,
+)
 from meshnode.wire.messages import NodeId
 
 DEATHS_MAX = 2
@@ -322,12 +324,9 @@ class Lifecycle:
             if reached:
                 return [recall(min(self.deadline - now, RECALL_ONCE_S), patient=True)]
             del self._running[copy.attempt]
-            return self._fail(
-                OutcomeUnknown(
-                    f"{copy.name} had the task and cannot be asked what came of it: {error}",
-                    hint="it may have run; it is not sent again because idempotent=False forbids that",
-                )
-            )
+            text = f"{copy.name} had the task and cannot be asked what came of it: {error}"
+            hint = "it may have run; it is not sent again because idempotent=False forbids that"
+            return self._fail(OutcomeUnknown(text, hint=hint))
         if isinstance(error, PeerSilent):
             del self._running[copy.attempt]
             self._strays[copy.attempt] = copy

@@ -23,7 +23,8 @@ from meshnode.tasks.budget import Budget
 from meshnode.tasks.checksum import checksum
 from meshnode.tasks.choosing import Chooser
 from meshnode.tasks.lateness import Lateness
-from meshnode.tasks.lifecycle import (
+from meshnode.tasks.lifecycle import Lifecycle
+from meshnode.tasks.moves import (
     Abandon,
     Answer,
     Begin,
@@ -31,7 +32,6 @@ from meshnode.tasks.lifecycle import (
     Event,
     Fail,
     Failed,
-    Lifecycle,
     Recall,
     Replied,
     Route,

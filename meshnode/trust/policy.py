@@ -223,12 +223,7 @@ class _Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def read(text: str, version: int = 0) -> Policy:
     """A policy in TOML. Raises InvalidInput with the place."""
-    if len(text.encode()) > BYTES_MAX:
-        raise InvalidInput(f"the policy has {len(text.encode())} bytes; {BYTES_MAX} are allowed")
-    try:
-        document = toml.read(text)
-    except ValueError as error:
-        raise InvalidInput(f"the policy is no TOML: {error}") from error
+    document = toml.given(text, "policy", BYTES_MAX)
     try:
         it = msgspec.convert(document, _Written)
         max_bytes, bytes_s = amount(it.models.max_bytes), amount(it.quota.bytes_s)

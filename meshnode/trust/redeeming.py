@@ -43,7 +43,6 @@ class Joined:
     """What redeeming a token brought."""
 
     membership: Membership
-    inviter: NodeId
     peers: tuple[tuple[NodeId, tuple[Address, ...]], ...]
 
 
@@ -193,7 +192,7 @@ def _joined(answer: dict[str, Any], invite: Invite) -> Joined:
         raise ProtocolError(f"the inviter's answer is malformed: {error}") from error
     if not isinstance(leaf, bytes) or not all(isinstance(s, bytes) for s in statements):
         raise ProtocolError("the inviter's answer is malformed")
-    return Joined(Membership(leaf, statements, invite.mesh_prefix), invite.inviter, peers)
+    return Joined(Membership(leaf, statements, invite.mesh_prefix), peers)
 
 
 # --- join messages ---

@@ -44,7 +44,6 @@ _ALL_SEEN = (1 << WINDOW_BITS) - 1
 
 @dataclass(slots=True)
 class _Peer:
-    id: NodeId
     epoch: int
     sending: ChaCha20Poly1305
     receiving: ChaCha20Poly1305
@@ -103,7 +102,6 @@ class Sealer:
         except ValueError as error:  # a low-order point, or not 32 bytes
             raise ProtocolError(f"the epoch key of node {peer[:8]} is not usable") from error
         self._peers[peer] = _Peer(
-            peer,
             epoch,
             sending=self._cipher(secret, self._me, self.epoch, peer, epoch),
             receiving=self._cipher(secret, peer, epoch, self._me, self.epoch),

@@ -110,10 +110,6 @@ class StatementSet:
         """The 32-byte ids held."""
         return self._statements.keys()
 
-    def missing(self, ids: Iterable[bytes]) -> list[bytes]:
-        """Those of the ids that are not held."""
-        return [id for id in ids if id not in self._statements]
-
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Ids and bytes, in an order in which another set can take them in: the genesis first."""
         return iter([(s.id, s.data) for s in self._statements.values()])

@@ -11,9 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshnode.catalog.manifest import File, Manifest
-from meshnode.catalog.transfer import (
-    FAILURES_MAX,
-    LATE_S,
+from meshnode.catalog.steps import (
     LIST,
     AskHave,
     AskList,
@@ -28,9 +26,9 @@ from meshnode.catalog.transfer import (
     ListCame,
     OnDisk,
     PieceCame,
-    Transfer,
     Write,
 )
+from meshnode.catalog.transfer import FAILURES_MAX, LATE_S, Transfer
 from meshnode.config import Catalog
 from meshnode.errors import TransferFailed
 from meshnode.wire.messages import NodeId

@@ -78,6 +78,19 @@ async def joiner(
         yield agent
 
 
+@asynccontextmanager
+async def trio(folder: Path) -> AsyncIterator[tuple[Node, Node, Node]]:
+    """Ann, bob and cat, who all see each other; no worker of theirs is left behind."""
+    async with (
+        founder(folder / "ann") as ann,
+        joiner(folder / "bob", ann.node) as bob,
+        joiner(folder / "cat", ann.node, "cat") as cat,
+    ):
+        await until(lambda: sees(bob.node, cat.node) and sees(cat.node, bob.node), "all see each other")
+        yield ann.node, bob.node, cat.node
+    assert [] == workers()
+
+
 def sees(node: Node, other: Node) -> bool:
     """Whether one would give work to the other: it has a link and the advert."""
     member = node.membership.member(other.keeper.id)

@@ -121,7 +121,7 @@ async def test_a_load_goes_on_when_its_client_leaves(two: tuple[Agent, Agent]) -
     where = {"parameters": {"node": "bob"}}
     async with aiohttp.ClientSession(headers=bearer(bob.node)) as web:
         first = asyncio.ensure_future(web.post(url, json=where))
-        await until(lambda: bob.node.fetcher.fetching(_digest(bob)), "it comes")
+        await until(lambda: bob.node.fetcher.under_way, "it comes")
         first.cancel()
         async with web.post(url, json=where) as answer:
             assert 200 == answer.status, await answer.text()

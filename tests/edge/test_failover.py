@@ -16,7 +16,8 @@ from meshnode.client import AsyncClient
 from meshnode.edge.node import Node
 from meshnode.errors import NoCapacity, OutcomeUnknown, UnknownTask, WorkerCrashed
 from meshnode.wire.messages import ResultAsk
-from tests.edge.living import ask, founder, joiner, sees, workers
+from tests.edge import living
+from tests.edge.living import ask, founder, joiner, workers
 from tests.edge.test_local import ECHO
 from tests.edge.test_peers import to
 from tests.execution.making import save, value_info
@@ -50,20 +51,13 @@ def cut(node: Node, other: Node) -> None:
 @pytest.fixture
 async def three(tmp_path: Path) -> AsyncIterator[tuple[Node, Node, Node]]:
     """A mesh of three that has the slow model everywhere, in memory."""
-    async with (
-        founder(tmp_path / "ann") as ann,
-        joiner(tmp_path / "bob", ann.node) as bob,
-        joiner(tmp_path / "cat", ann.node, "cat") as cat,
-    ):
-        nodes = (ann.node, bob.node, cat.node)
-        await until(lambda: sees(bob.node, cat.node) and sees(cat.node, bob.node), "all see each other")
-        await ask(ann.node.home, "model.add", {"path": str(MODELS / "slow" / "model.onnx"), "name": "slow"})
+    async with living.trio(tmp_path) as nodes:
+        await ask(nodes[0].home, "model.add", {"path": str(MODELS / "slow" / "model.onnx"), "name": "slow"})
         await until(lambda: all(node.catalog.manifests() for node in nodes), "all know the model")
-        async with AsyncClient(ann.node.home) as client:
+        async with AsyncClient(nodes[0].home) as client:
             for node in nodes:
                 await client.infer("slow", long(1), node=node.keeper.id)
         yield nodes
-    assert [] == workers()
 
 
 async def test_a_link_that_breaks_under_a_task_costs_no_second_run(three: tuple[Node, Node, Node]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from meshnode.errors import InvalidInput, MeshError, ModelRefused, PermissionDen
 from meshnode.execution.control import TensorInfo
 from meshnode.execution.job import ProbeReport
 from meshnode.wire.messages import Digest
-from tests.edge.living import ask, founder, joiner, sees, workers
+from tests.edge import living
+from tests.edge.living import ask
 from tests.execution.making import bomb, killer
 from tests.waiting import until
 
@@ -28,23 +30,16 @@ INFO = (TensorInfo("x", "float", (1,)),)
 @pytest.fixture
 async def three(tmp_path: Path) -> AsyncIterator[tuple[Node, Node, Node]]:
     """A mesh whose founder has a model that kills who loads it, and did not try it before it published it."""
-    async with (
-        founder(tmp_path / "ann") as ann,
-        joiner(tmp_path / "bob", ann.node) as bob,
-        joiner(tmp_path / "cat", ann.node, "cat") as cat,
-    ):
-        nodes = (ann.node, bob.node, cat.node)
-        await until(lambda: sees(bob.node, cat.node) and sees(cat.node, bob.node), "all see each other")
+    async with living.trio(tmp_path) as nodes:
 
         async def untried(*_: Any) -> ProbeReport:
             return ProbeReport(INFO, (TensorInfo("y", "float", (1,)),), 1000, 0.001, {}, "CPU", "1")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ann.node.execution, "probe", untried)
-            await ask(ann.node.home, "model.add", {"path": str(killer(tmp_path).path), "name": "killer"})
+            patch.setattr(nodes[0].execution, "probe", untried)
+            await ask(nodes[0].home, "model.add", {"path": str(killer(tmp_path).path), "name": "killer"})
         await until(lambda: all(node.catalog.manifests() for node in nodes), "all know the model")
         yield nodes
-    assert [] == workers()
 
 
 def digest(node: Node) -> Digest:
@@ -93,7 +88,7 @@ async def test_two_nodes_reports_keep_a_model_from_all(three: tuple[Node, Node, 
         await ask(cat.home, "model.clear", {"model": "killer"})
     assert 2 == (await ask(ann.home, "model.clear", {"model": "killer"}))["cleared"]
     await until(lambda: not any(reporters(it) for it in three), "all heard that it is cleared")
-    assert [] == [*bob.execution.resting(), *cat.execution.resting()]
+    assert [0.0, 0.0] == [it.execution._quarantine.rests_s(time.monotonic(), digest(it)) for it in (bob, cat)]
     assert (await ask(cat.home, "models"))[0]["reported"] is None
     with pytest.raises(InvalidInput, match="nobody reported"):
         await ask(ann.home, "model.clear", {"model": "killer"})

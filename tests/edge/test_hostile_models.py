@@ -16,7 +16,8 @@ from onnx import TensorProto, helper
 from meshnode.client import AsyncClient
 from meshnode.edge.node import Node
 from meshnode.errors import DeadlineExceeded, OutOfMemory, PoisonTask
-from tests.edge.living import ask, founder, joiner, sees, workers
+from tests.edge import living
+from tests.edge.living import ask
 from tests.execution.making import INT_MIN, save, value_info
 from tests.mesh.rig import MODELS
 from tests.waiting import until
@@ -55,23 +56,16 @@ def deaths(nodes: tuple[Node, ...]) -> int:
 @pytest.fixture
 async def trio(tmp_path: Path) -> AsyncIterator[tuple[Node, Node, Node]]:
     """A mesh of three that know the three models; all of them work afterwards, and leave nothing behind."""
-    async with (
-        founder(tmp_path / "ann") as ann,
-        joiner(tmp_path / "bob", ann.node) as bob,
-        joiner(tmp_path / "cat", ann.node, "cat") as cat,
-    ):
-        nodes = (ann.node, bob.node, cat.node)
-        await until(lambda: sees(bob.node, cat.node) and sees(cat.node, bob.node), "all see each other")
+    async with living.trio(tmp_path) as nodes:
         slow = MODELS / "slow" / "model.onnx"
         for name, path in (("deadly", deadly(tmp_path)), ("greedy", greedy(tmp_path)), ("slow", slow)):
-            await ask(ann.node.home, "model.add", {"path": str(path), "name": name})
+            await ask(nodes[0].home, "model.add", {"path": str(path), "name": name})
         await until(lambda: all(len(node.catalog.manifests()) == 3 for node in nodes), "all know the models")
         yield nodes
-        async with AsyncClient(ann.node.home) as client:
+        async with AsyncClient(nodes[0].home) as client:
             for node in nodes:
                 result = await client.infer("deadly", rows(6), node=node.keeper.id, timeout=20.0)
                 assert INT_MIN % 7 == result["y"][0, 0]
-    assert [] == workers()
 
 
 def rows(value: int) -> dict[str, Any]:

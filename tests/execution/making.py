@@ -6,15 +6,18 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 from onnx import TensorProto, helper
 
+from meshnode.config import Execution as Settings
+from meshnode.execution.devices import Devices, Gpu
 from meshnode.execution.job import Done, Job, ModelFile
 from meshnode.execution.supervisor import Execution
 from meshnode.wire import tensors
@@ -36,6 +39,13 @@ def save(folder: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any], 
     path = folder / f"{secrets.token_hex(4)}.onnx"
     onnx.save(model, path)
     return ModelFile(Digest(secrets.token_hex(32)), path)
+
+
+def new(folder: Path, settings: Settings, *, cores: int = 1, gpus: Sequence[Gpu] = (), **more: Any) -> Execution:
+    """What runs models of the folder and the bundled ones, not started yet."""
+    machine = Devices(cores=cores, memory_total=psutil.virtual_memory().total, gpus=list(gpus))
+    given: dict[str, Any] = {"folder": folder / "w", "models": (folder, MODELS), "changed": lambda: None}
+    return Execution(settings, machine, **(given | more))
 
 
 @asynccontextmanager

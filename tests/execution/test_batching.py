@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from msgspec import structs
 from onnx import TensorProto, helper, numpy_helper
@@ -17,7 +17,6 @@ from onnx import TensorProto, helper, numpy_helper
 from meshnode.config import Execution as Settings
 from meshnode.errors import ExecutionFailed, PoisonTask, ProtocolError, WorkerCrashed
 from meshnode.execution.batching import cut, key_of, rows_of, stack
-from meshnode.execution.devices import Devices
 from meshnode.execution.job import Done, ModelFile
 from meshnode.execution.supervisor import Execution
 from meshnode.wire import tensors
@@ -25,12 +24,12 @@ from meshnode.wire.messages import TensorSpec
 from tests.execution.making import (
     FAILS,
     KILLS,
-    MODELS,
     bundled,
     done,
     fragile,
     gathered,
     job,
+    new,
     proven,
     ready,
     rows_times,
@@ -45,20 +44,10 @@ SETTINGS = Settings(
 )
 
 
-def new(folder: Path, settings: Settings = SETTINGS) -> Execution:
-    return Execution(
-        settings,
-        Devices(cores=1, memory_total=psutil.virtual_memory().total),
-        folder=folder / "w",
-        models=(folder, MODELS),
-        changed=lambda: None,
-    )
-
-
 @pytest.fixture
 async def execution(tmp_path: Path) -> AsyncIterator[Execution]:
     """One slot, so that what comes while it is taken waits."""
-    it = new(tmp_path)
+    it = new(tmp_path, SETTINGS)
     async with ready(it):
         yield it
 
@@ -251,7 +240,7 @@ async def test_a_batch_that_kills_the_worker_costs_only_the_culprit(execution: E
     for n, end in zip(range(2, 33), ends[:-1], strict=True):
         assert (-(2**31)) % n == tensors.decode(end.specs, end.body)["y"][0, 0]
     assert 2 == execution._own[0].process.deaths, "once as a batch, once alone"
-    assert [] == execution.resting(), "one bad input condemns no model"
+    assert 0.0 == execution._quarantine.rests_s(time.monotonic(), model.digest), "one bad input condemns no model"
 
 
 async def test_what_must_not_run_twice_runs_alone(execution: Execution, tmp_path: Path) -> None:

@@ -8,18 +8,16 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from meshnode.config import Execution as Settings
 from meshnode.errors import DeadlineExceeded, ModelRefused, OutOfMemory, WorkerCrashed
 from meshnode.execution.blame import Blame
-from meshnode.execution.devices import Devices
 from meshnode.execution.job import ModelFile
 from meshnode.execution.quarantine import Quarantine
 from meshnode.execution.supervisor import Execution
 from meshnode.wire.messages import Digest
-from tests.execution.making import bomb, endless, gathered, killer, ready, run
+from tests.execution.making import bomb, endless, gathered, killer, new, ready, run
 from tests.execution.test_supervisor import echo, until_running
 from tests.waiting import until
 
@@ -38,15 +36,7 @@ def told() -> Told:
 @pytest.fixture
 async def execution(tmp_path: Path, told: Told) -> AsyncIterator[Execution]:
     """With a worker that is ready, and little time to load."""
-    it = Execution(
-        SETTINGS,
-        Devices(cores=2, memory_total=psutil.virtual_memory().total),
-        folder=tmp_path / "w",
-        models=(tmp_path,),
-        changed=lambda: None,
-        condemned=lambda digest, how: told.append((digest, how)),
-    )
-    async with ready(it):
+    async with ready(new(tmp_path, SETTINGS, cores=2, condemned=lambda digest, how: told.append((digest, how)))) as it:
         yield it
 
 

@@ -17,27 +17,15 @@ import pytest
 from meshnode.config import Execution as Settings
 from meshnode.errors import Refused, ResultLost
 from meshnode.execution import supervisor
-from meshnode.execution.devices import Devices
 from meshnode.execution.rules import CPU
 from meshnode.execution.supervisor import Execution
 from meshnode.wire.messages import QuoteAsk
-from tests.execution.making import MODELS, bundled, done, endless, ready
+from tests.execution.making import bundled, done, endless, new, ready
 from tests.waiting import until
 
 SETTINGS = Settings(concurrency=1, arena_bytes=8 * 1024 * 1024, cancel_grace_s=30.0, lent_idle_s=0.2)
 IMAGE = {"image": np.ones((1, 1, 8, 8), np.float32)}
 OWNER = "owner is here"
-
-
-def new(folder: Path, settings: Settings = SETTINGS, *, apart: bool = True) -> Execution:
-    return Execution(
-        settings,
-        Devices(cores=1, memory_total=psutil.virtual_memory().total),
-        folder=folder / "w",
-        models=(folder, MODELS),
-        changed=lambda: None,
-        apart=lambda: apart,
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +38,7 @@ def fed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.fixture
 async def execution(tmp_path: Path) -> AsyncIterator[Execution]:
     """A machine with an owner; one slot for him and one for the others."""
-    it = new(tmp_path, replace(SETTINGS, lent_idle_s=60.0))
+    it = new(tmp_path, replace(SETTINGS, lent_idle_s=60.0), apart=lambda: True)
     async with ready(it):
         yield it
     assert [] == workers()
@@ -128,7 +116,7 @@ async def test_when_the_owner_has_gone_others_are_welcome_again(execution: Execu
 
 async def test_a_process_without_work_ends(tmp_path: Path) -> None:
     """After lent_idle_s its memory is the owner's again; the next task has a new one."""
-    it = new(tmp_path)
+    it = new(tmp_path, SETTINGS, apart=lambda: True)
     await it.start()
     try:
         await it.ready()
@@ -167,7 +155,7 @@ async def test_a_drain_lets_runs_end_and_hands_back_what_waits(execution: Execut
 
 async def test_without_an_owner_there_is_one_process(tmp_path: Path) -> None:
     """A server's own and foreign work share a worker; a pause stops the foreign run, and the worker stays."""
-    it = new(tmp_path, apart=False)
+    it = new(tmp_path, SETTINGS, apart=lambda: False)
     await it.start()
     try:
         await it.ready()

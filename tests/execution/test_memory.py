@@ -16,11 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from meshnode.config import Execution as Settings
 from meshnode.errors import OutOfMemory
-from meshnode.execution.devices import Devices
 from meshnode.execution.job import ModelFile
 from meshnode.execution.supervisor import Execution
 from meshnode.wire.messages import QuoteAsk
-from tests.execution.making import MODELS, bundled, done, endless, run, save, value_info
+from tests.execution.making import bundled, done, endless, new, run, save, value_info
 from tests.waiting import until
 
 MB = 1_000_000
@@ -45,13 +44,7 @@ def heavy(folder: Path, number: int = 0) -> ModelFile:
 
 
 async def started(folder: Path, settings: Settings) -> Execution:
-    it = Execution(
-        settings,
-        Devices(cores=1, memory_total=psutil.virtual_memory().total),
-        folder=folder / "w",
-        models=(folder, MODELS),
-        changed=lambda: None,
-    )
+    it = new(folder, settings)
     await it.start()
     async with asyncio.timeout(60):
         await it.ready()

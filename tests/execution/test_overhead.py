@@ -20,12 +20,11 @@ import psutil
 import pytest
 
 from meshnode.config import Execution as Settings
-from meshnode.execution.devices import Devices
 from meshnode.execution.job import Job
 from meshnode.execution.supervisor import Execution
 from meshnode.wire import tensors
 from meshnode.wire.messages import TaskId
-from tests.execution.making import MODELS, bundled, done, gathered, ready, run
+from tests.execution.making import bundled, done, gathered, new, ready, run
 from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is open is looked up in /proc")
@@ -43,9 +42,7 @@ ENDLESS = {"x": np.ones((1, 64), np.float32), "rounds": np.int64(2**62)}
 @pytest.fixture
 async def execution(tmp_path: Path) -> AsyncIterator[Execution]:
     """Two slots, ready; whatever is cancelled may wait in any number."""
-    machine = Devices(cores=2, memory_total=psutil.virtual_memory().total)
-    it = Execution(SETTINGS, machine, folder=tmp_path / "w", models=(tmp_path, MODELS), changed=lambda: None)
-    async with ready(it):
+    async with ready(new(tmp_path, SETTINGS, cores=2)) as it:
         yield it
 
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from meshnode.config import Execution as Settings
@@ -18,18 +17,13 @@ from meshnode.errors import ModelRefused, Refused
 from meshnode.execution.devices import Devices, Gpu
 from meshnode.execution.rules import CPU, Rules
 from meshnode.execution.supervisor import Execution
-from tests.execution.making import MODELS, bundled, done
+from tests.execution.making import bundled, done, new
 from tests.waiting import until
 
 SETTINGS = Settings(concurrency=1, arena_bytes=8 * 1024 * 1024)
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 GPU = [Gpu("a GPU that is only claimed", 10**9)]
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def new(folder: Path, settings: Settings = SETTINGS, gpus: list[Gpu] | None = None) -> Execution:
-    machine = Devices(cores=1, memory_total=psutil.virtual_memory().total, gpus=gpus or [])
-    return Execution(settings, machine, folder=folder / "w", models=(folder, MODELS), changed=lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +39,7 @@ def new(folder: Path, settings: Settings = SETTINGS, gpus: list[Gpu] | None = No
 def test_what_is_worth_a_try(tmp_path: Path, settings: Settings, gpus: list[Gpu], expected: list[str]) -> None:
     """What is installed and wanted; NVIDIA's only where a GPU of theirs is seen; TensorRT only by name."""
     available = (TENSORRT, CUDA, "CoreMLExecutionProvider", CPU)
-    assert expected == new(tmp_path, settings, gpus)._accelerators(available)
+    assert expected == new(tmp_path, settings, gpus=gpus)._accelerators(available)
 
 
 async def test_an_accelerator_that_does_not_work_is_not_advertised(
@@ -55,7 +49,7 @@ async def test_an_accelerator_that_does_not_work_is_not_advertised(
     reason, and the CPU is all that others hear of."""
     listed = Execution._accelerators
     monkeypatch.setattr(Execution, "_accelerators", lambda self, available: listed(self, (CUDA, *available)))
-    it = new(tmp_path, gpus=GPU)
+    it = new(tmp_path, SETTINGS, gpus=GPU)
     await it.start()
     try:
         async with asyncio.timeout(60):
@@ -81,7 +75,7 @@ async def test_an_accelerator_that_does_not_work_is_not_advertised(
 
 async def test_a_model_that_an_accelerator_refuses_runs_on_the_processor(tmp_path: Path) -> None:
     """Once it was refused there, it is not asked again, but by name; until the model is forgotten."""
-    it = new(tmp_path)
+    it = new(tmp_path, SETTINGS)
     await it.start()
     try:
         await it.ready()

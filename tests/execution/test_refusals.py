@@ -8,16 +8,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from meshnode.config import Execution as Settings
 from meshnode.errors import DeadlineExceeded, Refused
-from meshnode.execution.devices import Devices
 from meshnode.execution.rules import CPU
 from meshnode.execution.supervisor import Execution
 from meshnode.wire.messages import QuoteAsk
-from tests.execution.making import MODELS, bundled, done, ready, run
+from tests.execution.making import bundled, done, new, ready, run
 from tests.waiting import until
 
 SETTINGS = Settings(concurrency=1, arena_bytes=8 * 1024 * 1024, cancel_grace_s=0.5, queue_backlog_max_s=1e6)
@@ -28,14 +26,7 @@ LONG = {"x": np.ones((1, 64), np.float32), "rounds": np.int64(4 * 10**5)}
 @pytest.fixture
 async def execution(tmp_path: Path) -> AsyncIterator[Execution]:
     """One slot, ready."""
-    it = Execution(
-        SETTINGS,
-        Devices(cores=1, memory_total=psutil.virtual_memory().total),
-        folder=tmp_path / "w",
-        models=(tmp_path, MODELS),
-        changed=lambda: None,
-    )
-    async with ready(it):
+    async with ready(new(tmp_path, SETTINGS)) as it:
         yield it
 
 

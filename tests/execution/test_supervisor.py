@@ -17,11 +17,10 @@ from onnx import TensorProto, helper
 
 from meshnode.config import Execution as Settings
 from meshnode.errors import DeadlineExceeded, InvalidInput, ModelRefused, OutOfMemory, WorkerCrashed
-from meshnode.execution.devices import Devices
 from meshnode.execution.job import ModelFile
 from meshnode.execution.rules import CPU
 from meshnode.execution.supervisor import Execution
-from tests.execution.making import MODELS, endless, ready, run, save, value_info
+from tests.execution.making import endless, new, ready, run, save, value_info
 from tests.waiting import until
 
 SETTINGS = Settings(concurrency=2, arena_bytes=8 * 1024 * 1024, cancel_grace_s=0.5, probe_timeout_s=0.5)
@@ -31,15 +30,7 @@ ANSWER_BYTES_MAX = 32_000_000
 @pytest.fixture
 async def execution(tmp_path: Path) -> AsyncIterator[Execution]:
     """An execution with a worker that is ready; its processes are gone afterwards."""
-    it = Execution(
-        SETTINGS,
-        Devices(cores=2, memory_total=psutil.virtual_memory().total),
-        folder=tmp_path / "w",
-        models=(tmp_path, MODELS),
-        changed=lambda: None,
-        answer_bytes_max=ANSWER_BYTES_MAX,
-    )
-    async with ready(it):
+    async with ready(new(tmp_path, SETTINGS, cores=2, answer_bytes_max=ANSWER_BYTES_MAX)) as it:
         yield it
     assert [] == [p for p in psutil.Process().children(recursive=True) if "meshnode.execution.confined" in p.cmdline()]
 

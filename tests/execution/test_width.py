@@ -6,19 +6,16 @@ import asyncio
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from meshnode.config import Execution as Settings
-from meshnode.execution.devices import Devices
 from meshnode.execution.events import Finished, Offer, Ready, Start, Widened
 from meshnode.execution.job import ModelFile
 from meshnode.execution.pace import WIDE_FROM_S
 from meshnode.execution.queue import TaskQueue
-from meshnode.execution.supervisor import Execution
 from meshnode.wire.messages import Digest, TaskId
-from tests.execution.making import MODELS, done, ready, run, save, value_info
+from tests.execution.making import done, new, ready, run, save, value_info
 from tests.waiting import until
 
 MODEL = Digest("a" * 64)
@@ -105,13 +102,7 @@ def products(folder: Path) -> ModelFile:
 
 async def test_a_worker_measures_what_threads_bring(tmp_path: Path) -> None:
     """After a first run that took long, by itself, once; either way the results are the same."""
-    it = Execution(
-        Settings(concurrency=2, arena_bytes=8 * 1024 * 1024),
-        Devices(cores=2, memory_total=psutil.virtual_memory().total),
-        folder=tmp_path / "w",
-        models=(tmp_path, MODELS),
-        changed=lambda: None,
-    )
+    it = new(tmp_path, Settings(concurrency=2, arena_bytes=8 * 1024 * 1024), cores=2)
     async with ready(it):
         model = products(tmp_path)
         x = {"h0": np.random.default_rng(2).standard_normal((ROWS, SIDE)).astype(np.float32)}

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.errors import InvalidInput, MeshError, ModelNotFound, ProtocolError
-from meshnode.fleet.blueprint import Blueprint, Canary, Want, amount, from_map, holding, read, span
+from meshnode.fleet.blueprint import Blueprint, Canary, Want, from_map, holding, read, span
+from meshnode.ranges import amount
 from meshnode.wire.messages import Digest
 
 WHOLE = """

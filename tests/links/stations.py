@@ -10,8 +10,9 @@ from typing import Any
 
 from meshnode.config import Links
 from meshnode.errors import InvalidInput
+from meshnode.links.address import Address
 from meshnode.links.link import Incoming, Link, Reply, Side
-from meshnode.links.pool import Address, Pool
+from meshnode.links.pool import Pool
 from meshnode.links.relay import Knowledge
 from meshnode.trust.joining import Inviter
 from meshnode.trust.keeper import Keeper
@@ -109,9 +110,8 @@ class Station:
         return Reply(Piece(), (incoming.body,))
 
 
-@asynccontextmanager
-async def stations(folder: Path, names: str, settings: Links | None = None) -> AsyncIterator[list[Station]]:
-    """Members of one mesh, each a letter; the first founded it. None knows where another is."""
+async def of_one_mesh(folder: Path, names: str) -> list[Keeper]:
+    """Homes of members, each a letter; the first founded the mesh and let the others in."""
     keepers = [Keeper.open(folder / name) for name in names]
     keepers[0].found("m", names[0])
     inviter = Inviter(keepers[0], host="127.0.0.1", hints=lambda: ["127.0.0.1"], peers=list, joined=lambda _: None)
@@ -119,6 +119,13 @@ async def stations(folder: Path, names: str, settings: Links | None = None) -> A
         token = await inviter.invite(expires_s=60, roles=None, zones=())
         keeper.adopt((await redeem(keeper, token, name)).membership)
     await inviter.stop()
+    return keepers
+
+
+@asynccontextmanager
+async def stations(folder: Path, names: str, settings: Links | None = None) -> AsyncIterator[list[Station]]:
+    """Members of one mesh, each a letter; the first founded it. None knows where another is."""
+    keepers = await of_one_mesh(folder, names)
     everything = [s.data for keeper in keepers for s in map(keeper.statements.get, keeper.statements.ids()) if s]
     made = [Station(keeper, name, settings or Links()) for keeper, name in zip(keepers, names, strict=True)]
     for station in made:

@@ -20,9 +20,9 @@ from meshnode.errors import (
     PermissionDenied,
     ProtocolError,
 )
+from meshnode.links.address import Address
 from meshnode.links.link import Incoming, Link, Reply, Side
 from meshnode.links.local import LocalServer, connect, socket_path
-from meshnode.links.pool import Address
 from meshnode.wire import messages
 from meshnode.wire.messages import Ask, Document, Hello, PieceAsk, StreamPing
 from meshnode.wire.terms import Message

@@ -18,7 +18,8 @@ from meshnode.errors import (
     WorkerCrashed,
 )
 from meshnode.tasks.budget import Budget
-from meshnode.tasks.lifecycle import (
+from meshnode.tasks.lifecycle import Lifecycle
+from meshnode.tasks.moves import (
     Abandon,
     Answer,
     Begin,
@@ -28,7 +29,6 @@ from meshnode.tasks.lifecycle import (
     Event,
     Fail,
     Failed,
-    Lifecycle,
     Recall,
     Replied,
     Route,

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from meshnode.catalog.rarity import numbering, pack
-from meshnode.catalog.transfer import (
+from meshnode.catalog.steps import (
     LIST,
-    STALL_S,
     AskHave,
     AskList,
     AskPiece,
@@ -29,9 +28,9 @@ from meshnode.catalog.transfer import (
     NoHave,
     OnDisk,
     PieceCame,
-    Transfer,
     Write,
 )
+from meshnode.catalog.transfer import STALL_S, Transfer
 from meshnode.wire.messages import NodeId
 from tests.catalog.making import PIECE, SETTINGS, A, B, C, D, E, F
 from tests.catalog.test_transfer import model, sha

@@ -69,8 +69,8 @@ class Trust(RuleBasedStateMachine):
     def even_out(self, one: int, other: int) -> None:
         """What either lacks, as two linked nodes do it."""
         for a, b in ((one, other), (other, one)):
-            missing = [data for id, data in self.sets[a].items() if id in set(self.sets[b].missing([id]))]
-            self.sets[b].merge(missing)
+            held = set(self.sets[b].ids())
+            self.sets[b].merge([data for id, data in self.sets[a].items() if id not in held])
         assert self.sets[one].root_hash == self.sets[other].root_hash
         assert {it.node for it in self.sets[one].members()} == {it.node for it in self.sets[other].members()}
         for number in (one, other):  # what still waits for its issuer's standing is not passed on

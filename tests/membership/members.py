@@ -13,18 +13,18 @@ from typing import Any
 from meshnode.config import LAN
 from meshnode.config import Membership as Settings
 from meshnode.errors import ProtocolError
+from meshnode.links.address import Address
 from meshnode.links.link import Incoming, Link, Reply
-from meshnode.links.pool import Address, Pool
+from meshnode.links.pool import Pool
 from meshnode.links.side import Side
 from meshnode.membership import advert, updates
 from meshnode.membership.gossip import Membership
 from meshnode.membership.roster import raw_id
 from meshnode.membership.updates import AnyPacket
-from meshnode.trust.joining import Inviter
 from meshnode.trust.keeper import Keeper
-from meshnode.trust.redeeming import redeem
 from meshnode.wire import messages
 from meshnode.wire.messages import Hello, NodeId
+from tests.links.stations import of_one_mesh
 from tests.waiting import WITHIN_S, until
 
 
@@ -189,13 +189,7 @@ async def acquainted(mates: list[Mate]) -> None:
 @asynccontextmanager
 async def mates(folder: Path, names: str, settings: Settings = LAN.membership) -> AsyncIterator[list[Mate]]:
     """Members of one mesh, each a letter, the first of which founded it, who all know each other."""
-    keepers = [Keeper.open(folder / name) for name in names]
-    keepers[0].found("m", names[0])
-    inviter = Inviter(keepers[0], host="127.0.0.1", hints=lambda: ["127.0.0.1"], peers=list, joined=lambda _: None)
-    for keeper, name in zip(keepers[1:], names[1:], strict=True):
-        token = await inviter.invite(expires_s=60, roles=None, zones=())
-        keeper.adopt((await redeem(keeper, token, name)).membership)
-    await inviter.stop()
+    keepers = await of_one_mesh(folder, names)
     for keeper in keepers[1:]:
         keeper.merge([data for _, data in keepers[0].statements.items()])
     made = [Mate(keeper, name, settings, n) for n, (keeper, name) in enumerate(zip(keepers, names, strict=True))]

@@ -189,8 +189,9 @@ def test_a_peer_that_is_gone_is_forgotten() -> None:
     """When it comes back it is a newcomer."""
     it = believing()
     succeed(it)
-    it.forget(A)
-    assert 0 == it.of(A).results
+    succeed(it, B)
+    it.keep([B])
+    assert (0, 1) == (it.of(A).results, it.of(B).results)
 
 
 @pytest.mark.parametrize("claimed_s", [0.0, 0.001, 0.02])

@@ -9,8 +9,6 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ from meshnode.execution.rules import CPU, Rules
 from meshnode.execution.shelf import DRAFT
 from meshnode.execution.supervisor import Execution
 from meshnode.sandbox import Lack, Profile, landlock, seccomp
-from tests.execution.making import KILLS, MODELS, bundled, done, endless, fragile, run
+from tests.execution.making import KILLS, MODELS, bundled, done, endless, fragile, ready, run
 from tests.execution.test_graphs import X, deep
 from tests.waiting import until
 
@@ -77,17 +75,6 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path)
 
 
-@asynccontextmanager
-async def running(it: Execution) -> AsyncIterator[Execution]:
-    await it.start()
-    try:
-        async with asyncio.timeout(60):
-            await it.ready()
-        yield it
-    finally:
-        await it.stop()
-
-
 def instead(monkeypatch: pytest.MonkeyPatch, module: str, *first: str, fds: tuple[int, ...] = ()) -> None:
     """Workers begin with this module, which goes on with the ordinary one."""
     start = sandbox.start
@@ -112,7 +99,7 @@ async def test_somebody_who_has_taken_a_worker_over(home: Home, monkeypatch: pyt
     before = model.read_bytes(), model.stat().st_mode
     reader, writer = os.pipe()
     instead(monkeypatch, "tests.sandbox.intruder", str(writer), str(home.path), str(home.models), fds=(writer,))
-    async with running(home.execution()) as it:
+    async with ready(home.execution()) as it:
         os.close(writer)
         tried = json.loads(os.read(reader, 1 << 16))
         os.close(reader)
@@ -128,7 +115,7 @@ async def test_somebody_who_has_taken_a_worker_over(home: Home, monkeypatch: pyt
 @full
 async def test_a_worker_says_how_it_is_confined(home: Home) -> None:
     """Grade A where the kernel has all; every thread of it is behind the filter, ONNX Runtime's own among them."""
-    async with running(home.execution()) as it:
+    async with ready(home.execution()) as it:
         confinement = it.confinement[CPU]
         assert ("A", ()) == (confinement.grade, confinement.lacks)
         assert [f"files (Landlock {landlock.version()})", "system calls (seccomp)", "limits"] == [*confinement.holds]
@@ -149,7 +136,7 @@ async def test_a_probe_runs_in_a_confined_worker(home: Home, tmp_path: Path) -> 
     """A model that is new is opened by the same worker; one outside of the models folder cannot be read by it."""
     outside = tmp_path / "outside.onnx"
     outside.write_bytes((home.models / "model.onnx").read_bytes())
-    async with running(home.execution()) as it:
+    async with ready(home.execution()) as it:
         assert "A" == it.confinement[CPU].grade
         assert ("image",) == tuple(info.name for info in (await it.probe(home.models / "model.onnx")).inputs)
         with pytest.raises(Exception, match=r"(?i)permission denied|failed"):
@@ -161,7 +148,7 @@ async def test_results_are_those_without_a_sandbox(home: Home) -> None:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = 2
     x = {"x": np.random.default_rng(1).standard_normal((1, 150_000)).astype(np.float32)}
-    async with running(home.execution(threads=2)) as it:
+    async with ready(home.execution(threads=2)) as it:
         for name, inputs in (("digits", IMAGE), ("echo", x)):
             alone = ort.InferenceSession(MODELS / name / "model.onnx", settings)
             expected = dict(zip((o.name for o in alone.get_outputs()), alone.run(None, inputs), strict=True))
@@ -173,7 +160,7 @@ async def test_results_are_those_without_a_sandbox(home: Home) -> None:
 
 async def test_a_confined_worker_that_crashes_is_replaced_by_one(home: Home) -> None:
     """A signal of its own making, and one that was stuck: what follows is confined too."""
-    async with running(home.execution(cancel_grace_s=0.2)) as it:
+    async with ready(home.execution(cancel_grace_s=0.2)) as it:
         grade, models = it.confinement[CPU].grade, home.path / "models"
         with pytest.raises(WorkerCrashed, match="SIGFPE"):
             await done(it, fragile(models), {"x": KILLS})
@@ -189,9 +176,9 @@ async def test_a_confined_worker_that_crashes_is_replaced_by_one(home: Home) -> 
 async def test_a_worker_ends_with_its_agent(home: Home) -> None:
     """It cannot be signalled by what it confines, and is by the kernel."""
     code = (
-        "import asyncio, sys; from pathlib import Path; from tests.sandbox.test_workers import Home, running\n"
+        "import asyncio, sys; from pathlib import Path; from tests.sandbox.test_workers import Home, ready\n"
         "async def main():\n"
-        "    async with running(Home(Path(sys.argv[1])).execution()) as it:\n"
+        "    async with ready(Home(Path(sys.argv[1])).execution()) as it:\n"
         "        print(it._own[0].process.life.process.pid, flush=True); await asyncio.sleep(60)\n"
         "asyncio.run(main())"
     )
@@ -209,7 +196,7 @@ async def test_a_graph_is_kept_by_the_agent(home: Home) -> None:
     """A worker that cannot write offers it; the next one reads it, and the results are the same."""
     model = deep(home.path / "models")
     graphs = home.path / "worker" / "graphs"
-    async with running(home.execution()) as it:
+    async with ready(home.execution()) as it:
         first = await run(it, model, X)
         kept = grade_here() == "A"  # else no file is opened to be written, not even of memory
         if kept:
@@ -233,7 +220,7 @@ async def test_a_worker_with_a_driver_of_its_own(home: Home, monkeypatch: pytest
     """As an accelerator's, here with the CPU: the filter comes after a run, for the threads that are there too."""
     ordinary = Rules.arguments
     monkeypatch.setattr(Rules, "arguments", lambda it, *given: [Profile.DEVICES, *ordinary(it, *given)[1:]])
-    async with running(home.execution()) as it:
+    async with ready(home.execution()) as it:
         confinement = it.confinement[CPU]
         assert ("B", ("system calls (seccomp)", "limits")) == (confinement.grade, confinement.holds)
         assert (1, 10) == (await run(it, bundled("digits"), IMAGE))["probabilities"].shape
@@ -285,7 +272,7 @@ async def test_without_landlock(home: Home, monkeypatch: pytest.MonkeyPatch, num
     """An old kernel, one where it is off, a container: grade B, why, and what mends it. Files cannot be written then
     either; the graph of a model is not kept."""
     instead(monkeypatch, "tests.sandbox.denied", f"{LANDLOCK}={number}")
-    async with running(home.execution()) as it:
+    async with ready(home.execution()) as it:
         confinement = it.confinement[CPU]
         assert ("B", ("system calls (seccomp)", "limits")) == (confinement.grade, confinement.holds)
         (lack,) = confinement.lacks
@@ -306,7 +293,7 @@ async def test_without_landlock_nothing_is_written(home: Home, monkeypatch: pyte
         return start("tests.sandbox.denied", [*first, *arguments], **(named | {"fds": (*named["fds"], writer)}))
 
     monkeypatch.setattr(process.sandbox, "start", started)
-    async with running(home.execution()):
+    async with ready(home.execution()):
         os.close(writer)
         tried = json.loads(os.read(reader, 1 << 16))
         os.close(reader)
@@ -322,12 +309,12 @@ async def test_without_seccomp(home: Home, monkeypatch: pytest.MonkeyPatch) -> N
     """Landlock alone is grade B; neither is C."""
     instead(monkeypatch, "tests.sandbox.denied", f"{SECCOMP}={errno.EINVAL}")
     expected = "B" if grade_here() == "A" else "C"
-    async with running(home.execution()) as it:
+    async with ready(home.execution()) as it:
         assert expected == it.confinement[CPU].grade
         assert any("seccomp" in lack.why for lack in it.confinement[CPU].lacks)
     monkeypatch.undo()
     instead(monkeypatch, "tests.sandbox.denied", f"{SECCOMP}={errno.EINVAL},{LANDLOCK}={errno.ENOSYS}")
-    async with running(home.execution()) as it:
+    async with ready(home.execution()) as it:
         assert ("C", ("limits",)) == (it.confinement[CPU].grade, it.confinement[CPU].holds)
         assert 2 == len(it.confinement[CPU].lacks)
         assert (1, 10) == (await run(it, bundled("digits"), IMAGE))["probabilities"].shape
@@ -349,13 +336,13 @@ async def test_a_sandbox_that_is_required(home: Home, monkeypatch: pytest.Monkey
 @full
 async def test_a_required_sandbox_that_is_there(home: Home) -> None:
     """Nothing is different."""
-    async with running(home.execution(sandbox=Sandbox.REQUIRE)) as it:
+    async with ready(home.execution(sandbox=Sandbox.REQUIRE)) as it:
         assert "A" == it.confinement[CPU].grade
 
 
 async def test_a_sandbox_that_is_off(home: Home) -> None:
     """Grade C, and it says whose wish that was."""
-    async with running(home.execution(sandbox=Sandbox.OFF)) as it:
+    async with ready(home.execution(sandbox=Sandbox.OFF)) as it:
         confinement = it.confinement[CPU]
         assert ("C", ("limits",)) == (confinement.grade, confinement.holds)
         fix = 'sandbox = "auto" under [execution] in config.toml'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 from meshnode.config import Routing
 from meshnode.errors import DeadlineExceeded, InvalidInput, NoCapacity, NoNodeInZone, PeerLost, Refused
 from meshnode.membership.advert import Held, PowerState
+from meshnode.routing.estimates import Estimates
 from meshnode.tasks.choosing import Choice
+from meshnode.tasks.knowing import Knowing
 from meshnode.tasks.wanted import Wanted
 from meshnode.wire.messages import NodeId, Plan, Quote, Submit, TensorSpec
-from tests.tasks.around import ANN, BOB, CAT, ME, MODEL, NAMES, SETTINGS, Around, inferred
+from tests.tasks.around import ANN, BOB, CAT, ME, MODEL, NAMES, SETTINGS, Around, inferred, member
 from tests.waiting import until
 
 TASK = "1" * 32
@@ -334,3 +337,16 @@ async def test_nobody_is_given_up_long_before_the_time_is_up(around: Around) -> 
     with pytest.raises(NoCapacity, match="would be done") as refused:
         await around.chooser().choose(wanted(), NOBODY, 20.0)
     assert 1.0 == refused.value.retry_after_s
+
+
+def test_what_is_believed_of_a_node_goes_with_it() -> None:
+    """Nodes come and go; an agent keeps what it learnt of those that are members, and of no others."""
+    members = [member(node) for node in (ME, ANN, BOB)]
+    estimates = Estimates(SETTINGS, random.Random(1))
+    knowing = Knowing(ME, estimates, lambda: tuple(members), lambda _: None, lambda _: True, lambda _: "")
+    knowing.peers(wanted(), 0.0)
+    estimates.distrust(ANN, 0.0)
+    estimates.distrust(BOB, 0.0)
+    members.pop()
+    knowing.peers(wanted(), 1.0)
+    assert (True, False) == (estimates.distrusted(ANN, 1.0), estimates.distrusted(BOB, 1.0))

@@ -30,10 +30,8 @@ from meshnode.errors import (
     UnknownTask,
     WorkerCrashed,
 )
-from meshnode.tasks.lifecycle import (
-    RECALL_S,
-    RECALLS_MAX,
-    UNROUTABLE_GRACE_S,
+from meshnode.tasks.lifecycle import RECALL_S, RECALLS_MAX, UNROUTABLE_GRACE_S, Lifecycle
+from meshnode.tasks.moves import (
     Abandon,
     Answer,
     Begin,
@@ -43,7 +41,6 @@ from meshnode.tasks.lifecycle import (
     Event,
     Fail,
     Failed,
-    Lifecycle,
     Recall,
     Replied,
     Route,

@@ -37,7 +37,6 @@ class Looking:
     _invites: dict[str, Any] = field(default_factory=dict)
     _invites_at: float = -INVITES_EVERY_S
     _seconds: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _models: tuple[object, object, dict[str, Any]] = (None, None, {})
 
     async def document(self) -> dict[str, Any]:
         """Everything that is shown."""

@@ -121,7 +121,7 @@ class HttpServer:
     def link(self, path: str = "/") -> str:
         """A link that opens a page of this door in a browser of this machine, once and soon."""
         host, _, port = self.address.rpartition(":")
-        name = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104
+        name = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - read, not bound
         return f"{self.scheme}://{name}:{port}{path}#{self.door.guard.new_code()}"
 
     @web.middleware

@@ -27,7 +27,6 @@ from meshnode.edge.mqtt.requests import Incoming
 NO_SUBSCRIBERS = 0x10
 KEEPALIVE_S = 15
 TIMEOUT_S = 10.0
-INTERVAL_MAX = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)

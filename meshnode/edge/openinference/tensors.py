@@ -91,7 +91,7 @@ def from_bytes(name: str, datatype: str, shape: Sequence[int], data: Buffer) -> 
     word = checked(name, datatype, shape)
     count, nbytes = math.prod(shape), len(data)
     if word == STRING:
-        _check_texts(name, count, data)
+        texts(name, count, data)
     else:
         should = count * DTYPES[word].itemsize
         if nbytes != should:
@@ -250,10 +250,6 @@ def texts(name: str, count: int, data: Buffer) -> list[memoryview]:
     if at != size:
         raise InvalidInput(f"{_short(name)}: {size - at} bytes are left over behind its {count} elements")
     return items
-
-
-def _check_texts(name: str, count: int, data: Buffer) -> None:
-    texts(name, count, data)
 
 
 def _depth(data: Buffer) -> int:

@@ -184,7 +184,8 @@ class Mesh:
     async def leave(self, node: Node) -> None:
         """Stop it in good order; then nothing of it may be left."""
         life, process = node.life, node.process
-        assert life is not None and process is not None, "it runs"  # noqa: PT018
+        assert life is not None, "it runs"
+        assert process is not None, "it runs"
         self.network.note("stop", node.index, node.index)
         node.stopping = True
         stopping = self.inside(process, life.stop())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from functools import partial
 from typing import Any, cast
 
 from meshnode.errors import ListenError
@@ -88,7 +89,7 @@ class Station(Place):
         taken: dict[int, Any] = self.listeners if kind is socket.SOCK_STREAM else self.udp
         if port in taken:
             raise ListenError(f"cannot listen on {host}:{port}: it is taken")
-        closed = lambda: taken.pop(port, None)  # noqa: E731
+        closed = partial(taken.pop, port, None)
         if kind is socket.SOCK_STREAM:
             taken[port] = Listener(self.ends, (self.host, port), closed)
         else:

@@ -90,9 +90,7 @@ def test_the_page_needs_nothing_from_elsewhere() -> None:
     for name in FILES:
         text = (PAGE / name).read_text()
         assert {"http://www.w3.org/2000/svg"} >= set(re.findall(r"https?://[^\"'\s)<]+", text)), name
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
-            name
-        )
+        assert not MARKUP.search(text), name
         for wanted in re.findall(r"""(?:from|import) "\./([\w.]+)";""", text):
             assert wanted in FILES, f"{name} imports {wanted}"
     index = (PAGE / "index.html").read_text()
