@@ -31,7 +31,7 @@ def invite(
     expires: Annotated[
         str, typer.Option(help="How long the token is good: 90s, 30m, 12h, 7d. [default: 30m; with --uses 7d]")
     ] = "",
-    role: Annotated[str, typer.Option(help="Comma-separated: worker, submitter, publisher, operator.")] = "",
+    role: Annotated[str, typer.Option(help="Comma-separated: worker, submitter, publisher.")] = "",
     zone: Annotated[str, typer.Option(help="The zone of the nodes that join.")] = "",
     uses: Annotated[
         int | None,

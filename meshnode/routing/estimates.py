@@ -15,10 +15,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from meshnode.config import Routing
+from meshnode.latest import Latest
 from meshnode.wire.messages import Digest, NodeId
 from meshnode.wire.rng import Rng
 
 ALPHA = 0.2
+MODELS_MAX = 256
+"""Of so many models it is remembered how long they take at a peer."""
 CORRECTION_MIN, CORRECTION_MAX = 0.5, 4.0
 NOTICEABLE_S = 0.002
 """Differences below this say more about scheduling than about the peer."""
@@ -50,8 +53,8 @@ class Belief:
     """
 
     correction: float = 1.0
-    service_s: dict[Digest, float] = field(default_factory=dict)
-    offset_s: dict[Digest, float] = field(default_factory=dict)
+    service_s: Latest[Digest, float] = field(default_factory=lambda: Latest(MODELS_MAX))
+    offset_s: Latest[Digest, float] = field(default_factory=lambda: Latest(MODELS_MAX))
     suspect_until: float = 0.0
     ejected_until: float = 0.0
     distrusted_until: float = 0.0

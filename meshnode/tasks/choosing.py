@@ -25,10 +25,11 @@ from meshnode.errors import (
     PermissionDenied,
     Refused,
 )
+from meshnode.latest import Latest
 from meshnode.links.link import Link, Reply
 from meshnode.membership.view import Member
 from meshnode.routing import policy
-from meshnode.routing.estimates import Estimates
+from meshnode.routing.estimates import MODELS_MAX, Estimates
 from meshnode.routing.facts import Decision, PeerFacts, Ranked, TaskFacts
 from meshnode.tasks.asking import Asking
 from meshnode.tasks.explaining import Decided, Explaining
@@ -92,7 +93,7 @@ class Chooser:
     asking: Asking = field(default_factory=Asking)
     _expected: dict[str, dict[NodeId, _Expected]] = field(default_factory=dict)
     """Of attempts that are out, by task."""
-    _output_bytes: dict[Digest, int] = field(default_factory=dict)
+    _output_bytes: Latest[Digest, int] = field(default_factory=lambda: Latest(MODELS_MAX))
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def choose(self, wanted: Wanted, exclude: frozenset[NodeId], remaining_s: float) -> Choice:

@@ -20,6 +20,8 @@ from meshnode.wire.messages import Digest, NodeId
 REFRESH_S = 0.5
 """Round trips and the like are read anew so often."""
 KINDS_MAX = 64
+FORGET_S = 10.0
+"""What was not asked for so long is dropped when something new is: it keeps adverts that nobody else does."""
 
 Kind = tuple[Digest, tuple[str, ...], tuple[str, ...], str]
 
@@ -30,6 +32,12 @@ class _Kept:
     member: Member
     revision: int
     until: float
+
+
+@dataclass(slots=True)
+class _Peers:
+    asked: float = 0.0
+    kept: dict[NodeId, _Kept] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -49,16 +57,17 @@ class Knowing:
     linked: Callable[[NodeId], Link | None]
     may_work: Callable[[NodeId], bool]
     zone_of: Callable[[NodeId], str]
-    _kinds: dict[Kind, dict[NodeId, _Kept]] = field(default_factory=dict)
+    _kinds: dict[Kind, _Peers] = field(default_factory=dict)
 
     def peers(self, wanted: Wanted, now: float) -> list[PeerFacts]:
         """All members, this node too."""
         kind = (wanted.manifest.digest, wanted.zones, wanted.beyond, wanted.provider)
-        kept = self._kinds.get(kind)
-        if kept is None:
-            if len(self._kinds) >= KINDS_MAX:
-                self._kinds.clear()
-            kept = self._kinds[kind] = {}
+        known = self._kinds.get(kind)
+        if known is None:
+            recent = [(old, it) for old, it in self._kinds.items() if it.asked > now - FORGET_S]
+            self._kinds = dict(recent[1 - KINDS_MAX :])
+            known = self._kinds[kind] = _Peers()
+        known.asked, kept = now, known.kept
         view = self.view()
         if len(kept) > len(view):
             kept.clear()

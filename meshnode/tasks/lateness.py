@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from meshnode.latest import Latest
+from meshnode.routing.estimates import MODELS_MAX
 from meshnode.wire.messages import Digest
 
 KEPT = 64
@@ -21,7 +23,7 @@ LATE_MIN_S = 0.01
 class Lateness:
     """How long attempts really took, as a multiple of what was quoted, by model."""
 
-    _ratios: dict[Digest, deque[float]] = field(default_factory=dict)
+    _ratios: Latest[Digest, deque[float]] = field(default_factory=lambda: Latest(MODELS_MAX))
 
     def learn(self, model: Digest, quoted_s: float, actual_s: float) -> None:
         """An attempt brought a result."""

@@ -36,6 +36,8 @@ KINDS = frozenset(
     {"genesis", "admin_add", "admin_remove", "grant", "revoke", "publisher", "policy", "model", "blueprint"}
 ) | {"flag", "invite_key", "invite_end", "redeem"}
 ROLES = frozenset({"worker", "submitter", "publisher", "operator", "admin"})
+EMPTY_ROLES = frozenset({"operator"})
+"""Nothing asks for them. Grants of before have them, and policies may name them; nobody is given one any more."""
 DEFAULT_ROLES = ("publisher", "submitter", "worker")
 NAME_CHARS_MAX = 128
 ZONES_MAX = 32

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from meshnode.errors import InvalidInput
 from meshnode.trust import batch, form, identity, invites
 from meshnode.trust.batch import BatchInvite
-from meshnode.trust.form import HARDWARE_MAX, USES_MAX, ZONE_CHARS_MAX
+from meshnode.trust.form import EMPTY_ROLES, HARDWARE_MAX, USES_MAX, ZONE_CHARS_MAX
 from meshnode.trust.grants import Grant
 from meshnode.trust.invites import BatchToken
 from meshnode.trust.keeper import Keeper
@@ -24,10 +24,13 @@ BATCH_MAX_S = 365 * 86400
 
 
 def check(*, expires_s: float, roles: Sequence[str] | None, zones: Sequence[str], longest_s: int) -> list[str]:
-    """The roles that an invite gives. Raises InvalidInput for an unknown one, a bad zone, a life out of bounds."""
+    """The roles that an invite gives. Raises InvalidInput for one that is none, a bad zone, a life out of bounds."""
     chosen = list(DEFAULT_ROLES if roles is None else roles)
+    roles_are = f"roles are {', '.join(sorted(ROLES - EMPTY_ROLES))}"
     if unknown := sorted(set(chosen) - ROLES):
-        raise InvalidInput(f"unknown role {unknown[0]!r}", hint=f"roles are {', '.join(sorted(ROLES))}")
+        raise InvalidInput(f"unknown role {unknown[0]!r}", hint=roles_are)
+    if empty := sorted(set(chosen) & EMPTY_ROLES):
+        raise InvalidInput(f"the role {empty[0]!r} allows nothing, and is given to nobody", hint=roles_are)
     if not 1 <= expires_s <= longest_s:
         raise InvalidInput(f"an invite lasts 1 s to {longest_s // 86400} days, not {expires_s:g} s")
     if bad := [zone for zone in zones if not (0 < len(zone) <= ZONE_CHARS_MAX and zone.isprintable())]:

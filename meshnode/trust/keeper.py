@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 __all__ = ["Keeper", "Membership"]
 
-ADMIN_ROLES = ("admin", "operator", "publisher", "submitter", "worker")
+ADMIN_ROLES = ("admin", "publisher", "submitter", "worker")
 
 
 KEPT = ("trust", "invites", "admin.key", "node.key")

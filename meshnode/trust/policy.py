@@ -17,7 +17,7 @@ from msgspec import Meta, structs
 from meshnode import toml
 from meshnode.errors import InvalidInput, MeshError
 from meshnode.ranges import amount
-from meshnode.trust.form import ROLES
+from meshnode.trust.form import EMPTY_ROLES, ROLES
 from meshnode.trust.zones import checked_zone, in_zone
 from meshnode.wire.messages import Digest, NodeId
 
@@ -234,7 +234,9 @@ def read(text: str, version: int = 0) -> Policy:
         ) from error
     for place, who in (("submit", it.submit), ("publish", it.publish)):
         if unknown := sorted(set(who.roles) - ROLES):
-            raise InvalidInput(f"{place}.roles names {', '.join(unknown)}; there are {', '.join(sorted(ROLES))}")
+            raise InvalidInput(
+                f"{place}.roles names {', '.join(unknown)}; there are {', '.join(sorted(ROLES - EMPTY_ROLES))}"
+            )
     try:
         for zone in (*it.submit.zones, *it.publish.zones, *((it.default_zone,) if it.default_zone else ())):
             checked_zone(zone)

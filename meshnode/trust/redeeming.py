@@ -2,11 +2,16 @@
 
 Nothing is told to a machine whose key is not the one in the token. Of several addresses all are tried, each a little
 after the one before, and the first that proves to be the inviter is the only one that hears the proof.
+
+A join port that is flooded hangs up on who waits there longest (`porch`), be it a joiner: who was answered nothing
+tries again. A token that was used up by a try whose answer was lost is refused at the next, with the name that used it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 import ssl
 import struct
 import time
@@ -24,12 +29,17 @@ from meshnode.trust.keeper import Membership
 from meshnode.trust.statements import STATEMENTS_MAX
 from meshnode.wire.messages import NodeId
 
+log = logging.getLogger(__name__)
+
 VERSION = 1
 HANDSHAKE_S = 5.0
 EXCHANGE_S = 30.0
 """For a statement set of a large mesh over a slow line."""
 STAGGER_S = 0.3
 """The next address is tried beside the first after so long."""
+AGAIN_S = 30.0
+"""So long a joiner comes back to an inviter that hangs up and answers nothing."""
+PAUSE_S, PAUSE_MAX_S = 0.1, 2.0
 REQUEST_BYTES_MAX = 2048
 REPLY_BYTES_MAX = 256 * 1024 * 1024
 ANSWER_STATEMENTS_MAX = 2 * STATEMENTS_MAX
@@ -83,22 +93,53 @@ async def redeem(applicant: Applicant, token: str, name: str) -> Joined:
         raise TokenRefused("a batch token is not redeemed at its inviter", hint="use `meshnode join`")
     if not invite.hints:
         raise TokenRefused("the token names no address of its inviter", hint="ask for a new one")
+    clock, pause_s, told = asyncio.get_running_loop().time, PAUSE_S, False
+    end = clock() + AGAIN_S
+    while True:
+        try:
+            return await _try(applicant, invite, name)
+        except _HungUp as error:
+            told |= error.told
+            pause = pause_s * random.uniform(0.5, 1.0)
+            if clock() + pause > end:
+                raise PeerLost(
+                    f"the inviter hung up each time, for {AGAIN_S:g} s: {error}",
+                    hint="its join port may be flooded; "
+                    + ("ask for a new token if this one was used up" if told else "the token was not used: try again"),
+                ) from error
+            log.info("the inviter hung up before it answered, trying again: %s", error)
+        await asyncio.sleep(pause)
+        pause_s = min(2 * pause_s, PAUSE_MAX_S)
+
+
+class _HungUp(Exception):
+    """The other side ended a connection and answered nothing. `told`: it may have heard the proof."""
+
+    def __init__(self, why: str, *, told: bool) -> None:
+        super().__init__(why)
+        self.told = told
+
+
+async def _try(applicant: Applicant, invite: Invite, name: str) -> Joined:
+    """One connection. Raises what `redeem` raises, and _HungUp."""
     reader, writer = await _reach(invite)
     try:
         async with asyncio.timeout(EXCHANGE_S):
             return await _exchange(applicant, invite, name, reader, writer)
     except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
         raise PeerLost(
-            f"the inviter hung up: {error or type(error).__name__}", hint="ask for a new token if this one was used up"
+            f"the inviter fell silent: {error or type(error).__name__}",
+            hint="ask for a new token if this one was used up",
         ) from error
     finally:
         await hang_up(writer)
 
 
 async def _reach(invite: Invite) -> Streams:
-    """A connection to the inviter itself. Raises TokenRefused when only others answered, else PeerLost."""
+    """A connection to the inviter itself. Raises TokenRefused when only others answered, _HungUp, else PeerLost."""
     failures: list[str] = []
     impostor: TokenRefused | None = None
+    hung_up = False
     dials: set[asyncio.Task[Streams]] = set()
     won: Streams | None = None
     try:
@@ -118,6 +159,7 @@ async def _reach(invite: Invite) -> Streams:
                     elif isinstance(error, TokenRefused):
                         impostor = error
                     else:
+                        hung_up |= isinstance(error, _HungUp)
                         failures.append(str(error))
                 if not last:
                     break
@@ -131,6 +173,8 @@ async def _reach(invite: Invite) -> Streams:
                 outcome[1].close()
     if impostor is not None:
         raise impostor
+    if hung_up:
+        raise _HungUp("; ".join(failures), told=False)
     raise PeerLost(
         f"the inviter did not answer ({'; '.join(failures)})",
         hint="is its agent running, and are both machines on one network? "
@@ -145,7 +189,9 @@ async def _dial(invite: Invite, host: str, port: int) -> Streams:
             reader, writer = await asyncio.open_connection(host, port, ssl=context)
     except (OSError, TimeoutError) as error:
         reason = getattr(error, "strerror", None) or str(error) or "no answer"
-        raise PeerLost(f"{host}:{port}: {reason}") from error
+        ended = isinstance(error, ssl.SSLEOFError | ConnectionError) and not isinstance(error, ConnectionRefusedError)
+        why = f"{host}:{port}: {reason}"
+        raise (_HungUp(why, told=False) if ended else PeerLost(why)) from error
     try:
         tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
         if identity.leaf_id(tls.getpeercert(binary_form=True) or b"") == invite.inviter:
@@ -162,7 +208,7 @@ async def _dial(invite: Invite, host: str, port: int) -> Streams:
 async def _exchange(
     applicant: Applicant, invite: Invite, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> Joined:
-    nonce = (await receive(reader, REQUEST_BYTES_MAX)).get("nonce")
+    nonce = (await _heard(reader, REQUEST_BYTES_MAX, told=False)).get("nonce")
     if not isinstance(nonce, bytes) or len(nonce) != 32:
         raise ProtocolError("the inviter did not begin with a nonce")
     send(
@@ -176,11 +222,19 @@ async def _exchange(
             "possession": applicant.key.sign(invites.possession(applicant.spki, invite.inviter, nonce)),
         },
     )
-    await writer.drain()
-    answer = await receive(reader, REPLY_BYTES_MAX)
+    answer = await _heard(reader, REPLY_BYTES_MAX, told=True)
     if isinstance(error := answer.get("error"), dict):
         raise from_wire(error)
     return _joined(answer, invite)
+
+
+async def _heard(reader: asyncio.StreamReader, bytes_max: int, *, told: bool) -> dict[str, Any]:
+    """What the inviter says. Raises _HungUp when it goes without a word, and what `receive` raises."""
+    try:
+        length = await reader.readexactly(_LENGTH.size)
+    except (OSError, asyncio.IncompleteReadError) as error:
+        raise _HungUp(str(error) or type(error).__name__, told=told) from error
+    return await _content(reader, length, bytes_max)
 
 
 def _joined(answer: dict[str, Any], invite: Invite) -> Joined:
@@ -206,7 +260,11 @@ def send(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
 
 async def receive(reader: asyncio.StreamReader, bytes_max: int) -> dict[str, Any]:
     """Read what `send` wrote. Raises ProtocolError, IncompleteReadError when the other side hung up, OSError."""
-    (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+    return await _content(reader, await reader.readexactly(_LENGTH.size), bytes_max)
+
+
+async def _content(reader: asyncio.StreamReader, packed: bytes, bytes_max: int) -> dict[str, Any]:
+    (length,) = _LENGTH.unpack(packed)
     if length > bytes_max:
         raise ProtocolError(f"a join message of {length} bytes; {bytes_max} are allowed")
     data = await reader.readexactly(length)

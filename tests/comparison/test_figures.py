@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +104,21 @@ def test_who_is_absent_or_failed_is_named_with_the_reason() -> None:
     assert "* Ray Serve: not measured. not installed: run scripts/bench/compare --install" in text
     assert "| Ray Serve" not in text
     assert "**Failed** in 1 of 2 turns, first in 2.1: first: nobody answered" in text
+
+
+def test_a_turn_that_broke_off_counts_once() -> None:
+    """What was seen before it failed is kept, and it is one turn of three all the same."""
+    more = [turn("dask", 1, wrong=0, mlp_p50_ms=9.0), turn("dask", 2, wrong=0, mlp_p50_ms=9.0) | {"failed": "it ended"}]
+    more.append({"turn": "3.1", "system": "dask", "at": RUN["at"], "load": 1.0, "failed": "not asked again"})
+    text = page.text(report(lines() + more), plots=False)
+    assert "**Failed** in 2 of 3 turns, first in 2.1: it ended" in text
+
+
+def test_the_page_is_made_of_the_lines_beside_it() -> None:
+    """docs/comparison.md is what these lines come to, and nobody wrote into it by hand."""
+    docs = Path(__file__).parents[2] / "docs"
+    measured = [json.loads(line) for line in (docs / "comparison.jsonl").read_text().splitlines()]
+    assert (docs / "comparison.md").read_text() == page.text(report(measured), plots=True)
 
 
 def test_wrong_answers_are_told_before_anything_else_of_speed() -> None:

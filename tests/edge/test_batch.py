@@ -303,6 +303,7 @@ async def test_who_shows_the_tokens_certificate_and_does_not_join_is_nobody(
         ({"uses": 2001}, "1 to 2000 machines"),
         ({"uses": 2, "role": "worker,admin"}, "makes no admins"),
         ({"uses": 2, "role": "king"}, "unknown role"),
+        ({"uses": 2, "role": "operator"}, "allows nothing"),
         ({"uses": 2, "expires_s": 366 * 86400.0}, "365 days"),
         ({"hardware": ["00" * 32]}, "only a batch token"),
         ({"uses": 2, "hardware": ["00" * 31]}, "no hardware id"),

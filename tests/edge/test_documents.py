@@ -154,7 +154,7 @@ async def test_members_says_who_is_in_by_whom_and_who_is_out(pair: tuple[Node, N
     ann, bob = pair
     rows = {row["name"]: row for row in plain(documents.members(ann))}
     assert {"ann", "bob"} == rows.keys()
-    assert ["admin", "operator", "publisher", "submitter", "worker"] == rows["ann"]["roles"]
+    assert ["admin", "publisher", "submitter", "worker"] == rows["ann"]["roles"]
     assert "admin" not in rows["bob"]["roles"]
     assert rows["ann"]["granted_by"] == rows["bob"]["granted_by"]
     assert ["ann", "ann"] == [row["granted_by_name"] for row in rows.values()], "who holds that admin key"

@@ -82,6 +82,7 @@ async def run(home: Path, x: Any, **fields: Any) -> Any:
         ("invite", {"expires_s": float("inf")}, "lasts 1 s to"),
         ("invite", {"role": "worker,king"}, "unknown role 'king'"),
         ("invite", {"role": ","}, "unknown role ''"),
+        ("invite", {"role": "worker,operator"}, "the role 'operator' allows nothing"),
         ("invite", {"zone": "z" * 1000}, "zone's name"),
         ("join", {}, "token"),
         ("join", {"token": 7}, "Expected `str`"),

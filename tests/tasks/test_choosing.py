@@ -9,13 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from meshnode.config import Routing
 from meshnode.errors import DeadlineExceeded, InvalidInput, NoCapacity, NoNodeInZone, PeerLost, Refused
 from meshnode.membership.advert import Held, PowerState
 from meshnode.routing.estimates import Estimates
 from meshnode.tasks.choosing import Choice
-from meshnode.tasks.knowing import Knowing
+from meshnode.tasks.knowing import KINDS_MAX, Knowing
 from meshnode.tasks.wanted import Wanted
 from meshnode.wire.messages import NodeId, Plan, Quote, Submit, TensorSpec
 from tests.tasks.around import ANN, BOB, CAT, ME, MODEL, NAMES, SETTINGS, Around, inferred, member
@@ -350,3 +351,19 @@ def test_what_is_believed_of_a_node_goes_with_it() -> None:
     members.pop()
     knowing.peers(wanted(), 1.0)
     assert (True, False) == (estimates.distrusted(ANN, 1.0), estimates.distrusted(BOB, 1.0))
+
+
+def test_facts_are_kept_while_they_hold_and_dropped_with_the_tasks_they_are_for() -> None:
+    """Nothing is made anew for each task, not even of nodes that nobody knows well; and no model's facts stay for ever,
+    for they hold the adverts of the time when it was last asked for."""
+    members = tuple(member(node) for node in (ME, ANN, BOB))
+    estimates = Estimates(SETTINGS, random.Random(1))
+    knowing = Knowing(ME, estimates, lambda: members, lambda _: None, lambda _: True, lambda _: "")
+    first = knowing.peers(wanted(), 0.0)
+    assert [id(it) for it in first] == [id(it) for it in knowing.peers(wanted(), 0.4)]
+    assert first[1].weight < 1.0
+    for i in range(200):
+        knowing.peers(structs.replace(wanted(), provider=f"provider {i}"), i / 100)
+        assert len(knowing._kinds) <= KINDS_MAX
+    knowing.peers(wanted(), 20.0)
+    assert 1 == len(knowing._kinds)

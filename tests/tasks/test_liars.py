@@ -42,7 +42,7 @@ async def test_who_takes_tasks_and_answers_none_gets_few(around: Around, desk: D
     by: list[str] = []
     for number in range(25):
         try:
-            by.append(told(await desk.submit(task=f"{number:032x}", deadline_s=0.15)).name)
+            by.append(told(await desk.submit(task=f"{number:032x}", deadline_s=0.5)).name)
         except DeadlineExceeded:
             by.append("nobody")
     assert by.count("nobody") <= 5

@@ -79,6 +79,14 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+def leading_to(server: asyncio.Server, token: str) -> str:
+    """The same token, with another address."""
+    it = invites.parse(token, now=time.time())
+    assert isinstance(it, invites.Invite)
+    hints = ((HOST, server.sockets[0].getsockname()[1]),)
+    return invites.mint(invites.Invite(it.mesh_prefix, it.inviter, it.secret, it.expires_at, hints))
+
+
 async def say(port: int, message: dict[str, Any], *, lie: Callable[[bytes], dict[str, Any]] | None = None) -> Any:
     """Speak on the join port as somebody who keeps to no rules; the answer."""
     reader, writer = await asyncio.open_connection(HOST, port, ssl=identity.base_context(server=False))
@@ -489,6 +497,151 @@ async def test_silence_from_one_address_keeps_nobody_out(place: Place, monkeypat
     await until(lambda: len(inviter._porch) == 0)
 
 
+class Ending:
+    """A port in front of the inviter's that passes bytes on, and hangs up on the first connections at some point."""
+
+    def __init__(self, port: int, times: int, after: int | None) -> None:
+        self.port, self.times, self.after = port, times, after
+        self.came = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """`after` so many bytes of the joiner it ends; None: before it reads any."""
+        self.came += 1
+        ends = self.came <= self.times
+        if ends and self.after is None:
+            writer.transport.abort()
+            return
+        theirs, ours = await asyncio.open_connection(HOST, self.port)
+        back = asyncio.ensure_future(self._pass(theirs, writer))
+        passed = 0
+        while data := await self._some(reader):
+            passed += len(data)
+            ours.write(data)
+            if ends and self.after is not None and passed > self.after:
+                break
+        back.cancel()
+        ours.close()
+        writer.transport.abort()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await self._some(reader):
+            writer.write(data)
+
+    async def _some(self, reader: asyncio.StreamReader) -> bytes:
+        with suppress(OSError):
+            return await reader.read(65536)
+        return b""
+
+
+@pytest.mark.parametrize("after", [None, 0], ids=["at once", "within the handshake"])
+async def test_who_was_told_nothing_is_come_back_to(place: Place, after: int | None) -> None:
+    """A flooded port hangs up on joiners too: before the proof is shown the token is as good as ever."""
+    a, inviter = await place.founder()
+    token = await token_of(inviter)
+    assert inviter.port is not None
+    ending = Ending(inviter.port, 3, after)
+    async with await asyncio.start_server(ending.serve, HOST, 0) as server:
+        await redeem(place.home("b"), leading_to(server, token), "b")
+    assert (4, 2) == (ending.came, len(a.statements.members()))
+
+
+async def test_a_token_that_was_used_up_without_an_answer_is_told_so(place: Place) -> None:
+    """The answer is lost, and the joiner comes back: it hears that the token is used, and by whom."""
+    a, inviter = await place.founder()
+    token = await token_of(inviter)
+    b = place.home("b")
+    wrote = 0
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal wrote
+        theirs, ours = await asyncio.open_connection(HOST, inviter.port, ssl=identity.base_context(server=False))
+        redeeming.send(writer, await redeeming.receive(theirs, 4096))
+        redeeming.send(ours, await redeeming.receive(reader, 4096))
+        answer = await redeeming.receive(theirs, 2**20)
+        if wrote:
+            redeeming.send(writer, answer)
+        wrote += 1
+        await redeeming.hang_up(writer)
+        await redeeming.hang_up(ours)
+
+    async with await asyncio.start_server(deaf, HOST, 0, ssl=a.join_context()) as server:
+        with pytest.raises(TokenRefused, match="used by b"):
+            await redeem(b, leading_to(server, token), "b")
+    assert (2, 2) == (wrote, len(a.statements.members()))
+
+
+async def test_half_an_answer_is_not_asked_for_again(place: Place) -> None:
+    """The token is used up: that is told at once."""
+    a, inviter = await place.founder()
+    token = await token_of(inviter)
+    came = 0
+
+    async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal came
+        came += 1
+        redeeming.send(writer, {"v": 1, "nonce": bytes(32)})
+        await redeeming.receive(reader, 4096)
+        writer.write(struct.pack(">I", 1000) + b"half")
+        await redeeming.hang_up(writer)
+
+    async with await asyncio.start_server(half, HOST, 0, ssl=a.join_context()) as server:
+        with pytest.raises(PeerLost, match="fell silent") as caught:
+            await redeem(place.home("b"), leading_to(server, token), "b")
+    assert ("ask for a new token if this one was used up", 1) == (caught.value.hint, came)
+
+
+async def test_who_always_hangs_up_is_given_up(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some tries it is told, and that the token was not used."""
+    monkeypatch.setattr(redeeming, "AGAIN_S", 0.5)
+    _, inviter = await place.founder()
+    token = await token_of(inviter)
+    assert inviter.port is not None
+    ending = Ending(inviter.port, 10**9, None)
+    async with await asyncio.start_server(ending.serve, HOST, 0) as server:
+        with pytest.raises(PeerLost, match="hung up each time") as caught:
+            await redeem(place.home("b"), leading_to(server, token), "b")
+    assert "the token was not used" in caught.value.hint
+    assert ending.came > 1
+    await redeem(place.home("c"), token, "c")
+
+
+async def test_a_joiner_that_a_flood_pushed_out_comes_in(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strangers at its own address come to a porch for two until it was sent away twice; then it is let in."""
+    monkeypatch.setattr(joining, "CONNECTIONS_MAX", 2)
+    a, inviter = await place.founder()
+    assert "" != await token_of(inviter), "the port is open"
+    sent_away = 0
+    once = redeeming._try
+
+    async def counted(*words: Any) -> redeeming.Joined:
+        nonlocal sent_away
+        try:
+            return await once(*words)
+        except redeeming._HungUp:
+            sent_away += 1
+            raise
+
+    monkeypatch.setattr(redeeming, "_try", counted)
+
+    async def flood() -> None:
+        while sent_away < 2:
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(HOST, inviter.port)
+                writer.close()
+            await asyncio.sleep(0)
+
+    floods = [asyncio.ensure_future(flood()) for _ in range(4)]
+    machines = 0
+    try:
+        while sent_away < 2:  # who is quick enough comes in at once; then the next one is tried
+            machines += 1
+            await redeem(place.home(f"b{machines}"), await token_of(inviter), f"b{machines}")
+    finally:
+        sent_away += 2
+        await asyncio.gather(*floods)
+    assert 1 + machines == len(a.statements.members())
+
+
 async def test_twenty_machines_behind_one_address_come_in_at_once(place: Place) -> None:
     """A room full of new machines looks like one address, and strangers are there too: all of them are members."""
     a, inviter = await place.founder(host="0.0.0.0")
@@ -560,9 +713,15 @@ class Liar:
     ],
 )
 async def test_an_inviter_that_answers_nonsense_is_a_typed_error(
-    place: Place, first: bytes, answer: bytes | None, error: type[MeshError], says: str
+    place: Place,
+    first: bytes,
+    answer: bytes | None,
+    error: type[MeshError],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever the right machine says, the joiner ends with an error of ours."""
+    monkeypatch.setattr(redeeming, "AGAIN_S", 0.0)
     a, inviter = await place.founder()
     invite = invites.parse(await token_of(inviter), now=time.time())
     server = await asyncio.start_server(Liar(a, first, answer).serve, HOST, 0, ssl=a.join_context())

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshnode.errors import PermissionDenied, ProtocolError
-from meshnode.trust import form, statements
+from meshnode.trust import form, policy, statements
 from meshnode.trust.statements import StatementSet
 from tests.trust.cast import NOW, Person, Town, empty
 
@@ -135,6 +135,17 @@ def test_roles_that_nobody_knows_are_not_given() -> None:
 
     assert grant is not None
     assert frozenset({"worker"}) == grant.roles
+
+
+def test_a_role_that_is_given_no_more_stands_in_grants_of_before() -> None:
+    """They hold, with all of their roles, and a policy that names the role means them."""
+    grant = TOWN.set(TOWN.grants(B, roles=("operator", "submitter"))).grant(B.id)
+
+    assert grant is not None
+    assert frozenset({"operator", "submitter"}) == grant.roles
+    rules = policy.stricter(policy.read('submit.roles = ["operator"]'), policy.Policy())
+    assert "" == rules.refuses_submitter(policy.Node(B.id, "b", grant.roles, ""))
+    assert "" != rules.refuses_submitter(policy.Node(C.id, "c", frozenset(form.DEFAULT_ROLES), ""))
 
 
 def test_a_stranger_has_nothing_to_say() -> None:

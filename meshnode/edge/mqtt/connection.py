@@ -11,7 +11,8 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import aiomqtt
 from paho.mqtt.client import Client as Paho
@@ -27,6 +28,8 @@ from meshnode.edge.mqtt.requests import Incoming
 NO_SUBSCRIBERS = 0x10
 KEEPALIVE_S = 15
 TIMEOUT_S = 10.0
+ENVELOPE_BYTES = 64 * 1024
+"""A packet may be so much larger than the message in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Connection(aiomqtt.Client):
         properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = terms.session_s
         properties.ReceiveMaximum = terms.in_flight
-        properties.MaximumPacketSize = terms.message_bytes_max + 64 * 1024
+        self._packet_max = properties.MaximumPacketSize = terms.message_bytes_max + ENVELOPE_BYTES
         super().__init__(
             broker.host,
             broker.port,
@@ -76,6 +79,33 @@ class Connection(aiomqtt.Client):
         self._reasons: dict[int, int] = {}
         self._thread = threading.get_ident()
         self._client.manual_ack_set(True)
+        self._receive = self._client._sock_recv
+        self._client._sock_recv = self._received  # type: ignore[method-assign] # paho asks here for what is to come
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises MqttError."""
+        ended = self._disconnected
+        try:
+            await super().__aenter__()
+            if ended.done():  # between the broker's answer and here: aiomqtt forgets it, and nobody would be told
+                ended.result()
+                raise aiomqtt.MqttError("the broker ended the connection as it began")
+            return self
+        except BaseException:
+            self._hang_up()
+            raise
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
+        """Disconnect. Raises MqttError."""
+        try:
+            await super().__aexit__(kind, error, trace)
+        finally:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """What aiomqtt leaves open: a connection that it gave up, or that ended with an exception of ours."""
+        if self._client.socket() is not None:
+            self._client._sock_close()
 
     @property
     def broken(self) -> asyncio.Future[None]:
@@ -145,6 +175,14 @@ class Connection(aiomqtt.Client):
         await asyncio.wait((self._disconnected,), timeout=1.0)
 
     # --- what paho calls ---
+
+    def _received(self, bufsize: int) -> bytes:
+        """Bytes of the broker. It was told the largest packet; paho would gather the 256 MiB that MQTT allows."""
+        if bufsize > self._packet_max:
+            raise aiomqtt.MqttError(
+                f"the broker sends a packet of {bufsize} bytes, and was told that {self._packet_max} are taken"
+            )
+        return self._receive(bufsize)
 
     def _on_connect(
         self, client: Paho, userdata: Any, flags: ConnectFlags, reason_code: ReasonCode, properties: Any = None

@@ -282,7 +282,7 @@ def _versions(report: Report) -> str:
         line = f"* {title}: " + ", ".join(f"{package} {version}" for package, version in row.versions.items())
         if row.failed:
             number, why = next(iter(row.failed.items()))
-            of = len(row.failed) + len(row.turns)
+            of = len(row.failed.keys() | row.turns.keys())
             line += f". **Failed** in {len(row.failed)} of {of} turns, first in {number}: {why}"
         lines.append(line)
     return "\n## Versions\n\n" + "\n".join(lines) + "\n"

@@ -90,8 +90,12 @@ def _together(bench: Bench, systems: Sequence[System], number: int, turns: int) 
             yield line | {"figures": {"cold_s": cold_s} if counting.below(tree) else {}}
         for name, figures in turn.rest({name: tree for name, (_, tree) in up.items()}).items():
             yield _line(f"{number}", name) | {"figures": figures}
+        down: dict[str, str] = {}
         for moment in range(turns):
             names = list(up)
+            for name, when in down.items():
+                line = _line(f"{number}.{moment + 1}", name)
+                yield line | {"failed": f"not asked again in this round, since it failed in {when}"}
             first = moment * len(names) // turns  # nobody is always behind the same one
             lines = {name: _line(f"{number}.{moment + 1}", name) | {"figures": {"wrong": 0}} for name in names}
             for model, flights in product(contract.SHAPES, (1, turn.FLIGHTS)):
@@ -101,6 +105,7 @@ def _together(bench: Bench, systems: Sequence[System], number: int, turns: int) 
                             seen = turn.ask(bench, model, flights, *up[name])
                         except TurnError as error:
                             lines[name]["failed"] = str(error)
+                            down[name] = f"{number}.{moment + 1}"
                             del up[name]
                             continue
                         seen["wrong"] += lines[name]["figures"]["wrong"]
