@@ -94,8 +94,9 @@ async def test_one_task_kills_two_workers_of_the_mesh_at_most(trio: tuple[Node, 
 async def test_a_run_that_never_ends_ends_at_its_deadline(trio: tuple[Node, Node, Node]) -> None:
     """On each node at once; the workers live, and have nothing to do afterwards."""
     ann, *_ = trio
-    began = time.monotonic()
     async with AsyncClient(ann.home) as client:
+        await asyncio.gather(*(client.infer("slow", slow(1), node=node.keeper.id) for node in trio))  # it is there
+        began = time.monotonic()
         endless = [client.submit("slow", slow(2**62), node=node.keeper.id, timeout=1.0) for node in trio]
         ends = await asyncio.gather(*endless, return_exceptions=True)
     assert [DeadlineExceeded] * 3 == [type(end) for end in ends]

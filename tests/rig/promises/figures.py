@@ -38,8 +38,9 @@ def at_most(did: str, what: str, seen: float, limit: float, unit: str = "s") -> 
 
 
 def at_least(did: str, what: str, seen: float, limit: float, unit: str = "") -> Figure:
-    """A number that may not be smaller."""
-    return Figure(did, what, f">= {limit:g} {unit}".rstrip(), f"{seen:.3g} {unit}".rstrip(), seen >= limit)
+    """A number that may not be smaller. A share of a machine that others use too may be half of it and nearly kept."""
+    nearly = unit == "%" and seen >= limit / 2
+    return Figure(did, what, f">= {limit:g} {unit}".rstrip(), f"{seen:.3g} {unit}".rstrip(), seen >= limit, nearly)
 
 
 def none_of(did: str, what: str, found: Sequence[object]) -> Figure:

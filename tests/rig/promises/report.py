@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -47,6 +48,8 @@ def main() -> int:
         return _judged(args)
     if reason := unavailable():
         sys.exit(f"no rig here: {reason}")
+    for ended in (signal.SIGINT, signal.SIGTERM):  # agents are taken down on the way out, also of one that nohup began
+        signal.signal(ended, signal.default_int_handler)
     kept = True
     with tempfile.TemporaryDirectory(prefix="meshnode-promises") as folder:
         stage = Stage(Path(folder), args.seed, args.minutes, args.samples)

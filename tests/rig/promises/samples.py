@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import psutil
 
 from tests.mesh.history import Task, judge
 from tests.mesh.rig import Agent, wait_for
-from tests.rig.promises.figures import Figure, at_least, at_most, none_of, told, true
+from tests.rig.promises.figures import LOADED, Figure, at_least, at_most, none_of, told, true
 
 MB = 1e6
 SLOPE_MB_H = 1.0
@@ -29,6 +30,8 @@ HELD = ("fds", "threads", "tasks", "files")
 """What an agent that lives through it all has as many of afterwards as before; files without those of models."""
 RISE = 2.0
 """The median of the last third may be so much above that of the first: something is always on its way."""
+SAMPLES_MIN = 6
+"""Of fewer the median is what was on its way when one was taken: a rise is nearly none."""
 SHOWN = 20
 LATE_S = 60.0
 """A task without an answer so long after it was due is lost."""
@@ -205,7 +208,8 @@ def _held(did: str, spared: Sequence[str], samples: Sequence[Mapping[str, Any]],
     for key in HELD:
         rises = {name: _rise([line["agents"][name][key] for line in warm]) for name in spared}
         counts = f"{key} {who}: the median of the last third above that of the first"
-        figures.append(at_most(did, counts, max(rises.values()), RISE, ""))
+        figure, few = at_most(did, counts, max(rises.values()), RISE, ""), len(warm) < SAMPLES_MIN
+        figures.append(replace(figure, nearly=few and max(rises.values()) <= LOADED * RISE))
     kept = ", ".join(f"{n} {warm[0]['agents'][n]['stored']} to {warm[-1]['agents'][n]['stored']}" for n in spared)
     figures.append(told(did, "files of models, which stay until their room is needed", kept))
     for key in ("shared", "temporary"):
