@@ -191,19 +191,18 @@ def _held(did: str, spared: Sequence[str], samples: Sequence[Mapping[str, Any]],
     """What the agents that were never killed hold."""
     warm = samples[int(len(samples) * WARM) :]
     who = f"of {len(spared)} agents that were never killed"
-    slopes = {name: slope([(line["at"], line["agents"][name]["rss"]) for line in warm]) for name in spared}
-    objects = {name: slope([(line["at"], line["agents"][name]["objects"]) for line in warm]) for name in spared}
+    slopes = _slopes(warm, spared, "rss")
     steepest = max(slopes.values())
-    shown = ", ".join(f"{name} {value:+.2f}" for name, value in slopes.items())
     what = f"steepest memory slope {who}, {len(warm)} samples after the first {WARM * minutes:.0f} min"
     long = minutes >= MINUTES_MIN
     figures = [
         at_most(did, what, steepest, SLOPE_MB_H, "MB/h") if long else told(did, what, f"{steepest:.1f} MB/h"),
-        told(did, "...each, MB/h", shown),
+        told(did, "...each, MB/h", _shown(slopes)),
+        told(did, "...each in the last third, MB/h", _shown(_slopes(warm[-(len(warm) // 3 + 1) :], spared, "rss"))),
         told(
             did, "...from, to, MB", ", ".join(f"{n} {_rss(warm[0], n):.0f} to {_rss(warm[-1], n):.0f}" for n in spared)
         ),
-        told(did, "...Python objects, an hour", ", ".join(f"{n} {value:+.0f}" for n, value in objects.items())),
+        told(did, "...Python objects, an hour", _shown(_slopes(warm, spared, "objects"), ".0f")),
     ]
     for key in HELD:
         rises = {name: _rise([line["agents"][name][key] for line in warm]) for name in spared}
@@ -216,6 +215,15 @@ def _held(did: str, spared: Sequence[str], samples: Sequence[Mapping[str, Any]],
         where = {"shared": f"files held in {SHARED}", "temporary": "temporary files"}[key]
         figures.append(at_most(did, f"{where} at the end", samples[-1]["lying"][key], samples[0]["lying"][key], ""))
     return figures
+
+
+def _slopes(lines: Sequence[Mapping[str, Any]], names: Sequence[str], key: str) -> dict[str, float]:
+    """What each agent's figure rises by in an hour."""
+    return {name: slope([(line["at"], line["agents"][name][key]) for line in lines]) for name in names}
+
+
+def _shown(slopes: Mapping[str, float], form: str = ".2f") -> str:
+    return ", ".join(f"{name} {value:+{form}}" for name, value in slopes.items())
 
 
 def _rss(line: Mapping[str, Any], name: str) -> float:
