@@ -11,6 +11,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # after the choice of what draws
+from matplotlib.ticker import LogLocator, NullFormatter
 
 SPEED = {
     "mlp_p50_ms": "tiny model, 1 in flight, p50 ms (less is better)",
@@ -40,6 +41,9 @@ def draw(data: dict[str, dict[str, Any]], panels: dict[str, str], about: str, pa
                 f" {median:.3g}" if median < 1000 else f" {median:,.0f}", (median, at), va="bottom", fontsize=8
             )
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(medians) < 300 * min(medians) else (1,)))
+        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_title(title, fontsize=10)
         axes.margins(x=0.15)
         axes.spines[["top", "right"]].set_visible(False)
