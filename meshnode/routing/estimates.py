@@ -237,6 +237,11 @@ class Estimates:
         earned = min(1.0, 0.2 + 0.16 * self.of(peer).results)
         return earned * min(1.0, 0.1 + 0.9 * known_s / NEWCOMER_S)
 
+    @property
+    def known(self) -> int:
+        """Of how many peers something is believed."""
+        return len(self._beliefs)
+
     def keep(self, peers: Iterable[NodeId]) -> None:
         """Forget all others: they are gone for good."""
         self._beliefs = {peer: self._beliefs[peer] for peer in peers if peer in self._beliefs}

@@ -71,7 +71,6 @@ class Knowing:
         view = self.view()
         if len(kept) > len(view):
             kept.clear()
-            self.estimates.keep(member.id for member in view)
         found = []
         for member in view:
             it = kept.get(member.id)
@@ -83,6 +82,8 @@ class Knowing:
             ):
                 it = kept[member.id] = self._keep(member, wanted, now)
             found.append(it.facts)
+        if self.estimates.known > len(view):  # each member has its belief by now: the others are of nodes that are gone
+            self.estimates.keep(member.id for member in view)
         return found
 
     def name(self, node: NodeId) -> str:

@@ -349,7 +349,7 @@ def test_what_is_believed_of_a_node_goes_with_it() -> None:
     estimates.distrust(ANN, 0.0)
     estimates.distrust(BOB, 0.0)
     members.pop()
-    knowing.peers(wanted(), 1.0)
+    knowing.peers(structs.replace(wanted(), provider="another"), 1.0)  # of a kind that never saw the one that left
     assert (True, False) == (estimates.distrusted(ANN, 1.0), estimates.distrusted(BOB, 1.0))
 
 

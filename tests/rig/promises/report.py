@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -12,6 +11,7 @@ import traceback
 from pathlib import Path
 
 from meshnode import collecting
+from meshnode.sim import ending
 from tests.rig.net import unavailable
 from tests.rig.promises import PROMISES, samples
 from tests.rig.promises import record as records
@@ -48,8 +48,7 @@ def main() -> int:
         return _judged(args)
     if reason := unavailable():
         sys.exit(f"no rig here: {reason}")
-    for ended in (signal.SIGINT, signal.SIGTERM):  # agents are taken down on the way out, also of one that nohup began
-        signal.signal(ended, signal.default_int_handler)
+    ending.told()  # agents are taken down on the way out, also of one that nohup began
     kept = True
     with tempfile.TemporaryDirectory(prefix="meshnode-promises") as folder:
         stage = Stage(Path(folder), args.seed, args.minutes, args.samples)
