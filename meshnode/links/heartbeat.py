@@ -26,7 +26,7 @@ class Heartbeat:
     """The state of one connection's heartbeats; times are monotonic seconds."""
 
     def __init__(self, settings: Links, now: float) -> None:
-        self.due_at = now + settings.heartbeat_s  # the first one soon, for a first round trip
+        self.due_at = now + settings.heartbeat_s
         self.rtt_s: float | None = None
         self.used_at = now
         """When a request was last opened."""
@@ -57,8 +57,12 @@ class Heartbeat:
         return min(usual_s, ROUND_TRIP_MAX_S)
 
     def opened(self, now: float) -> None:
-        """The peer's HELLO is there: TLS took one round trip at least, so twice as long as all that will do for one."""
+        """The peer's HELLO is there: TLS took one round trip at least, so twice as long as all that will do for one.
+
+        The first ping goes at once, before anything of ours can stand in its way.
+        """
         self._unknown_s = min(UNKNOWN_S, 2 * (now - self._began))
+        self.due_at = now
 
     def heard(self, now: float) -> None:
         """Any byte came."""

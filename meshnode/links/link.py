@@ -20,7 +20,8 @@ from meshnode.links.heartbeat import Heartbeat
 from meshnode.links.pump import Pump
 from meshnode.links.side import Incoming, Peer, Prove, Received, Reply, Side, closing, lost, path_of, peer_of, who
 from meshnode.wire import messages
-from meshnode.wire.flow import Buffer, Crediting, FrameWriter
+from meshnode.wire.credit import Crediting
+from meshnode.wire.flow import Buffer, FrameWriter
 from meshnode.wire.frames import Control, FrameReader, Landed, Message, Type
 from meshnode.wire.messages import AnyMessage, Hello, NodeId
 
@@ -200,12 +201,14 @@ class Link(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came."""
-        self._heartbeat.heard(self._now())
+        self._heartbeat.heard(now := self._now())
         self.silent = False
         try:
             for event in () if self._closing else self._reader.received(nbytes):  # who was refused says no HELLO
                 if isinstance(event, Landed):
-                    for stream, credit in self._crediting.landed(event.stream, event.nbytes, event.whole):
+                    for stream in self._crediting.landed(event.stream, event.nbytes, event.whole):
+                        self._beat_soon()  # credit is reckoned by the round trip
+                        credit = self._crediting.credit(stream, now, self._heartbeat.least_rtt_s)
                         self._writer.control(Type.CREDIT, stream, aux=credit)
                 elif isinstance(event, Message):
                     self._message(event)
@@ -373,7 +376,8 @@ class Link(asyncio.BufferedProtocol):
         self._beat = self._loop.call_at(self._heartbeat.due_at, self._on_beat)
 
     def _on_beat(self) -> None:
-        quiet_s, nonce = self._heartbeat.beat(self._now(), open=self.in_flight > 0, sent=self._pump.sent())
+        busy = self.in_flight + self._reader.open_streams > 0
+        quiet_s, nonce = self._heartbeat.beat(self._now(), open=busy, sent=self._pump.sent())
         if quiet_s is not None:
             self._fall_silent(quiet_s)
         if nonce is not None:

@@ -158,33 +158,3 @@ class FrameWriter:
         if blocked is not None:
             return blocked
         return next((body for queue in (self._active, self._waiting) for body in queue if body.stream == stream), None)
-
-
-@dataclass(slots=True)
-class Crediting:
-    """The receiver's side of credit: how much to return, and when. Half a window at a time keeps frames few."""
-
-    limits: Links
-    _streams: dict[int, int] = field(default_factory=dict)
-    _connection: int = 0
-
-    def landed(self, stream: int, nbytes: int, whole: bool) -> list[tuple[int, int]]:
-        """Body bytes arrived; returns (stream, bytes) to credit, stream 0 for the connection."""
-        credits = []
-        if whole:
-            self._streams.pop(stream, None)
-        else:
-            owed = self._streams.get(stream, 0) + nbytes
-            if owed >= self.limits.stream_credit_bytes // 2:
-                credits.append((stream, owed))
-                owed = 0
-            self._streams[stream] = owed
-        self._connection += nbytes
-        if self._connection >= self.limits.connection_credit_bytes // 2:
-            credits.append((0, self._connection))
-            self._connection = 0
-        return credits
-
-    def forget(self, stream: int) -> None:
-        """The message was discarded."""
-        self._streams.pop(stream, None)

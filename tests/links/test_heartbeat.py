@@ -56,6 +56,7 @@ def test_before_the_first_answer_the_way_to_hello_says_how_far_the_peer_is() -> 
         it = Heartbeat(S, 0.0)
         it.opened(opened_s)
         assert allowed_s == it.round_trip_s
+        assert opened_s == it.due_at, "the first ping goes at once"
 
 
 def test_a_late_beat_is_our_own_fault() -> None:

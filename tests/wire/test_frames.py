@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from meshnode.config import Links
 from meshnode.errors import ProtocolError
-from meshnode.wire.flow import Crediting, FrameWriter
+from meshnode.wire.credit import Crediting
+from meshnode.wire.flow import FrameWriter
 from meshnode.wire.frames import Control, Event, FrameReader, Landed, Message, Type, pack
 
 SMALL = replace(
@@ -59,8 +60,8 @@ def transfer(bodies: list[bytes], steps: list[int]) -> list[Message]:
             if isinstance(event, Message):
                 arrived.append(event)
             elif isinstance(event, Landed):
-                for stream, nbytes in crediting.landed(event.stream, event.nbytes, event.whole):
-                    writer.credit(stream, nbytes)
+                for stream in crediting.landed(event.stream, event.nbytes, event.whole):
+                    writer.credit(stream, crediting.credit(stream, 0.0, None))
     return arrived
 
 
