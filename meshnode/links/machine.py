@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from meshnode.accepting import spoken
 from meshnode.links.sockets import listening, unacknowledged
 from meshnode.wire.rng import Rng
 
@@ -24,4 +25,5 @@ class Machine:
     rng: Rng = field(default_factory=random.Random)
     listening: Callable[[str, int, socket.SocketKind], Awaitable[socket.socket]] = listening
     pair: Callable[[], tuple[socket.socket, socket.socket]] = socket.socketpair
+    spoken: Callable[[socket.socket, float], Awaitable[None]] = spoken
     unacknowledged: Callable[[socket.socket | None], int] = unacknowledged

@@ -262,22 +262,26 @@ class Pool:
 
     async def _greet(self, connection: socket.socket, circuit: Circuit | None = None) -> None:
         expected = circuit.peer if circuit is not None else None
-        link = self._link(
-            lambda leaf: self._credentials.check_peer(leaf, expected), dialled=False, kind="", circuit=circuit
-        )
+        patience_s, link = self._side.settings.handshake_s, None
         try:
             connection.setblocking(False)
+            if circuit is None:
+                await self._side.machine.spoken(connection, patience_s)
+            link = self._link(
+                lambda leaf: self._credentials.check_peer(leaf, expected), dialled=False, kind="", circuit=circuit
+            )
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: link,  # what it returns is not our protocol on every event loop
                 connection,
                 ssl=self._server_context,
-                ssl_handshake_timeout=self._side.settings.handshake_s,
+                ssl_handshake_timeout=patience_s,
             )
             tune(link.socket)
             await link.opened()
         except (OSError, ssl.SSLError, TimeoutError, MeshError, asyncio.CancelledError) as error:
             log.debug("a stranger was turned away: %s", error)
-            self._discard(link, "the handshake did not finish")
+            if link is not None:
+                self._discard(link, "the handshake did not finish")
             connection.close()
             if isinstance(error, asyncio.CancelledError):
                 raise

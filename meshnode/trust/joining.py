@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from meshnode.accepting import Greeting, accept
+from meshnode.accepting import Greeting, accept, spoken
 from meshnode.errors import InvalidInput, MeshError, PermissionDenied, ProtocolError, TokenRefused
 from meshnode.porch import Porch
 from meshnode.trust import identity, invites, inviting
@@ -213,6 +213,7 @@ class Inviter:
         protocol = asyncio.StreamReaderProtocol(reader)
         try:
             connection.setblocking(False)
+            await spoken(connection, HANDSHAKE_S)
             transport, _ = await loop.connect_accepted_socket(
                 lambda: protocol, connection, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S
             )

@@ -64,6 +64,10 @@ ROLES = ("publisher", "submitter", "worker")
 Peers = tuple[tuple[NodeId, tuple[Address, ...]], ...]
 
 
+async def _spoken(*_: object) -> None:
+    """Nobody dials here who then says nothing."""
+
+
 class SimKeeper(Keeper):
     """A keeper as it is; its TLS is the simulator's, which shows the same certificates."""
 
@@ -136,7 +140,7 @@ class Life:
         self.events = Events(keeper.id, lambda: self._clocks().wall)
         self.address: Address = (station.host, PORT)
         self._tasks: set[asyncio.Task[None]] = set()
-        machine = Machine(loop.time, loop.time, rng, station.listening, station.pair, unacknowledged=lambda _: 0)
+        machine = Machine(loop.time, loop.time, rng, station.listening, station.pair, _spoken, lambda _: 0)
         source = Source(self._clocks, self._birth, self._epoch_key)
         parts = cast(Parts, self)  # as much of one as is needed here
         self._door, self._meeting = PeerDoor(parts), Meeting(parts)
