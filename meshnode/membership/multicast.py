@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Any
 
 import zeroconf
-from zeroconf import IPVersion, NonUniqueNameException, RecordUpdate, RecordUpdateListener, Zeroconf
+from zeroconf import IPVersion, RecordUpdate, RecordUpdateListener, Zeroconf
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from meshnode.links.address import Address, scoped
@@ -36,7 +36,6 @@ PORT_MIN = 1024
 RESOLVING_MAX = 16
 """Announcements that came in pieces and are asked for at once; further ones are heard when they are said again."""
 RESOLVE_MS = 3000
-NAMES_TRIED = 3
 CLOSE_S = 1.0
 SPEAK_AGAIN_S, SPEAK_EVERY_S = 0.5, 1.0
 """Who is asked to be heard says it twice, for one may be lost; and not more often than this."""
@@ -88,7 +87,7 @@ class Multicast(RecordUpdateListener):
     # --- life ---
 
     async def open(self) -> None:
-        """Listen, and announce this node; takes about a second. Raises whatever sockets and names may raise."""
+        """Listen, and announce this node, three times in half a second. Raises whatever sockets and names may raise."""
         logging.getLogger("zeroconf").setLevel(logging.ERROR)  # what it warns of is seen and told here
         interfaces = self._interfaces()
         self._zeroconf = AsyncZeroconf(interfaces=interfaces, ip_version=self._versions())
@@ -129,27 +128,22 @@ class Multicast(RecordUpdateListener):
     # --- speaking ---
 
     async def announce_anew(self, label: str = "") -> None:
-        """Announce, under a new label unless one is given; the name is asked for first, as the standard wants it."""
+        """Announce, under a new label unless one is given.
+
+        Names that people choose have to be asked for first, which takes a second (RFC 6762, 8.1). These are 64 random
+        bits each, and nobody who answers to every name can keep this node from announcing itself.
+        """
         assert self._zeroconf is not None
-        for attempt in range(NAMES_TRIED):
-            self.label = label if label and attempt == 0 else secrets.token_hex(8)
-            info = AsyncServiceInfo(
-                SERVICE,
-                f"{self.label}.{SERVICE}",
-                port=self._port,
-                properties={"v": VERSION, "t": mesh_tag(self._mesh_id, self.day)},
-                parsed_addresses=[a.partition("%")[0] for a in self._network.announced],
-                server=f"{self.label}.local.",
-            )
-            try:
-                announced = await self._zeroconf.async_register_service(info)
-            except NonUniqueNameException:  # 64 random bits: somebody answers to every name
-                if attempt == NAMES_TRIED - 1:
-                    raise
-                continue
-            self._info = info
-            await announced
-            return
+        self.label = label or secrets.token_hex(8)
+        self._info = AsyncServiceInfo(
+            SERVICE,
+            f"{self.label}.{SERVICE}",
+            port=self._port,
+            properties={"v": VERSION, "t": mesh_tag(self._mesh_id, self.day)},
+            parsed_addresses=[a.partition("%")[0] for a in self._network.announced],
+            server=f"{self.label}.local.",
+        )
+        await (await self._zeroconf.async_register_service(self._info, cooperating_responders=True))
 
     def announce(self) -> None:
         """Say once more that this node is here."""
