@@ -9,14 +9,16 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
+from meshnode.config import KIB
 from meshnode.porch import Porch
 
 log = logging.getLogger(__name__)
 
 Greeting = asyncio.Task[None]
 """What is done about a connection until it is known who this is."""
-HELLO_BYTES = 64
-"""The least that a TLS client says first."""
+RECORD_BYTES, HANDSHAKE = 5, 22
+"""The head of a TLS record: type, version, length (RFC 8446, 5.1); and the type of a ClientHello's."""
+HELLO_BYTES_MAX = 16 * KIB
 
 
 async def accept(
@@ -44,27 +46,35 @@ def suffer(porch: Porch[Greeting], greeting: Greeting, source: str) -> None:
 
 
 async def spoken(connection: socket.socket, within_s: float) -> None:
-    """Wait until a TLS client has begun to speak: before, it costs us a timer, and who says a byte a second no more.
+    """Wait for the whole of what a TLS client says first: until then it costs us a timer, however it drips.
 
-    The kernel counts (SO_RCVLOWAT); where it cannot wake us so, nobody waits. Raises OSError when the other side hung
-    up, and its TimeoutError.
+    The kernel counts (SO_RCVLOWAT); where it cannot wake us so, nobody waits. What is no such thing is TLS's to refuse.
+    Raises OSError when the other side hung up, and its TimeoutError.
     """
     if sys.platform == "win32":
         return
+    async with asyncio.timeout(within_s):
+        head = await _peek(connection, RECORD_BYTES)
+        if head[0] == HANDSHAKE:
+            await _peek(connection, RECORD_BYTES + min(int.from_bytes(head[3:5]), HELLO_BYTES_MAX))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+async def _peek(connection: socket.socket, nbytes: int) -> bytes:
+    """What has come when it is so much, or all that will; it can still be read."""
     loop = asyncio.get_running_loop()
     there = loop.create_future()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, HELLO_BYTES)
 
     def wake() -> None:
         if not there.done():
             there.set_result(None)
 
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, nbytes)
     loop.add_reader(connection, wake)
     try:
-        async with asyncio.timeout(within_s):
-            await there
+        await there
     finally:
         loop.remove_reader(connection)
-    if len(connection.recv(HELLO_BYTES, socket.MSG_PEEK)) < HELLO_BYTES:
+    if not (data := connection.recv(nbytes, socket.MSG_PEEK)):
         raise ConnectionAbortedError("it hung up before it spoke")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+    return data

@@ -34,11 +34,11 @@ class Links:
     """A TLS handshake that takes longer is dropped: slow strangers must not hold sockets."""
     frame_bytes: Annotated[int, Within(1 * KIB, 64 * KIB)] = 64 * KIB
     """The largest body of a frame. Larger frames make small requests wait longer behind bulk."""
-    stream_credit_bytes: Annotated[int, Within(64 * KIB, 1 * GIB)] = 256 * KIB
+    stream_credit_bytes: Annotated[int, Within(256 * KIB, 1 * GIB)] = 256 * KIB
     """What a sender may have in flight on one stream, and more where a round trip takes above 2 ms and that makes it
     faster (up to 16 MiB). Small-request latency beside bulk grows linearly with it."""
-    connection_credit_bytes: Annotated[int, Within(64 * KIB, 1 * GIB)] = 1 * MIB
-    """The same for all streams of a connection together; bounds what a peer can make us buffer unread."""
+    connection_credit_bytes: Annotated[int, Within(1 * MIB, 1 * GIB)] = 1 * MIB
+    """The same for all streams of a connection together."""
     high_water_bytes: Annotated[int, Within(64 * KIB, 1 * GIB)] = 256 * KIB
     """The writer pump stops above this many bytes in the transport's buffer."""
     active_bodies: Annotated[int, Within(1, 1024)] = 4

@@ -29,7 +29,7 @@ class Heartbeat:
         self.due_at = now + settings.heartbeat_s
         self.rtt_s: float | None = None
         self.used_at = now
-        """When a request was last opened."""
+        """When a request was last opened, or part of one arrived."""
         self._settings = settings
         self.heard_at = now
         self._variation_s = 0.0
@@ -74,7 +74,6 @@ class Heartbeat:
         if self.due_at <= now + self._settings.heartbeat_s:
             return False
         self.heard_at = now
-        self._pings.clear()
         self.due_at = now + self._settings.heartbeat_s
         return True
 

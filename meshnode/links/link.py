@@ -20,7 +20,6 @@ from meshnode.links.heartbeat import Heartbeat
 from meshnode.links.pump import Pump
 from meshnode.links.side import Incoming, Peer, Prove, Received, Reply, Side, closing, lost, path_of, peer_of, who
 from meshnode.wire import messages
-from meshnode.wire.credit import Crediting
 from meshnode.wire.flow import Buffer, FrameWriter
 from meshnode.wire.frames import Control, FrameReader, Landed, Message, Type
 from meshnode.wire.messages import AnyMessage, Hello, NodeId
@@ -67,7 +66,6 @@ class Link(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader(side.settings, side.traffic)
         self._writer = FrameWriter(side.settings)
-        self._crediting = Crediting(side.settings)
         self._pump = Pump(self._writer, self._loop, side.machine, side.traffic)
         self._calls = Calls(self._loop, dialled=dialled)
         self._serving: dict[int, asyncio.Task[None]] = {}
@@ -206,10 +204,7 @@ class Link(asyncio.BufferedProtocol):
         try:
             for event in () if self._closing else self._reader.received(nbytes):  # who was refused says no HELLO
                 if isinstance(event, Landed):
-                    for stream in self._crediting.landed(event.stream, event.nbytes, event.whole):
-                        self._beat_soon()  # credit is reckoned by the round trip
-                        credit = self._crediting.credit(stream, now, self._heartbeat.least_rtt_s)
-                        self._writer.control(Type.CREDIT, stream, aux=credit)
+                    self._landed(event, now)
                 elif isinstance(event, Message):
                     self._message(event)
                 else:
@@ -249,6 +244,14 @@ class Link(asyncio.BufferedProtocol):
         self._pump()
 
     # --- in ---
+
+    def _landed(self, event: Landed, now: float) -> None:
+        if more := self._reader.arriving(event.stream):  # not of what was cancelled in the same breath
+            self._beat_soon()
+        crediting = self._reader.crediting
+        for stream in crediting.landed(event.stream, event.nbytes, whole=not more):
+            credit = crediting.credit(stream, now, self._heartbeat.least_rtt_s)
+            self._writer.control(Type.CREDIT, stream, aux=credit)
 
     def _message(self, event: Message) -> None:
         if self._peer is None:
@@ -299,7 +302,6 @@ class Link(asyncio.BufferedProtocol):
                 self._writer.credit(event.stream, event.aux)
             case Type.CANCEL:
                 self._reader.discard(event.stream)
-                self._crediting.forget(event.stream)
                 self._writer.cancel(event.stream)
                 if (task := self._serving.get(event.stream)) is not None:
                     task.cancel()
@@ -360,7 +362,6 @@ class Link(asyncio.BufferedProtocol):
         if self._calls.pop(stream) is not None and not self._closing:
             self._writer.cancel(stream)
             self._reader.discard(stream)
-            self._crediting.forget(stream)
             self._send(Type.CANCEL, stream)
 
     # --- heartbeats ---

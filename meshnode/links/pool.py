@@ -262,11 +262,12 @@ class Pool:
 
     async def _greet(self, connection: socket.socket, circuit: Circuit | None = None) -> None:
         expected = circuit.peer if circuit is not None else None
-        patience_s, link = self._side.settings.handshake_s, None
+        machine, link = self._side.machine, None
+        ends = machine.now() + self._side.settings.handshake_s
         try:
             connection.setblocking(False)
             if circuit is None:
-                await self._side.machine.spoken(connection, patience_s)
+                await machine.spoken(connection, self._side.settings.handshake_s)
             link = self._link(
                 lambda leaf: self._credentials.check_peer(leaf, expected), dialled=False, kind="", circuit=circuit
             )
@@ -274,7 +275,7 @@ class Pool:
                 lambda: link,  # what it returns is not our protocol on every event loop
                 connection,
                 ssl=self._server_context,
-                ssl_handshake_timeout=patience_s,
+                ssl_handshake_timeout=max(ends - machine.now(), 0.001),  # 0 is not allowed
             )
             tune(link.socket)
             await link.opened()

@@ -336,7 +336,7 @@ class Discovery:
             self.multicast = multicast
             try:
                 await multicast.open()
-            except Exception as error:  # sockets, interfaces, name clashes: whatever it is, the mesh works without it
+            except Exception as error:  # sockets, interfaces: whatever it is, the mesh works without it
                 reason = f"{type(error).__name__}: {error}"
                 if reason != self.multicast_error:
                     log.warning("multicast discovery is off for now: %s", reason)

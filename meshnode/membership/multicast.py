@@ -87,7 +87,7 @@ class Multicast(RecordUpdateListener):
     # --- life ---
 
     async def open(self) -> None:
-        """Listen, and announce this node, three times in half a second. Raises whatever sockets and names may raise."""
+        """Listen, and announce this node, three times in half a second. Raises whatever sockets may raise."""
         logging.getLogger("zeroconf").setLevel(logging.ERROR)  # what it warns of is seen and told here
         interfaces = self._interfaces()
         self._zeroconf = AsyncZeroconf(interfaces=interfaces, ip_version=self._versions())

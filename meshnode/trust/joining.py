@@ -211,11 +211,13 @@ class Inviter:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
+        ends = loop.time() + HANDSHAKE_S
         try:
             connection.setblocking(False)
             await spoken(connection, HANDSHAKE_S)
+            left_s = max(ends - loop.time(), 0.001)  # 0 is not allowed
             transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol, connection, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S
+                lambda: protocol, connection, ssl=self._context, ssl_handshake_timeout=left_s
             )
         except (OSError, TimeoutError, asyncio.CancelledError) as error:
             log.debug("a stranger was turned away from the join port: %s", error)

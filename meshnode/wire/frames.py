@@ -20,6 +20,7 @@ import numpy as np
 
 from meshnode.config import Links
 from meshnode.errors import ProtocolError
+from meshnode.wire.credit import Crediting
 from meshnode.wire.traffic import Traffic
 
 HEADER = struct.Struct("<IIHBBI")
@@ -108,6 +109,8 @@ class FrameReader:
     """Feed it by `get_buffer` and `received`; see the module's docstring."""
 
     def __init__(self, limits: Links, traffic: Traffic | None = None) -> None:
+        self.crediting = Crediting(limits)
+        """Of what arrives here; told by who sends the credit."""
         self._limits = limits
         self._traffic = traffic or Traffic()
         self._stage = bytearray(HEADER.size + limits.header_bytes_max + limits.frame_bytes)
@@ -126,6 +129,10 @@ class FrameReader:
     def open_streams(self) -> int:
         """Messages that have begun to arrive."""
         return len(self._partial)
+
+    def arriving(self, stream: int) -> bool:
+        """Whether more of this message is to come, and wanted."""
+        return stream in self._partial
 
     def get_buffer(self) -> memoryview:
         """Where the next bytes from the wire belong. Never empty."""
@@ -158,6 +165,7 @@ class FrameReader:
 
     def discard(self, stream: int) -> None:
         """Forget a message that is no longer wanted; what still comes of it is read and thrown away."""
+        self.crediting.forget(stream)
         partial = self._partial.pop(stream, None)
         if partial is not None:
             self._buffered -= len(partial.body)

@@ -59,6 +59,18 @@ def test_before_the_first_answer_the_way_to_hello_says_how_far_the_peer_is() -> 
         assert opened_s == it.due_at, "the first ping goes at once"
 
 
+def test_a_request_does_not_lose_the_round_trip_that_is_being_measured() -> None:
+    """The first ping's answer counts also when work began before it came."""
+    it = Heartbeat(S, 0.0)
+    it.opened(0.4)
+    _, nonce = it.beat(0.4, open=False)
+    assert nonce is not None
+    it.wake(0.45)
+    it.pong(nonce, 0.6)
+    assert it.least_rtt_s is not None
+    assert abs(it.least_rtt_s - 0.2) < 1e-9
+
+
 def test_a_late_beat_is_our_own_fault() -> None:
     """A beat that comes late judges nobody: what the peer said may lie unread."""
     it = Heartbeat(S, 0.0)

@@ -42,6 +42,10 @@ def unavailable() -> str:
     return ""
 
 
+CONGESTION = "/proc/sys/net/ipv4/tcp_congestion_control"
+"""Of IPv6 as well."""
+
+
 class Net:
     """The switch as a process, and the agents behind it. Hosts are numbers from 0.
 
@@ -99,6 +103,16 @@ class Net:
     def ip(self, host: int, *words: str) -> None:
         """`ip WORDS` on a host."""
         subprocess.run(self.inside(host, "ip", *words), check=True, capture_output=True)
+
+    def congestion(self, way: str) -> str:
+        """TCP's congestion control on all hosts, of connections that are made from now on; returns what it was.
+
+        At first it is that of this machine. Every kernel has `reno` and lets a namespace choose it.
+        """
+        for host in range(self.size):
+            tell = f"cat {CONGESTION} && echo {way} >{CONGESTION}"
+            was = subprocess.run(self.inside(host, "sh", "-c", tell), check=True, capture_output=True, text=True).stdout
+        return was.strip()
 
     def up(self, host: int, *options: str, env: Sequence[str] = ()) -> Agent:
         """Start the agent of a host, with multicast discovery, and wait until it is ready; `env` is of KEY=VALUE."""

@@ -35,11 +35,8 @@ SO_RCVBUFFORCE, BUFFER_BYTES = 33, 4 * 1024 * 1024
 ETH_P_ALL = 0x0003
 FRAMES_A_TURN = 64
 FRAME_BYTES = 65_550
-CONGESTION = "/proc/sys/net/ipv4/tcp_congestion_control"
-NAMESPACE = ["unshare", "-n", "sh", "-c", f"echo reno >{CONGESTION}; echo; exec cat"]
-"""Holds a network namespace until its stdin ends; says when it is there. Its TCP's congestion control is the one that
-every kernel has and lets a namespace choose, whatever this machine's is: over 20 Mb/s with disorder 8.4 MB take 5 s
-with it, 15 s with cubic and 50 to more than 60 s with BBR, without any agent."""
+NAMESPACE = ["unshare", "-n", "sh", "-c", "echo; exec cat"]
+"""Holds a network namespace until its stdin ends; says when it is there."""
 
 
 @dataclass(frozen=True, slots=True)

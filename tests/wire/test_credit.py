@@ -17,14 +17,19 @@ FRAME = LINKS.frame_bytes
 
 
 class Way:
-    """A sender of frames with credit, a wire of so many bytes a second, and the round trip; all in one stream."""
+    """A sender of frames with credit, a wire of so many bytes a second, and the round trip; all in one stream.
 
-    def __init__(self, rate: float, rtt_s: float, *, inflated: bool = False) -> None:
-        self.rate, self.rtt_s, self.inflated = rate, rtt_s, inflated
+    With `pinged` round trips are those of pings, four a second, which stand behind what was sent before them.
+    """
+
+    def __init__(self, rate: float, rtt_s: float, *, pinged: bool = False, first_s: float | None = None) -> None:
+        self.rate, self.rtt_s, self.pinged = rate, rtt_s, pinged
         self.crediting = Crediting(LINKS)
         self.credit = {0: LINKS.connection_credit_bytes, 1: LINKS.stream_credit_bytes}
         self.now = self.free_at = 0.0
         self.coming: deque[tuple[float, int, int]] = deque()
+        self.pings = deque([first_s or rtt_s], maxlen=8)
+        self.pinged_at = 0.0
         self.most = 0
 
     def send(self, nbytes: int) -> float:
@@ -48,15 +53,22 @@ class Way:
                 continue
             self.now, size = frames.popleft()
             landed += size
-            waits_s = sum(size for _, size in frames) / self.rate if self.inflated else 0.0
+            self._ping()
             for stream in self.crediting.landed(1, size, landed == nbytes):
-                credit = self.crediting.credit(stream, self.now, self.rtt_s + waits_s)
+                credit = self.crediting.credit(stream, self.now, min(self.pings))
                 assert credit >= 0
                 self.coming.append((self.now + self.rtt_s / 2, stream, credit))
         for _, stream, credit in self.coming:
             self.credit[stream] += credit
         self.coming.clear()
         return nbytes / (self.now - began)
+
+    def _ping(self) -> None:
+        if not self.pinged:
+            self.pings = deque([self.rtt_s], maxlen=8)
+        while self.pinged and self.now - self.pinged_at >= 0.25:
+            self.pinged_at += 0.25
+            self.pings.append(self.rtt_s + max(0.0, self.free_at - self.now))
 
 
 @pytest.mark.parametrize(("mbit", "rtt_s"), [(20, 0.2), (100, 0.05), (300, 0.1), (1000, 0.03), (10, 0.6)])
@@ -81,11 +93,57 @@ def test_a_short_way_keeps_its_windows() -> None:
 
 def test_a_queue_on_the_way_does_not_make_windows_grow_without_end() -> None:
     """Round trips that are long because of what stands on the way: growing stops when it brings nothing."""
-    way = Way(2.5e6, 0.02, inflated=True)
+    way = Way(2.5e6, 0.02, pinged=True)
     for _ in range(4):
         way.send(16 * MIB)
 
     assert way.most <= 4 * LINKS.stream_credit_bytes
+
+
+@pytest.mark.parametrize(("fast", "slow", "rtt_s"), [(12.5e6, 3e6, 0.005), (12.5e6, 3e6, 0.02), (6e6, 1.5e6, 0.03)])
+@pytest.mark.parametrize("pause_s", [0.0, 1.0])
+def test_a_way_whose_width_changes_does_not_make_windows_grow(
+    fast: float, slow: float, rtt_s: float, pause_s: float
+) -> None:
+    """As Wi-Fi does: each dip and recovery may not add to what stands on the way, with or without pauses."""
+    way = Way(fast, rtt_s, pinged=True)
+    for turn in range(20):
+        way.rate = slow if turn % 2 else fast
+        way.send(int(5 * way.rate))
+        way.now += pause_s
+
+    assert way.most <= 2 * LINKS.connection_credit_bytes
+
+
+@pytest.mark.parametrize("first_s", [0.02, 0.06, 0.5])
+def test_a_first_round_trip_that_was_slow_does_little(first_s: float) -> None:
+    """Two processes that start are busy, and their LAN is not long: one step at most, taken back after a moment."""
+    way = Way(1.25e8, 0.0005, pinged=True, first_s=first_s)
+    way.send(256 * MIB)
+    assert way.most <= 2 * LINKS.connection_credit_bytes
+
+    for _ in range(8):
+        way.now += 0.25
+        way._ping()
+    way.send(16 * MIB)
+    way.most = 0
+    way.send(16 * MIB)
+    assert LINKS.stream_credit_bytes >= way.most
+
+
+@pytest.mark.parametrize("near_s", [0.0005, 0.005])
+@pytest.mark.parametrize("meanwhile", [0, 64 * MIB])
+def test_a_way_that_became_longer_is_filled_after_a_pause(near_s: float, meanwhile: int) -> None:
+    """A route that changed below the connection, at rest or at work: what was fast before is no measure of it."""
+    way = Way(12.5e6, near_s, pinged=True)
+    way.send(64 * MIB)
+    way.rtt_s = 0.2
+    if meanwhile:
+        way.send(meanwhile)
+    way.now += 65.0
+    way.send(32 * MIB)
+
+    assert way.send(64 * MIB) > 0.8 * way.rate
 
 
 @pytest.mark.parametrize(("rate", "rtt_s"), [(12.5e6, 0.001), (1e6, 0.2)])

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from meshnode.config import Links
 from meshnode.errors import ProtocolError
-from meshnode.wire.credit import Crediting
 from meshnode.wire.flow import FrameWriter
 from meshnode.wire.frames import Control, Event, FrameReader, Landed, Message, Type, pack
 
@@ -48,7 +47,7 @@ def read(reader: FrameReader, data: bytes, steps: list[int] | None = None) -> li
 
 def transfer(bodies: list[bytes], steps: list[int]) -> list[Message]:
     """Send messages from a writer to a reader, with the credit that the reader gives, until all have arrived."""
-    writer, reader, crediting = FrameWriter(SMALL), FrameReader(SMALL), Crediting(SMALL)
+    writer, reader = FrameWriter(SMALL), FrameReader(SMALL)
     read(reader, HELLO)
     for number, body in enumerate(bodies):
         writer.message(Type.REQ, 2 * number + 1, b"h%d" % number, (body[: len(body) // 3], body[len(body) // 3 :]))
@@ -60,8 +59,8 @@ def transfer(bodies: list[bytes], steps: list[int]) -> list[Message]:
             if isinstance(event, Message):
                 arrived.append(event)
             elif isinstance(event, Landed):
-                for stream in crediting.landed(event.stream, event.nbytes, event.whole):
-                    writer.credit(stream, crediting.credit(stream, 0.0, None))
+                for stream in reader.crediting.landed(event.stream, event.nbytes, event.whole):
+                    writer.credit(stream, reader.crediting.credit(stream, 0.0, None))
     return arrived
 
 
@@ -130,7 +129,7 @@ def test_at_most_four_bodies_are_on_their_way() -> None:
 
 def test_a_cancelled_body_stops_and_its_bytes_are_credited() -> None:
     """What was already on its way is thrown away and counted, so that the connection's credit comes back."""
-    writer, reader, crediting = FrameWriter(SMALL), FrameReader(SMALL), Crediting(SMALL)
+    writer, reader = FrameWriter(SMALL), FrameReader(SMALL)
     read(reader, HELLO)
     writer.message(Type.REQ, 1, b"", (bytes(5000),))
     first, second = writer.next_bytes(), writer.next_bytes()
@@ -138,7 +137,6 @@ def test_a_cancelled_body_stops_and_its_bytes_are_credited() -> None:
     assert second is not None
     read(reader, first)
     reader.discard(1)
-    crediting.forget(1)
 
     (landed,) = read(reader, second)
 

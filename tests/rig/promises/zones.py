@@ -19,7 +19,7 @@ from tests.rig.promises.town import SUBMITTERS, Stage, Town
 
 PLACES = {0: "eu/berlin", 1: "eu/berlin/store-12", 2: "eu/paris", 4: "us", 5: "eu/berlin", 6: ""}
 ZONES = ("eu", "eu/berlin", "us", "eu/berlin/store-12")
-TASKS, TASKS_FULL = 60, 1500
+TASKS, TASKS_FULL = 60, 10_000
 AT_ONCE = 30
 TIMEOUT_S = 20.0
 BOUND = "berlin-only"
