@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from meshnode.version import __version__
+from tests.rig.net import CONGESTION
 from tests.rig.promises.figures import Figure
 
 PAGE = Path(__file__).parents[3] / "docs" / "promises.md"
@@ -38,9 +39,10 @@ def now() -> str:
 
 
 def machine() -> str:
-    """What it was tried on; not which."""
+    """What it was tried on; not which. How its TCP meets loss and disorder is part of it."""
     memory = psutil.virtual_memory().total / GIB
-    return f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}"
+    tcp = Path(CONGESTION).read_text().strip()
+    return f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}, TCP with {tcp}"
 
 
 def append(path: Path, trial: Trial, figures: Sequence[Figure]) -> None:

@@ -119,18 +119,18 @@ def narrow(stage: Stage, full: bool) -> list[Figure]:
     """
     town, seconds = stage.town(), 60 if full else 2
     host = town.workers[-1]
+    for pair in ((ANY, host), (host, ANY)):
+        town.net.set(*pair, rate=RATE_BITS, delay=UP_TO_S / 2, jitter=UP_TO_S / 2, reorder=0.05)
     was = town.net.congestion("reno")
     town.restart(host)
+    town.until_alive(why="the worker is back, and its connections know the wire")
     town.net.congestion(was)
-    town.until_alive(why="the worker is back, with other connections")
     node = town.agents[host].id
     tensor = np.arange(2**21 if full else 2**17, dtype=np.float32).reshape(1, -1)
     did = f"{seconds} s of {RATE_BITS / 1e6:g} Mb/s, 0 to {UP_TO_S * 1000:g} ms, 5 % early, to and from a worker"
     town.mark()
     client = town.client(SUBMITTERS[0])
     with town.load() as loads:
-        for pair in ((ANY, host), (host, ANY)):
-            town.net.set(*pair, rate=RATE_BITS, delay=UP_TO_S / 2, jitter=UP_TO_S / 2, reorder=0.05)
         began = time.monotonic()
         result = client.infer("echo", {"x": tensor}, node=node, timeout=120)
         took_s = time.monotonic() - began
