@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any
 
 import pytest
 import uvloop
 
 from meshnode.accepting import spoken
+from tests.rig.intruders import client_hello
 from tests.waiting import WITHIN_S
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -41,19 +40,11 @@ def told(run: Run, story: Story) -> None:
         run(within())
 
 
-def hello() -> bytes:
-    """What an honest TLS client says first."""
-    coming, going = ssl.MemoryBIO(), ssl.MemoryBIO()
-    with suppress(ssl.SSLWantReadError):
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(coming, going, server_hostname="x").do_handshake()
-    return going.read()
-
-
 def test_who_speaks_is_heard_and_nothing_of_it_is_lost(run: Run) -> None:
     """Once a whole hello is there, however it comes; it can still be read, and after it bytes count again."""
 
     async def story(theirs: socket.socket, ours: socket.socket) -> None:
-        said = hello()
+        said = client_hello()
         waiting = asyncio.ensure_future(spoken(ours, WITHIN_S))
         for at in range(len(said)):
             assert not waiting.done()
@@ -101,7 +92,7 @@ def test_who_hangs_up_is_gone_at_once(run: Run) -> None:
             await asyncio.wait_for(spoken(ours, 1000.0), WITHIN_S)
 
     async def halfway(theirs: socket.socket, ours: socket.socket) -> None:
-        theirs.send(hello()[:50])
+        theirs.send(client_hello()[:50])
         theirs.close()
         await asyncio.wait_for(spoken(ours, 1000.0), WITHIN_S)
         assert 50 == len(ours.recv(100))

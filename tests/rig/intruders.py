@@ -170,7 +170,7 @@ def _knows(mate: Mate, agent: NodeId) -> bool:
 
 async def slow(where: Address, count: int) -> list[float]:
     """So many connections at once that send a byte a second; the seconds for which each was held."""
-    hello = _client_hello()
+    hello = client_hello()
     held: list[float] = []
 
     async def drip() -> None:
@@ -193,7 +193,7 @@ async def slow(where: Address, count: int) -> list[float]:
     return held
 
 
-def _client_hello() -> bytes:
+def client_hello() -> bytes:
     """What an honest TLS client says first."""
     coming, going = ssl.MemoryBIO(), ssl.MemoryBIO()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
