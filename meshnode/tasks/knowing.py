@@ -60,7 +60,11 @@ class Knowing:
     _kinds: dict[Kind, _Peers] = field(default_factory=dict)
 
     def peers(self, wanted: Wanted, now: float) -> list[PeerFacts]:
-        """All members, this node too."""
+        """All members, this node too.
+
+        Those that left or were thrown out are none, though membership remembers them for a day: every decision would
+        name each of them, and the decisions of 512 tasks are kept.
+        """
         kind = (wanted.manifest.digest, wanted.zones, wanted.beyond, wanted.provider)
         known = self._kinds.get(kind)
         if known is None:
@@ -68,7 +72,8 @@ class Knowing:
             self._kinds = dict(recent[1 - KINDS_MAX :])
             known = self._kinds[kind] = _Peers()
         known.asked, kept = now, known.kept
-        view = self.view()
+        everyone = self.view()
+        view = [member for member in everyone if member.state != "left"]
         if len(kept) > len(view):
             kept.clear()
         found = []
@@ -82,8 +87,8 @@ class Knowing:
             ):
                 it = kept[member.id] = self._keep(member, wanted, now)
             found.append(it.facts)
-        if self.estimates.known > len(view):  # each member has its belief by now: the others are of nodes that are gone
-            self.estimates.keep(member.id for member in view)
+        if self.estimates.known > len(everyone):  # some are of nodes that are gone; who left may come back as it was
+            self.estimates.keep(member.id for member in everyone)
         return found
 
     def name(self, node: NodeId) -> str:

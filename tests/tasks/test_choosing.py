@@ -353,6 +353,20 @@ def test_what_is_believed_of_a_node_goes_with_it() -> None:
     assert (True, False) == (estimates.distrusted(ANN, 1.0), estimates.distrusted(BOB, 1.0))
 
 
+def test_who_left_is_no_candidate_and_comes_back_as_it_was() -> None:
+    """Decisions do not name it, nor those that were thrown out; what is believed of it holds when it is back."""
+    members = [member(node) for node in (ME, ANN, BOB)]
+    estimates = Estimates(SETTINGS, random.Random(1))
+    knowing = Knowing(ME, estimates, lambda: tuple(members), lambda _: None, lambda _: True, lambda _: "")
+    knowing.peers(wanted(), 0.0)
+    estimates.distrust(BOB, 0.0)
+    members[2] = member(BOB, state="left")
+    assert [ME, ANN] == [it.id for it in knowing.peers(wanted(), 1.0)]
+    members[2] = member(BOB)
+    assert [ME, ANN, BOB] == [it.id for it in knowing.peers(wanted(), 2.0)]
+    assert estimates.distrusted(BOB, 2.0)
+
+
 def test_facts_are_kept_while_they_hold_and_dropped_with_the_tasks_they_are_for() -> None:
     """Nothing is made anew for each task, not even of nodes that nobody knows well; and no model's facts stay for ever,
     for they hold the adverts of the time when it was last asked for."""
