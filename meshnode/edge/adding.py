@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from meshnode.catalog.manifest import Manifest, Tensor, model_name
 from meshnode.edge import documents, models, publishing, zoning
 from meshnode.edge.node import Node
+from meshnode.edge.verb import JSON
 from meshnode.errors import InvalidInput
 from meshnode.trust.zones import checked_zone
-
-JSON = Any
 
 
 class AddModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,6 +9,7 @@ import msgspec
 
 from meshnode.edge import officers
 from meshnode.edge.node import Node
+from meshnode.edge.verb import JSON
 from meshnode.errors import InvalidInput, PermissionDenied
 from meshnode.tasks.finding import ID_PREFIX_MIN, find_member
 from meshnode.trust import believing, invites, inviting
@@ -22,7 +23,6 @@ SINGLE_S = 1800.0
 TOKEN_ID_MIN = 6
 """Characters of a token's id that a person must type."""
 TOKEN_ID_CHARS = 16
-JSON = Any
 
 
 class NewInvite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

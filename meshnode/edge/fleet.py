@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import structs
 
 from meshnode.edge import zoning
 from meshnode.edge.node import Node
+from meshnode.edge.verb import JSON, Nothing, Verbs
 from meshnode.errors import InvalidInput, MeshError
 from meshnode.execution.job import ModelFile
 from meshnode.fleet.blueprint import Blueprint, Held, Trial, Want, holding, read
@@ -22,7 +22,6 @@ from meshnode.membership.view import Member
 from meshnode.wire.fleet import FleetAsk, FleetRow, FleetRows
 from meshnode.wire.messages import Digest, NodeId
 
-JSON = Any
 ASK_S = 3.0
 REASONS_MAX = 20
 
@@ -38,10 +37,6 @@ class Name(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of a blueprint."""
 
     name: str
-
-
-class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A verb without arguments."""
 
 
 # --- what is there ---
@@ -320,7 +315,7 @@ async def ask(node: Node, who: NodeId, digests: Sequence[Digest]) -> tuple[Fleet
     return received.message.rows
 
 
-VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
+VERBS: Verbs = {
     "blueprint.apply": (Apply, apply),
     "blueprint.list": (Nothing, _list),
     "blueprint.show": (Name, _show),

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import msgspec
 
 from meshnode.edge import speaking
 from meshnode.edge.http.guard import CODE_S
 from meshnode.edge.node import Node
+from meshnode.edge.verb import JSON, Nothing, Verbs
 from meshnode.errors import ConfigError
 from meshnode.tasks.finding import find_member
 from meshnode.wire.messages import StreamPing
 
 PING_TIMEOUT_S = 5.0
-JSON = Any
-
-
-class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A verb without arguments."""
 
 
 class PingNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,7 +84,7 @@ async def _dashboard(node: Node, _: Nothing) -> JSON:
     return {"link": node.link("/dashboard/"), "within_s": CODE_S}
 
 
-VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
+VERBS: Verbs = {
     "ps": (Nothing, _ps),
     "ping": (PingNode, _ping),
     "speaks": (Nothing, _speaks),

@@ -23,9 +23,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -49,16 +48,11 @@ from meshnode.edge.admitting import Accept, NewInvite, Revoke, Token
 from meshnode.edge.doctor import examine, examine_peer
 from meshnode.edge.node import Node
 from meshnode.edge.submitting import check_belongs
+from meshnode.edge.verb import JSON, Nothing, Verbs
 from meshnode.errors import InvalidInput, MeshError
 from meshnode.links.link import Incoming, Reply
 from meshnode.tasks.finding import find_member
 from meshnode.wire.messages import Ask, Document, Plan, Submit
-
-JSON = Any
-
-
-class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A verb without arguments."""
 
 
 class DoctorFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -248,7 +242,7 @@ async def _work(node: Node, _: Nothing) -> JSON:
     return {**node.dispatcher.recent.document(time.monotonic()), "open": node.dispatcher.open, "since_start": counters}
 
 
-VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
+VERBS: Verbs = {
     "status": (Nothing, _status),
     "models": (Nothing, _models),
     "model.show": (ModelName, _model_show),

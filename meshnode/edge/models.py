@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import msgspec
 from meshnode.catalog.manifest import Manifest
 from meshnode.edge import fleet
 from meshnode.edge.node import Node
+from meshnode.edge.verb import JSON, Verbs
 from meshnode.errors import HomeError, InvalidInput, MeshError, PeerLost, PermissionDenied, TransferFailed
 from meshnode.execution.job import ModelFile
 from meshnode.links.link import Reply
@@ -21,7 +22,6 @@ from meshnode.membership.view import Member
 from meshnode.tasks.finding import find_member
 from meshnode.wire.messages import Digest, Done, ModelDo, Moved, MovedAsk, NodeId, Warm
 
-JSON = Any
 PATIENCE_S = 30.0
 """A pull is tried again until nothing has moved for so long."""
 PAUSE_S = 1.0
@@ -221,7 +221,7 @@ def moved(node: Node, digest: Digest) -> Reply:
     return Reply(Moved(done=done, total=total), ())
 
 
-VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
+VERBS: Verbs = {
     "model.pull": (ModelOn, _pull),
     "model.load": (ModelOn, _load),
     "model.unload": (ModelOn, _unload),

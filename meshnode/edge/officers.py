@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -12,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from meshnode.edge import speaking
 from meshnode.edge.node import Node
+from meshnode.edge.verb import JSON, Nothing, Verbs
 from meshnode.errors import InvalidInput, PermissionDenied, ProtocolError
 from meshnode.links.link import Reply
 from meshnode.membership.view import Member
@@ -21,7 +21,6 @@ from meshnode.trust.keeper import ADMIN_ROLES
 from meshnode.trust.statements import Statement, StatementSet
 from meshnode.wire.messages import KEYS, AdminKey, AdminKeyAsk, NodeId
 
-JSON = Any
 ASK_S = 10.0
 
 
@@ -53,10 +52,6 @@ class Import(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     text: str
     passphrase: str
-
-
-class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A verb without arguments."""
 
 
 def holders(statements: StatementSet) -> dict[bytes, NodeId]:
@@ -281,7 +276,7 @@ async def _forget(node: Node, args: Forget) -> JSON:
     return {}
 
 
-VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
+VERBS: Verbs = {
     "admin.list": (Nothing, _list),
     "admin.add": (Vote, _add),
     "admin.remove": (Vote, _remove),

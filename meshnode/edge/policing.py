@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from meshnode.catalog.manifest import Manifest, from_map
 from meshnode.edge.node import Node
 from meshnode.edge.publishing import signer
+from meshnode.edge.verb import JSON, Nothing, Verbs
 from meshnode.errors import ConfigError, InvalidInput, PermissionDenied, ProtocolError
 from meshnode.tasks.permits import Permits
 from meshnode.trust import policy, publishing
@@ -26,7 +25,6 @@ from meshnode.trust.policy import Model, Policy, Quota, Rules, Who
 from meshnode.wire.messages import Digest, NodeId
 
 log = logging.getLogger(__name__)
-JSON = Any
 FILE = "policy.toml"
 LOOK_S = 1.0
 HINT = "`meshnode policy show` prints the rules and where each comes from"
@@ -36,10 +34,6 @@ class Text(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`text` is a policy in TOML."""
 
     text: str
-
-
-class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A verb without arguments."""
 
 
 class Policing:
@@ -223,7 +217,7 @@ async def _set(node: Node, args: Text) -> JSON:
     return _document(node.policing)
 
 
-VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
+VERBS: Verbs = {
     "policy.show": (Nothing, _show),
     "policy.check": (Text, _check),
     "policy.set": (Text, _set),

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import msgspec
 
 from meshnode.catalog.manifest import Manifest, Mark
 from meshnode.edge.node import Node
+from meshnode.edge.verb import JSON, Nothing, Verbs
 from meshnode.errors import InvalidInput, PermissionDenied
 from meshnode.trust import identity, publishing
 from meshnode.trust.form import revoke_statement_body
 from meshnode.trust.statements import Statement
-
-JSON = Any
 
 
 class Add(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,10 +26,6 @@ class Name(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of a publisher."""
 
     name: str
-
-
-class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A verb without arguments."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -107,7 +100,7 @@ async def _list(node: Node, _: Nothing) -> JSON:
     ]
 
 
-VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
+VERBS: Verbs = {
     "publisher.add": (Add, _add),
     "publisher.remove": (Name, _remove),
     "publisher.list": (Nothing, _list),

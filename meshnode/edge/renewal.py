@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from meshnode.edge import speaking
 from meshnode.edge.judging import Row, row
+from meshnode.edge.verb import JSON, Nothing, Verbs
 from meshnode.errors import InvalidInput, MeshError, PeerLost, PermissionDenied, ProtocolError
 from meshnode.links.link import Reply
 from meshnode.tasks.finding import find_member
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from meshnode.edge.node import Node
 
 log = logging.getLogger(__name__)
-JSON = Any
 
 LOOK_S = 3600.0
 """So often it is looked whether something is due, and so long is waited at most before it is asked for again."""
@@ -52,10 +52,6 @@ class RenewFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     node: str = ""
     for_s: float | None = None
-
-
-class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A verb without arguments."""
 
 
 @dataclass(slots=True)
@@ -245,7 +241,7 @@ async def _rotate(node: Node, _: Nothing) -> JSON:
     return {"was": was, "id": now, "name": grant.name}
 
 
-VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {
+VERBS: Verbs = {
     "renew": (RenewFor, _renew),
     "rotate": (Nothing, _rotate),
 }

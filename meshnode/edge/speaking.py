@@ -4,8 +4,9 @@ who would not understand it."""
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from meshnode.edge.verb import JSON
 from meshnode.errors import InvalidInput, MeshError
 from meshnode.links.side import Peer
 from meshnode.membership.view import Member
@@ -14,7 +15,6 @@ from meshnode.wire.messages import FEATURES, PROTOCOL_VERSION
 if TYPE_CHECKING:
     from meshnode.edge.node import Node
 
-JSON = Any
 ANSWER_S = 5.0
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import msgspec
 
 from meshnode.catalog.manifest import Manifest
 from meshnode.edge.node import Node
+from meshnode.edge.verb import JSON, Verbs
 from meshnode.errors import InvalidInput, NoNodeInZone
 from meshnode.links.side import Peer
 from meshnode.tasks.finding import find_member
@@ -24,7 +23,6 @@ from meshnode.trust.zones import checked_zone, in_zone, inside
 from meshnode.wire.messages import Digest, Infer, NodeId
 
 log = logging.getLogger(__name__)
-JSON = Any
 SECOND_S = 1.5
 
 
@@ -142,4 +140,4 @@ def _lies(zone: str) -> str:
     return f"in zone {zone!r}" if zone else "in no zone"
 
 
-VERBS: dict[str, tuple[type[Any], Callable[[Node, Any], Awaitable[JSON]]]] = {"zone": (SetZone, _set)}
+VERBS: Verbs = {"zone": (SetZone, _set)}
