@@ -44,10 +44,12 @@ def authority(folder: Path) -> tuple[Path, Path, Path]:
             .not_valid_before(now - datetime.timedelta(days=1))
             .not_valid_after(now + datetime.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=index == 0, path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         )
         if index:
             san = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-            builder = builder.add_extension(san, critical=False)
+            of = x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[0].public_key())  # Python 3.13 wants it
+            builder = builder.add_extension(san, critical=False).add_extension(of, critical=False)
         made.append(builder.sign(keys[0], hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
     plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     paths = folder / "ca.pem", folder / "broker.pem", folder / "broker.key"
