@@ -178,29 +178,28 @@ def test_an_agent_runs_on_a_root_that_cannot_be_written() -> None:
     home = Path("/srv")  # a file system of its own there, in the namespace only
     command = " ".join([*COMMAND, "--json", "up", "--listen", "127.0.0.1:0", "--no-mdns"])
     script = AS_IN_A_CONTAINER.format(uid=UID, home=home, command=command)
-    agent = subprocess.Popen(
+    with subprocess.Popen(
         ["unshare", "--mount", "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/"
-    )
-    try:
+    ) as agent:
         assert agent.stdout is not None
         assert agent.stderr is not None
-        line = agent.stdout.readline()
-        said = "" if line else agent.stderr.read()
-        if "Permission denied" in said or "shared libraries" in said:
-            pytest.skip(f"user {UID} cannot read this checkout, or its Python: {said[-200:]}")
-        assert "ready" == json.loads(line)["event"]
+        try:
+            line = agent.stdout.readline()
+            said = "" if line else agent.stderr.read()
+            if "Permission denied" in said or "shared libraries" in said:
+                pytest.skip(f"user {UID} cannot read this checkout, or its Python: {said[-200:]}")
+            assert "ready" == json.loads(line)["event"]
 
-        def healthy() -> bool:
-            words = ["nsenter", f"--mount=/proc/{agent.pid}/ns/mnt", "setpriv", "--reuid", str(UID), "--clear-groups"]
-            words += [*COMMAND, "--home", str(home), "status"]
-            return 0 == subprocess.run(words, capture_output=True, cwd="/").returncode
+            def healthy() -> bool:
+                words = ["nsenter", f"--mount=/proc/{agent.pid}/ns/mnt", "setpriv", "--reuid", str(UID)]
+                words += ["--clear-groups", *COMMAND, "--home", str(home), "status"]
+                return 0 == subprocess.run(words, capture_output=True, cwd="/").returncode
 
-        wait_for(healthy, within_s=30, why="its check is content")
-        inside = Path(f"/proc/{agent.pid}/status").read_text()
-        assert re.search(rf"Uid:\s+{UID}\b", inside)
-        assert re.search(r"CapEff:\s+0+\n", inside)
-    finally:
-        agent.terminate()
-        assert 0 == agent.wait(20)
-        agent.stdout.close()
-        agent.stderr.close()
+            wait_for(healthy, within_s=30, why="its check is content")
+            inside = Path(f"/proc/{agent.pid}/status").read_text()
+            assert re.search(rf"Uid:\s+{UID}\b", inside)
+            assert re.search(r"CapEff:\s+0+\n", inside)
+        finally:
+            agent.terminate()
+            code = agent.wait(20)
+    assert 0 == code
