@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import inspect
 import ipaddress
 import subprocess
 from dataclasses import replace
@@ -29,7 +30,7 @@ needed = pytest.mark.skipif(COMMAND is None, reason=MISSING)
 
 
 def authority(folder: Path) -> tuple[Path, Path, Path]:
-    """A throw-away authority, and a certificate of it for 127.0.0.1 with its key."""
+    """A throw-away authority as strict as Python 3.13 wants it, and a certificate of it for 127.0.0.1 with its key."""
     now = datetime.datetime.now(datetime.UTC)
     keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
     titles = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, it)]) for it in ("authority", "broker")]
@@ -46,9 +47,12 @@ def authority(folder: Path) -> tuple[Path, Path, Path]:
             .add_extension(x509.BasicConstraints(ca=index == 0, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         )
-        if index:
+        if not index:
+            signs = dict.fromkeys(inspect.signature(x509.KeyUsage).parameters, False) | {"key_cert_sign": True}
+            builder = builder.add_extension(x509.KeyUsage(**signs), critical=True)
+        else:
             san = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-            of = x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[0].public_key())  # Python 3.13 wants it
+            of = x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[0].public_key())
             builder = builder.add_extension(san, critical=False).add_extension(of, critical=False)
         made.append(builder.sign(keys[0], hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
     plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
