@@ -98,9 +98,6 @@ class Crediting:
         self._connection = _Window(self.limits.connection_credit_bytes, CONNECTION_BYTES)
         self._way = _Way(self.limits.connection_credit_bytes)
 
-    def __len__(self) -> int:
-        return len(self._streams)
-
     def landed(self, stream: int, nbytes: int, whole: bool) -> list[int]:
         """Body bytes arrived; returns the streams whose credit is due now, 0 for the connection."""
         due = []

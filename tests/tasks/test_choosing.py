@@ -14,6 +14,7 @@ from msgspec import structs
 from meshnode.config import Routing
 from meshnode.errors import DeadlineExceeded, InvalidInput, NoCapacity, NoNodeInZone, PeerLost, Refused
 from meshnode.membership.advert import Held, PowerState
+from meshnode.membership.view import Member
 from meshnode.routing.estimates import Estimates
 from meshnode.tasks.choosing import Choice
 from meshnode.tasks.knowing import KINDS_MAX, Knowing
@@ -340,39 +341,41 @@ async def test_nobody_is_given_up_long_before_the_time_is_up(around: Around) -> 
     assert 1.0 == refused.value.retry_after_s
 
 
+def knowing_of(members: list[Member]) -> Knowing:
+    """Of a mesh whose members are those of the list, as it is at each question; nobody is linked."""
+    estimates = Estimates(SETTINGS, random.Random(1))
+    return Knowing(ME, estimates, lambda: tuple(members), lambda _: None, lambda _: True, lambda _: "")
+
+
 def test_what_is_believed_of_a_node_goes_with_it() -> None:
     """Nodes come and go; an agent keeps what it learnt of those that are members, and of no others."""
     members = [member(node) for node in (ME, ANN, BOB)]
-    estimates = Estimates(SETTINGS, random.Random(1))
-    knowing = Knowing(ME, estimates, lambda: tuple(members), lambda _: None, lambda _: True, lambda _: "")
+    knowing = knowing_of(members)
     knowing.peers(wanted(), 0.0)
-    estimates.distrust(ANN, 0.0)
-    estimates.distrust(BOB, 0.0)
+    knowing.estimates.distrust(ANN, 0.0)
+    knowing.estimates.distrust(BOB, 0.0)
     members.pop()
     knowing.peers(structs.replace(wanted(), provider="another"), 1.0)  # of a kind that never saw the one that left
-    assert (True, False) == (estimates.distrusted(ANN, 1.0), estimates.distrusted(BOB, 1.0))
+    assert (True, False) == (knowing.estimates.distrusted(ANN, 1.0), knowing.estimates.distrusted(BOB, 1.0))
 
 
 def test_who_left_is_no_candidate_and_comes_back_as_it_was() -> None:
     """Decisions do not name it, nor those that were thrown out; what is believed of it holds when it is back."""
     members = [member(node) for node in (ME, ANN, BOB)]
-    estimates = Estimates(SETTINGS, random.Random(1))
-    knowing = Knowing(ME, estimates, lambda: tuple(members), lambda _: None, lambda _: True, lambda _: "")
+    knowing = knowing_of(members)
     knowing.peers(wanted(), 0.0)
-    estimates.distrust(BOB, 0.0)
+    knowing.estimates.distrust(BOB, 0.0)
     members[2] = member(BOB, state="left")
     assert [ME, ANN] == [it.id for it in knowing.peers(wanted(), 1.0)]
     members[2] = member(BOB)
     assert [ME, ANN, BOB] == [it.id for it in knowing.peers(wanted(), 2.0)]
-    assert estimates.distrusted(BOB, 2.0)
+    assert knowing.estimates.distrusted(BOB, 2.0)
 
 
 def test_facts_are_kept_while_they_hold_and_dropped_with_the_tasks_they_are_for() -> None:
     """Nothing is made anew for each task, not even of nodes that nobody knows well; and no model's facts stay for ever,
     for they hold the adverts of the time when it was last asked for."""
-    members = tuple(member(node) for node in (ME, ANN, BOB))
-    estimates = Estimates(SETTINGS, random.Random(1))
-    knowing = Knowing(ME, estimates, lambda: members, lambda _: None, lambda _: True, lambda _: "")
+    knowing = knowing_of([member(node) for node in (ME, ANN, BOB)])
     first = knowing.peers(wanted(), 0.0)
     assert [id(it) for it in first] == [id(it) for it in knowing.peers(wanted(), 0.4)]
     assert first[1].weight < 1.0
