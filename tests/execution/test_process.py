@@ -18,7 +18,7 @@ from meshnode.execution import control
 from meshnode.execution.process import WorkerProcess
 from meshnode.execution.rules import CPU, Rules
 from tests.catalog.making import plain
-from tests.waiting import until
+from tests.waiting import hold, until
 
 ARENA = 1 << 20
 
@@ -51,17 +51,6 @@ def _workers() -> list[psutil.Process]:
 async def ready(it: WorkerProcess) -> None:
     async with asyncio.timeout(60):
         await it.ready()
-
-
-async def hold(it: Any) -> None:
-    """Stop the process as a whole: no thread of it takes a message any more."""
-    pid = it.life.process.pid
-    os.kill(pid, signal.SIGSTOP)
-    threads = Path(f"/proc/{pid}/task")
-    await until(
-        lambda: all((t / "stat").read_text().rpartition(")")[2].split()[0] == "T" for t in threads.iterdir()),
-        "every thread has stopped",
-    )
 
 
 async def probed(it: WorkerProcess, path: Path) -> control.Described:
@@ -105,7 +94,7 @@ async def test_a_worker_that_dies_is_replaced(tmp_path: Path, number: signal.Sig
         await ready(it)
         await until(lambda: told == [True], "its owner was told")
         pid = it.life.process.pid
-        await hold(it)  # so that the question is certainly open when it dies
+        await hold(it.life.process.pid)  # so that the question is certainly open when it dies
         id = it.next_id()
         open_question = it.ask(id, control.Probe(id, str(plain(tmp_path / "m.onnx", 8)), 20.0))
         os.kill(pid, number)
@@ -123,7 +112,7 @@ async def test_killing_it_fails_all_that_is_open(tmp_path: Path) -> None:
     """Every future ends, none waits for ever."""
     async with started(tmp_path / "w") as it:
         await ready(it)
-        await hold(it)
+        await hold(it.life.process.pid)
         path = plain(tmp_path / "m.onnx", 8)
         answers = [it.ask(id, control.Probe(id, str(path), 20.0)) for id in (it.next_id() for _ in range(20))]
         it.kill("the test wants it")
@@ -136,7 +125,7 @@ async def test_more_than_the_socket_holds_is_sent_when_there_is_room(tmp_path: P
     """A worker that does not read for a while loses no message, and answers each."""
     async with started(tmp_path / "w") as it:
         await ready(it)
-        await hold(it)
+        await hold(it.life.process.pid)
         ids = [it.next_id() for _ in range(40)]
         filler = "x" * 100_000
         answers = [it.ask(id, control.Unload(id, filler)) for id in ids]
@@ -167,7 +156,7 @@ async def test_stopping_fails_what_is_open(tmp_path: Path) -> None:
     """A worker that is stopped in the middle: its owner's futures end with the reason."""
     async with started(tmp_path / "w") as it:
         await ready(it)
-        await hold(it)
+        await hold(it.life.process.pid)
         id = it.next_id()
         answer = it.ask(id, control.Unload(id, ""))
         await it.stop()

@@ -29,7 +29,7 @@ from meshnode.errors import ConfigError, ListenError, ToolMissing
 from meshnode.trust.keeper import Keeper
 from tests.edge.frigate.plugin import SIDE, Plugin, coloured, ready, yolo
 from tests.edge.living import ask, founder, joiner, living, sees, settings, workers
-from tests.waiting import WITHIN_S, until
+from tests.waiting import WITHIN_S, hold, until
 
 PATIENT_S = 20.0
 
@@ -162,8 +162,8 @@ async def test_a_worker_that_hangs_is_no_answer_and_nothing_comes_late(tmp_path:
             await answered(frigate)
         (worker,) = workers(tmp_path / "ann")
         async with dealing(agent) as raw:
-            worker.suspend()
             try:
+                await hold(worker.pid)
                 for _ in range(MISSES):
                     await raw.send_multipart([b"", *frame(coloured(0.9, 0, 0))])
                 await until(lambda: blind(agent.node), "the frames are given up")
