@@ -45,6 +45,8 @@ from meshnode.wire.messages import Digest, TaskId
 BATCH_BYTES = 2 * 1024 * 1024
 """Tensors of tasks that run as one, together: above it, copying costs more than a run of their own."""
 STALE_MAX = 256
+PACES_MAX = 1024
+"""Of so many models it is known how long they run; beyond, the oldest is learnt anew when it comes again."""
 _RANK = {"high": 0, "normal": 1, "low": 2}
 Rank = tuple[bool, int]
 
@@ -120,6 +122,8 @@ class TaskQueue:
         """What is known of a model's speed."""
         known = self._paces.get(model)
         if known is None:
+            if len(self._paces) >= PACES_MAX:
+                del self._paces[next(iter(self._paces))]
             known = self._paces[model] = Pace(self.settings.service_prior_s, self.settings.batch_max)
         return known
 

@@ -24,7 +24,7 @@ from meshnode.execution.events import (
     Start,
     Withdraw,
 )
-from meshnode.execution.queue import BATCH_BYTES, TaskQueue
+from meshnode.execution.queue import BATCH_BYTES, PACES_MAX, TaskQueue
 from meshnode.wire.messages import Digest, TaskId
 
 M = Digest("m" * 64)
@@ -354,3 +354,14 @@ def test_what_was_withdrawn_takes_no_room() -> None:
     assert len(it._dues) < 1000
     assert {} == it._kin
     assert 1 == it.in_flight
+
+
+def test_what_is_known_of_models_is_bounded() -> None:
+    """Models come and go for years; the one that was known first is the one that is learnt anew."""
+    it = queue()
+    for number in range(PACES_MAX + 1):
+        model = Digest(f"{number:064x}")
+        it.handle(0.0, Offer(task("a"), model, 100.0))
+        it.handle(1.0, Finished(task("a"), 1.0))
+    assert it.service_s(Digest(f"{0:064x}")) is None
+    assert 1.0 == it.service_s(Digest(f"{1:064x}")) == it.service_s(model)

@@ -63,6 +63,8 @@ def of_agent(agent: Agent) -> dict[str, Any]:
         "tasks_by": said["tasks"],
         "objects": said["objects"],
         "kinds": said["kinds"],
+        "blocks": said["blocks"],
+        "heap": said["heap"],
         "workers": {str(it.pid): it.memory_info().rss / MB for it in workers},
         "files": len(files),
         "bytes": sum(it.stat().st_size for it in files),
