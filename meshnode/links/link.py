@@ -49,7 +49,7 @@ class Link(asyncio.BufferedProtocol):
         self.via = via  # the member that relays this link; None for a direct one
         self.silent = False
         self.closed = asyncio.Event()
-        self.close_reason = ""
+        self.close_reason = self.close_code = ""  # the code is that of CLOSE, whoever said it
         self._side = side
         self._settings = side.settings
         self._now = side.machine.now
@@ -163,7 +163,7 @@ class Link(asyncio.BufferedProtocol):
         if self._transport is None or self._closing:
             return
         self._closing = True
-        self.close_reason = self.close_reason or text or code
+        self.close_reason, self.close_code = self.close_reason or text or code, code
         self._send(Type.CLOSE, header=messages.encode_error(closing(code, text, statement)))
         self._transport.close()
 
@@ -339,7 +339,8 @@ class Link(asyncio.BufferedProtocol):
             self._ready.set_result(None)
 
     def _closed_by_peer(self, error: dict[str, Any]) -> None:
-        self.close_reason = text = str(error.get("message") or error.get("code") or "no reason given")
+        self.close_code = str(error.get("code") or "")
+        self.close_reason = text = str(error.get("message") or self.close_code or "no reason given")
         self._side.told(error)
         self._settle(PermissionDenied(f"the peer refused the link: {text}"))
         self._closing = True

@@ -28,6 +28,8 @@ REDIALS = 3
 TELL_S, CALL_S, IDLE_S = 0.5, 5.0, 90.0
 MEET_S, MEET_MAX_S = 0.5, 8.0
 RIVAL_LOOKS, RIVAL_LOOK_S = 20, 0.1
+IDLE = "idle"
+"""What CLOSE says when a link ends because nobody needs it."""
 LINKED_MAX = 32
 """Meshes up to this size keep a link between every two nodes; larger ones dial when there is something to say."""
 
@@ -173,7 +175,7 @@ class Contact:
         if self.core.roster.living > LINKED_MAX:
             for link in self.pool.links():
                 if now - link.heartbeat.used_at > IDLE_S and not link.in_flight:
-                    link.hang_up("idle", "nothing to say for a while")
+                    link.hang_up(IDLE, "nothing to say for a while")
 
     def age_s(self, node: NodeId) -> float:
         """How long a node has been dead or gone here."""

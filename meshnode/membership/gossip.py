@@ -22,7 +22,7 @@ from meshnode.membership.answers import Answers
 from meshnode.membership.book import AdvertBook
 from meshnode.membership.chores import Chores
 from meshnode.membership.clocks import Source, tell_if_set
-from meshnode.membership.contact import LINKED_MAX, Contact, tell
+from meshnode.membership.contact import IDLE, LINKED_MAX, Contact, tell
 from meshnode.membership.datagrams import Datagrams
 from meshnode.membership.events import (
     Advertised,
@@ -240,11 +240,13 @@ class Membership:
         self._chores.start(self._contact.meet, link)
 
     def link_lost(self, link: Link, reason: str) -> None:
-        """A peer's link ended: do not use it until it is heard from, and see whether it can be dialled."""
-        node = link.peer.id
-        self._trouble(node, f"its connection ended: {reason}")
-        if not self._barred(node):
-            self._chores.start(self._contact.redial, node)
+        """A peer's link ended, and not by agreement: do not use it until it is heard from, and see if it answers."""
+        if link.close_code == IDLE:
+            self._touch()
+            return
+        self._trouble(link.peer.id, f"its connection ended: {reason}")
+        if not self._barred(link.peer.id):
+            self._chores.start(self._contact.redial, link.peer.id)
 
     async def tell_rival(self, link: Link) -> None:
         """A later start of the peer has a link too."""

@@ -86,7 +86,10 @@ class Estimates:
 
     def of(self, peer: NodeId) -> Belief:
         """The belief about a peer, made when there is none."""
-        return self._beliefs.setdefault(peer, Belief())
+        belief = self._beliefs.get(peer)
+        if belief is None:
+            belief = self._beliefs[peer] = Belief()
+        return belief
 
     def expected_s(self, peer: NodeId, model: Digest, estimate_s: float) -> float:
         """When its result is to come, by how much later or earlier than estimated others came lately.

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.edge.advertising import ADDRESSES_MAX, CHARGE_STEP, SERVICE_NEWS, content, is_news
+from meshnode.edge.advertising import (
+    ADDRESSES_MAX,
+    CHARGE_STEP,
+    DRIFT,
+    DRIFT_EACH_S,
+    DRIFT_S,
+    Advertiser,
+    content,
+    drifted,
+    is_news,
+)
 from meshnode.edge.node import Node
 from meshnode.execution.devices import Gpu
 from meshnode.membership import advert
@@ -57,8 +67,6 @@ def said(**fields: Any) -> Content:
         {"models": (Held(D2, True, 0.1),)},
         {"models": (Held(D1, True, 0.1), Held(D2, False, None))},
         {"models": (Held(D1, True, None),)},
-        {"models": (Held(D1, True, 0.2),)},
-        {"models": (Held(D1, True, 0.05),)},
         {"power": PowerState("battery", 80)},
         {"draining": True},
         {"paused": "its owner is there"},
@@ -72,12 +80,39 @@ def test_every_change_that_matters_is_news(fields: dict[str, Any]) -> None:
     assert is_news(said(**fields), SAID)
 
 
-@given(st.floats(1e-4, 10.0), st.floats(1e-4, 10.0))
-def test_a_run_time_is_news_when_it_changed_much(before_s: float, after_s: float) -> None:
-    """Noise between two runs makes no gossip."""
-    changed = max(before_s, after_s) / min(before_s, after_s) > SERVICE_NEWS
-    models = [(Held(D1, True, s), Held(D2, False, None)) for s in (before_s, after_s)]
-    assert changed == is_news(said(models=models[0]), said(models=models[1]))
+@given(st.floats(1e-5, 10.0), st.floats(1e-5, 10.0))
+def test_a_run_time_has_drifted_when_it_changed_much(before_s: float, after_s: float) -> None:
+    """Noise between two runs makes no gossip, and no change of it is news at once."""
+    times = before_s, after_s
+    changed = max(times) / min(times) > DRIFT and max(times) - min(times) > DRIFT_S
+    before, after = (said(models=(Held(D1, True, s), Held(D2, False, None))) for s in times)
+    assert changed == drifted(before, after)
+    assert not is_news(before, after)
+
+
+def test_a_drift_is_told_the_rarer_the_more_nodes_there_are() -> None:
+    """The other news at once, and the run time with them."""
+    now, here, nodes, heard = 0.0, SAID, 8, list[Content]()
+    it = Advertiser(lambda: here, heard.append, nodes=lambda: nodes, clock=lambda: now)
+    it.now()
+    here = said(models=(Held(D1, True, 0.2),))
+    it.now()
+    now = 0.99 * nodes * DRIFT_EACH_S
+    it.now()
+    assert [SAID] == heard
+    now = nodes * DRIFT_EACH_S
+    it.now()
+    assert [SAID, here] == heard
+    here = said(models=(Held(D1, True, 0.1),), draining=True)
+    it.now()
+    assert here == heard[-1]
+    nodes, here = 1, SAID
+    it.now()
+    assert SAID == heard[-1], "it drains no more"
+    here = said(models=(Held(D1, True, 0.2),))
+    now += DRIFT_EACH_S
+    it.now()
+    assert 5 == len(heard)
 
 
 def test_what_is_the_same_is_no_news() -> None:
