@@ -42,11 +42,9 @@ async def status(node: Node) -> dict[str, Any]:
     """The mesh as seen from here; `schema` grows when a field changes its meaning."""
     view = node.membership.view()
     vitals = await _vitals(node, view)
-    manifests = node.catalog.manifests()
     by_digest: dict[Digest, list[Manifest]] = {}
-    for manifest in manifests:
+    for manifest in node.catalog.manifests():
         by_digest.setdefault(manifest.digest, []).append(manifest)
-    holders, loaders = _holders(view)
     counts = {state: sum(m.state == state for m in view) for state in ("alive", "suspect", "dead", "left")}
     return {
         "schema": STATUS_SCHEMA,
@@ -58,16 +56,22 @@ async def status(node: Node) -> dict[str, Any]:
         "renewal": renewal.document(node),
         "sandbox": _sandbox(node),
         "nodes": [_node(node, member, vitals.get(member.id), by_digest) for member in view],
-        "models": [
-            model_document(
-                manifest,
-                on_disk=holders.get(manifest.digest, []),
-                loaded=loaders.get(manifest.digest, []),
-                reported=flagging.document(node, manifest.digest),
-            )
-            for manifest in manifests
-        ],
+        "models": models(node),
     }
+
+
+def models(node: Node) -> list[dict[str, Any]]:
+    """The models of the mesh and who has them, by what the nodes said of themselves: nobody is asked."""
+    holders, loaders = _holders(node.membership.view())
+    return [
+        model_document(
+            manifest,
+            on_disk=holders.get(manifest.digest, []),
+            loaded=loaders.get(manifest.digest, []),
+            reported=flagging.document(node, manifest.digest),
+        )
+        for manifest in node.catalog.manifests()
+    ]
 
 
 def _sandbox(node: Node) -> dict[str, Any]:

@@ -150,7 +150,7 @@ async def _status(node: Node, _: Nothing) -> JSON:
 
 
 async def _models(node: Node, _: Nothing) -> JSON:
-    return (await documents.status(node))["models"]
+    return documents.models(node)
 
 
 async def _model_show(node: Node, args: ModelName) -> JSON:
