@@ -29,7 +29,10 @@ class Offer(Struct, frozen=True):
 
 
 class Hold(Struct, frozen=True):
-    """A submitter was quoted: keep a place for a moment, about the two round trips until the task can be here."""
+    """A submitter was quoted: keep a place for a moment, about the two round trips until the task can be here.
+
+    For 0 s: it went elsewhere, and the place is free again.
+    """
 
     task: TaskId
     model: Digest

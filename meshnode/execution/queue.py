@@ -184,8 +184,8 @@ class TaskQueue:
                 self._wait(now, event)
                 model = event.model
             case Hold(task, model_, hold_s):
-                self._forget_holds(now)
                 self._holds[task] = (now + hold_s, model_)
+                self._forget_holds(now)
             case Finished(task, run_s):
                 run = self._end(task)
                 if run is not None and run_s is not None:

@@ -157,6 +157,11 @@ class Execution:
             hold_s=hold_s,
         )
 
+    def release(self, task: TaskId, model: Digest) -> None:
+        """Nobody comes for the place that was quoted."""
+        for device in self._all:
+            device.apply(Hold(task, model, 0.0))
+
     async def run(self, job: Job) -> Done:
         """Run a job in its turn.
 
@@ -350,15 +355,12 @@ class Execution:
             return
         if len(self._own) == 1 and not self._looked and self._own[0].queue.up:
             self._looked = True
-            for provider in self._accelerators(self._own[0].process.available):
-                device = self._device(provider)
+            available, nvidia = self._own[0].process.available, bool(self._machine.gpus)
+            for provider in accelerators.worth_a_try(available, self._settings, nvidia=nvidia):
+                device = self._device(provider)  # it proves itself by a run, in a worker of its own, or is not used
                 self._own.append(device)
                 device.process.start()
         self._changed()
-
-    def _accelerators(self, available: tuple[str, ...]) -> list[str]:
-        """Providers that are worth a try: each then proves itself by a run, in a worker of its own, or is not used."""
-        return accelerators.worth_a_try(available, self._settings, nvidia=bool(self._machine.gpus))
 
     def _best(self, model: Digest, now: float, provider: str, foreign: bool) -> Device:
         """The device that would finish first by what is known. Raises Refused when none is of that provider."""

@@ -27,7 +27,7 @@ from meshnode.tasks.pursuit import Means
 from meshnode.tasks.serving import RolesOf, Serving
 from meshnode.tasks.stages import Stages
 from meshnode.tasks.warming import Warming
-from meshnode.wire.messages import Digest, NodeId
+from meshnode.wire.messages import Digest, NodeId, TaskId
 from meshnode.wire.rng import Rng
 
 
@@ -133,6 +133,7 @@ def assemble(world: World, settings: Settings, rng: Rng, execution: Execution) -
         knowing=knowing,
         explaining=Explaining(knowing.name),
         quote_here=lambda ask, of: serving.quote(ask, of, own_choice=True),
+        release_here=lambda ask: execution.release(TaskId(ask.task), Digest(ask.model)),
         link=world.link,
         linked=world.linked,
         find=lambda wanted: find_member(world.view(), wanted),

@@ -72,7 +72,8 @@ class Chooser:
     Args:
         knowing: the facts of all members.
         explaining: is told of each decision.
-        quote_here: this node's own quote for a task of that node; raises MeshError.
+        quote_here: this node's own quote for a task of that node, which keeps a place; raises MeshError.
+        release_here: gives that place back.
         link: the connection to a peer; raises PeerLost.
         linked: the live link to a peer, when there is one.
         find: a member by name or id; raises InvalidInput.
@@ -86,6 +87,7 @@ class Chooser:
     knowing: Knowing
     explaining: Explaining
     quote_here: Callable[[QuoteAsk, NodeId], Reply]
+    release_here: Callable[[QuoteAsk], None]
     link: Callable[[NodeId], Awaitable[Link]]
     linked: Callable[[NodeId], Link | None]
     find: Callable[[str], Member]
@@ -225,6 +227,10 @@ class Chooser:
             await self._ask(wanted, ask, _others(more.candidates), quotes, refusals)
             ranked = policy.pick(task, quotes, peers, self.rng, settings)
             rounds += 1
+        if own is not None and not (ranked and ranked[0].peer.is_self):
+            self.release_here(
+                ask
+            )  # kept, it would make the next task believe that this node is busy, and so on for ever
         return task, Decided(decision, ranked, refusals)
 
     def _own_quote(

@@ -14,9 +14,9 @@ import pytest
 from meshnode.config import Execution as Settings
 from meshnode.config import Sandbox
 from meshnode.errors import ModelRefused, Refused
+from meshnode.execution import accelerators
 from meshnode.execution.devices import Devices, Gpu
 from meshnode.execution.rules import CPU, Rules
-from meshnode.execution.supervisor import Execution
 from tests.execution.making import bundled, done, new
 from tests.waiting import until
 
@@ -27,19 +27,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    ("settings", "gpus", "expected"),
+    ("settings", "nvidia", "expected"),
     [
-        (SETTINGS, GPU, [CUDA, "CoreMLExecutionProvider"]),
-        (SETTINGS, [], ["CoreMLExecutionProvider"]),
-        (replace(SETTINGS, gpu=False), GPU, []),
-        (replace(SETTINGS, providers=(TENSORRT, CPU)), GPU, [TENSORRT]),
-        (replace(SETTINGS, providers=("DmlExecutionProvider",)), GPU, []),
+        (SETTINGS, True, [CUDA, "CoreMLExecutionProvider"]),
+        (SETTINGS, False, ["CoreMLExecutionProvider"]),
+        (replace(SETTINGS, gpu=False), True, []),
+        (replace(SETTINGS, providers=(TENSORRT, CPU)), True, [TENSORRT]),
+        (replace(SETTINGS, providers=("DmlExecutionProvider",)), True, []),
     ],
 )
-def test_what_is_worth_a_try(tmp_path: Path, settings: Settings, gpus: list[Gpu], expected: list[str]) -> None:
+def test_what_is_worth_a_try(settings: Settings, nvidia: bool, expected: list[str]) -> None:
     """What is installed and wanted; NVIDIA's only where a GPU of theirs is seen; TensorRT only by name."""
     available = (TENSORRT, CUDA, "CoreMLExecutionProvider", CPU)
-    assert expected == new(tmp_path, settings, gpus=gpus)._accelerators(available)
+    assert expected == accelerators.worth_a_try(available, settings, nvidia=nvidia)
 
 
 async def test_an_accelerator_that_does_not_work_is_not_advertised(
@@ -47,8 +47,10 @@ async def test_an_accelerator_that_does_not_work_is_not_advertised(
 ) -> None:
     """In the list of ONNX Runtime, which falls back to the processor without a word: it is tried, given up with the
     reason, and the CPU is all that others hear of."""
-    listed = Execution._accelerators
-    monkeypatch.setattr(Execution, "_accelerators", lambda self, available: listed(self, (CUDA, *available)))
+    listed = accelerators.worth_a_try
+    monkeypatch.setattr(
+        accelerators, "worth_a_try", lambda available, *given, **more: listed((CUDA, *available), *given, **more)
+    )
     it = new(tmp_path, SETTINGS, gpus=GPU)
     await it.start()
     try:

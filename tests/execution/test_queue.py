@@ -132,6 +132,15 @@ def test_a_hold_makes_the_next_quote_longer_until_it_runs_out() -> None:
     assert first == it.quote(0.06, M)
 
 
+def test_a_place_that_nobody_comes_for_is_free_again() -> None:
+    """The task went elsewhere: the next one sees an idle node, at once."""
+    it = queue()
+    idle = it.quote(0.0, M)
+    it.handle(0.0, Hold(task("a"), M, hold_s=0.05))
+    it.handle(0.001, Hold(task("a"), M, hold_s=0.0))
+    assert idle == it.quote(0.001, M)
+
+
 def test_nothing_starts_while_the_worker_is_away() -> None:
     """Waiting tasks survive their worker and run on the next one."""
     it = queue()

@@ -153,6 +153,7 @@ class Around:
         """That grants name."""
         self.own: Quote | MeshError = Quote(backlog_s=0.0, service_s=0.01, slots=1)
         self.own_asked: list[QuoteAsk] = []
+        self.released: list[QuoteAsk] = []
         self.dialled: list[NodeId] = []
         self._ends: list[Link] = []
 
@@ -188,6 +189,7 @@ class Around:
             knowing=knowing,
             explaining=Explaining(knowing.name),
             quote_here=self._quote_here,
+            release_here=self.released.append,
             link=self.link,
             linked=self.linked,
             find=lambda wanted: find_member(tuple(self.members.values()), wanted),

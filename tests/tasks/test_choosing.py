@@ -65,6 +65,17 @@ async def test_a_task_that_stays_costs_no_question(around: Around) -> None:
     assert [] == ann.asked
 
 
+async def test_the_place_here_is_given_back_when_the_task_goes_elsewhere(around: Around) -> None:
+    """One that stays comes for it. Places that were kept made the next task go elsewhere too, and so on."""
+    await around.peer(ANN)
+    around.own = BUSY
+    assert "ann" == await chosen(around)
+    assert around.own_asked == around.released
+    around.own = Quote(backlog_s=0.0, service_s=0.0001, slots=1)
+    assert "me" == await chosen(around)
+    assert 1 == len(around.released)
+
+
 async def test_who_is_asked_hears_what_the_task_is(around: Around) -> None:
     """Model, zone, priority, bytes and the time that is left, never more than that."""
     around.alone(Refused("busy"))

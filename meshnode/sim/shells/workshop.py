@@ -42,6 +42,9 @@ class Workshop:
         """How long it would take."""
         return Quote(backlog_s=self.busy * self._service_s, service_s=self._service_s, slots=self.slots, hold_s=hold_s)
 
+    def release(self, task: TaskId, model: Digest) -> None:
+        """No place is kept."""
+
     def hand_back(self, error: Refused) -> int:
         """Give up what waits here for others; how many."""
         waiting = [self._here[task] for task in self._foreign if not self._here[task].done()]
