@@ -17,6 +17,7 @@ from meshnode.links.pool import Pool
 from meshnode.membership import entropy
 from meshnode.membership.entropy import News, Told
 from meshnode.membership.events import Broken, Event, Merged, StreamAnswered
+from meshnode.membership.fingers import fingers
 from meshnode.membership.swim import Swim
 from meshnode.membership.updates import AnyUpdate
 from meshnode.wire.messages import Done, NodeId, StreamPing, ViewAsk, ViewDigest, ViewNews, ViewRows
@@ -31,7 +32,10 @@ RIVAL_LOOKS, RIVAL_LOOK_S = 20, 0.1
 IDLE = "idle"
 """What CLOSE says when a link ends because nobody needs it."""
 LINKED_MAX = 32
-"""Meshes up to this size keep a link between every two nodes; larger ones dial when there is something to say."""
+"""Meshes up to this size keep a link between every two nodes; larger ones those of `fingers`, and dial the others when
+there is something to say."""
+FINGER_S = 10.0
+"""A link that is to stay and cannot be had is dialled again after so long, or half of it."""
 
 
 async def tell(link: Link, *updates: AnyUpdate) -> None:
@@ -63,6 +67,7 @@ class Contact:
     trouble: Callable[[NodeId, str], None]
     _dialling: set[NodeId] = field(default_factory=set)
     _syncing: set[NodeId] = field(default_factory=set)
+    _due: dict[NodeId, float] = field(default_factory=dict)
 
     async def connect(self, node: NodeId) -> None:
         """Have a link to a member, so that its end is noticed when it comes; the smaller id dials first."""
@@ -170,12 +175,20 @@ class Contact:
                 return
             await asyncio.sleep(RIVAL_LOOK_S)
 
-    def hang_up_idle(self, now: float) -> None:
-        """In a mesh too large for a link between every two, those that said nothing for a while are closed."""
-        if self.core.roster.living > LINKED_MAX:
-            for link in self.pool.links():
-                if now - link.heartbeat.used_at > IDLE_S and not link.in_flight:
-                    link.hang_up(IDLE, "nothing to say for a while")
+    def tend(self, now: float) -> list[NodeId]:
+        """In a mesh too large for a link between every two: close those that said nothing for a while, and tell to
+        whom one has to be made."""
+        if self.core.roster.living <= LINKED_MAX:
+            self._due.clear()
+            return []
+        kept = fingers(self.me, self.core.roster.living_ids(but=self.me))
+        for link in self.pool.links():
+            if now - link.heartbeat.used_at > IDLE_S and not link.in_flight and link.peer.id not in kept:
+                link.hang_up(IDLE, "nothing to say for a while")
+        lacking = [node for node in kept if self.pool.get(node) is None and now >= self._due.get(node, now)]
+        pauses = {node: now + FINGER_S * self.rng.uniform(0.5, 1.0) for node in lacking}
+        self._due = {node: due for node, due in {**self._due, **pauses}.items() if node in kept}
+        return lacking
 
     def age_s(self, node: NodeId) -> float:
         """How long a node has been dead or gone here."""

@@ -242,8 +242,7 @@ class Membership:
     def link_lost(self, link: Link, reason: str) -> None:
         """A peer's link ended, and not by agreement: do not use it until it is heard from, and see if it answers."""
         if link.close_code == IDLE:
-            self._touch()
-            return
+            return self._touch()
         self._trouble(link.peer.id, f"its connection ended: {reason}")
         if not self._barred(link.peer.id):
             self._chores.start(self._contact.redial, link.peer.id)
@@ -366,7 +365,7 @@ class Membership:
     # --- over links ---
 
     async def _watch(self) -> None:
-        """Look at the clocks each second, and let go of links and adverts that need not be kept."""
+        """Look at the clocks each second, at which links there are to be, and let go of adverts of who is gone."""
         waking = Waking(self._source.clocks())
         while True:
             await asyncio.sleep(LOOK_S)
@@ -375,7 +374,8 @@ class Membership:
                 self._feed(Woke())
                 self._woke()
             tell_if_set(waking.set_s, clocks.wall)
-            self._contact.hang_up_idle(self._now())
+            for node in self._contact.tend(self._now()):
+                self._chores.start(self._contact.connect, node)
             self._adverts.tidy(len(self._core.roster))
 
     def _advert_learnt(self, advert: Advert) -> None:

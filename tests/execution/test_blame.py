@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -19,7 +21,7 @@ from meshnode.execution.supervisor import Execution
 from meshnode.wire.messages import Digest
 from tests.execution.making import bomb, endless, gathered, killer, new, ready, run
 from tests.execution.test_supervisor import echo, until_running
-from tests.waiting import until
+from tests.waiting import hold, until
 
 LOAD_S = 1.5
 SETTINGS = Settings(concurrency=2, arena_bytes=8 * 1024 * 1024, cancel_grace_s=0.2, load_timeout_s=LOAD_S)
@@ -79,8 +81,14 @@ async def test_a_load_that_does_not_end_is_ended(execution: Execution, tmp_path:
 async def test_a_hurried_task_does_not_end_a_load(execution: Execution, tmp_path: Path, told: Told) -> None:
     """A deadline shorter than the load leaves the model loaded for the next task, and the worker alive."""
     model = echo(tmp_path)
-    with pytest.raises(DeadlineExceeded):
-        await run(execution, model, {"x": np.ones((1, 1), np.float32)}, within_s=0.0001)
+    life = execution._own[0].process.life
+    assert life is not None
+    await hold(life.process.pid)  # so that the load is certainly longer
+    try:
+        with pytest.raises(DeadlineExceeded):
+            await run(execution, model, {"x": np.ones((1, 1), np.float32)}, within_s=0.05)
+    finally:
+        os.kill(life.process.pid, signal.SIGCONT)
     await run(execution, model, {"x": np.ones((1, 1), np.float32)})
     assert 0 == execution._own[0].process.deaths
     assert [] == told
