@@ -34,7 +34,9 @@ LOAD_BYTES_S = 500e6
 RTT_PRIOR_S = 0.002
 SERVICE_PRIOR_S = 0.05
 WARM, ON_DISK, FETCH = 1.0, 0.2, 0.05
-"""Weight of a peer in the draw by where the model is."""
+"""Weight of a peer in the draw by where the model is…"""
+FAR = 0.05
+"""…and without a link to it, which takes some 10 ms of processor at both ends to make: beyond 32 nodes few have one."""
 CLAIM_MAX = 1e12
 """Larger than any second or byte rate that is meant, and small enough that sums of it stay numbers."""
 
@@ -117,7 +119,8 @@ class PeerFacts(Struct, frozen=True):
         believed_s = service_s * finite(self.correction, 1.0)
         put(self, "ready_s", 2 * trip_s + min(believed_s, finite(self.claimed_s, believed_s)))
         warm = WARM if self.loaded else ON_DISK if self.on_disk else FETCH
-        trust = warm * min(1.0, finite(self.weight, 0.0))
+        near = 1.0 if self.is_self or self.rtt_s is not None else FAR
+        trust = warm * near * min(1.0, finite(self.weight, 0.0))
         put(self, "capacity", max(1e-9, max(1, self.slots) / max(service_s, 1e-6) * trust))
         there = (
             self.alive

@@ -431,6 +431,14 @@ def test_a_newcomer_is_drawn_less_often() -> None:
     assert estimate(TASK, old, quote()).estimate_s == estimate(TASK, new, quote()).estimate_s
 
 
+def test_who_has_no_link_is_drawn_less_often() -> None:
+    """Of two that are alike; one that can do fifty times as much is worth a new connection."""
+    near, far, mighty = peer("near"), peer("far", rtt_s=None), peer("mighty", rtt_s=None, slots=50)
+    for other, least, most in ((far, 0.03, 0.07), (mighty, 0.66, 0.76)):
+        seen = Counter(draw([near, other], 1, random.Random(seed))[0].id for seed in range(3000))
+        assert least < seen[other.id] / 3000 < most
+
+
 REASONS: list[tuple[Reason, dict[str, Any], str]] = [
     ("not_alive", {"alive": False}, "not alive"),
     ("zone", {"in_zone": False}, "'eu'"),
