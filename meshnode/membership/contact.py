@@ -68,6 +68,7 @@ class Contact:
     _dialling: set[NodeId] = field(default_factory=set)
     _syncing: set[NodeId] = field(default_factory=set)
     _due: dict[NodeId, float] = field(default_factory=dict)
+    _was_large: bool = False
 
     async def connect(self, node: NodeId) -> None:
         """Have a link to a member, so that its end is noticed when it comes; the smaller id dials first."""
@@ -177,12 +178,13 @@ class Contact:
 
     def tend(self, now: float) -> list[NodeId]:
         """In a mesh too large for a link between every two: close those that said nothing for a while, and tell to
-        whom one has to be made."""
-        if self.core.roster.living <= LINKED_MAX:
-            self._due.clear()
+        whom one has to be made. One that was too large once has not all its links again when it is not any more."""
+        large = self.core.roster.living > LINKED_MAX
+        self._was_large |= large
+        if not self._was_large:
             return []
         kept = fingers(self.me, self.core.roster.living_ids(but=self.me))
-        for link in self.pool.links():
+        for link in self.pool.links() if large else ():
             if now - link.heartbeat.used_at > IDLE_S and not link.in_flight and link.peer.id not in kept:
                 link.hang_up(IDLE, "nothing to say for a while")
         lacking = [node for node in kept if self.pool.get(node) is None and now >= self._due.get(node, now)]

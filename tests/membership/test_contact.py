@@ -18,7 +18,7 @@ async def test_idle_links_are_closed_for_good_and_their_peers_stay_in_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither side dials before it has something to say; a link that breaks is another matter, and one that is to stay
-    is made again."""
+    is made again, also when the mesh has become small."""
     redialled: list[NodeId] = []
 
     async def redial(_self: Contact, node: NodeId) -> None:
@@ -52,6 +52,8 @@ async def test_idle_links_are_closed_for_good_and_their_peers_stay_in_use(
         await until(lambda: {one.id, far.id} == set(redialled), "both sides look what is wrong")
         assert not next(member.usable for member in one.membership.view() if member.id == far.id)
 
+        for module in (contact, gossip):
+            monkeypatch.setattr(module, "LINKED_MAX", 32)  # as if many had left
         link = one.pool.get(next_to_it.id)
         assert link is not None
         link.abort("the wire was cut")
