@@ -199,7 +199,7 @@ class Agent:
         self._advertiser = Advertiser(
             lambda: content(self.node, zone=self._zone(), addresses=self.node.addresses(), draining=self._leaving),
             membership.advertise,
-            nodes=lambda: len(membership.view()),
+            nodes=lambda: sum(member.state == "alive" for member in membership.view()),
         )
         self._local = LocalServer(
             home,

@@ -16,7 +16,7 @@ DRIFT, DRIFT_S = 1.25, 0.001
 """A learnt run time is advertised anew when it changed by this factor, and by more than scheduling does…"""
 DRIFT_EACH_S = 0.5
 """…once in so long for each node of the mesh: every node gets every advert, so that all of them cost each node the same
-however many they are. With a noisy tiny model 64 nodes on one machine spent 1.6 of its cores on telling each other."""
+however many they are. Made each second, for a tiny model whose times vary, they were a third of what 64 nodes did."""
 MODELS_MAX = 128
 ADDRESSES_MAX = 16
 CHARGE_STEP = 5
@@ -73,7 +73,7 @@ class Advertiser:
     Args:
         look: the facts as they are now.
         say: makes a new advert of them.
-        nodes: how many there are.
+        nodes: how many hear it.
         clock: monotonic seconds.
     """
 

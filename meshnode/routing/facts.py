@@ -36,7 +36,7 @@ SERVICE_PRIOR_S = 0.05
 WARM, ON_DISK, FETCH = 1.0, 0.2, 0.05
 """Weight of a peer in the draw by where the model is…"""
 FAR = 0.05
-"""…and without a link to it, which takes some 10 ms of processor at both ends to make: beyond 32 nodes few have one."""
+"""…and without a link to it, which takes each end 2 ms of processor to make: beyond 32 nodes few have one."""
 CLAIM_MAX = 1e12
 """Larger than any second or byte rate that is meant, and small enough that sums of it stay numbers."""
 

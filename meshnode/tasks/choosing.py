@@ -228,9 +228,8 @@ class Chooser:
             ranked = policy.pick(task, quotes, peers, self.rng, settings)
             rounds += 1
         if own is not None and not (ranked and ranked[0].peer.is_self):
-            self.release_here(
-                ask
-            )  # kept, it would make the next task believe that this node is busy, and so on for ever
+            # Kept, the place would make this node look busy to the next task, whose place would do so in its turn.
+            self.release_here(ask)
         return task, Decided(decision, ranked, refusals)
 
     def _own_quote(
